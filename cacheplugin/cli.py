@@ -1,0 +1,49 @@
+"""What is not direct mode: help and version. Has docopt and may be slow."""
+import sys
+
+import docopt
+
+from . import __version__
+from .errors import UsageError
+from .helptext import TOPICS, USAGE
+from .options import FLAGS, LATER_COMMANDS, split
+
+
+def run(words, argv) -> int:
+    """Run the command among ``words``; returns the exit status, raises UsageError."""
+    if words[0] in LATER_COMMANDS:
+        raise UsageError(f"{words[0]} is not supported yet")
+    usage = USAGE.format(topics=", ".join(TOPICS))
+    try:
+        arguments = docopt.docopt(usage, canonical(argv), default_help=False)
+    except docopt.DocoptExit:
+        raise UsageError(f"unknown command {' '.join(words)!r}; see 'go-cache-plugin help'") from None
+    if arguments["version"]:
+        sys.stdout.write(f"go-cache-plugin {__version__}\n")
+    elif arguments["<topic>"] is None:
+        sys.stdout.write(usage)
+    elif arguments["<topic>"] in TOPICS:
+        sys.stdout.write(TOPICS[arguments["<topic>"]].format(variables=_variables()))
+    else:
+        raise UsageError(
+            f"no help topic {arguments['<topic>']!r}; there are {', '.join(TOPICS)}"
+        )
+    return 0
+
+
+def canonical(argv) -> list:
+    """The command line in the one spelling that docopt neither guesses at nor abbreviates."""
+    words, texts = split(argv)
+    flags = []
+    for flag, _, _, kind, _ in FLAGS:
+        if flag in texts and kind != "bool":
+            flags += [f"-{flag}", texts[flag]] if len(flag) == 1 else [f"--{flag}={texts[flag]}"]
+    return flags + words
+
+
+def _variables() -> str:
+    width = max(len(row[1]) for row in FLAGS)
+    return "".join(
+        f"{variable:<{width}}  {'--' if len(flag) > 1 else '-'}{flag}\n"
+        for flag, variable, *_ in FLAGS
+    )

@@ -1,0 +1,330 @@
+"""The front: one thread and one poll loop between the clients, the store and the pool.
+
+It answers hits from the store itself and never waits for S3, a lock or a worker. What a hit does
+not need (the writing half of the store, the pool, json, logging) is imported when it is needed.
+"""
+import os
+import select
+import stat
+import sys
+import time
+from _signal import SIGINT, SIGTERM, set_wakeup_fd, signal  # the signal module imports enum
+
+from .metrics import Counters
+from .options import DEBUG_BUILD_CACHE
+from .protocol import close_answer, hit_answer, json_text
+from .session import Session
+from .store import MIN_AGE_S, Store
+
+EXIT_PROTOCOL = 1
+EXIT_TERMINATED = 128 + 15
+_TOUCH_BATCH = 256
+_TOUCH_DELAY_S = 1.0
+_PROGRESS_AFTER_S = 2.0
+_PROGRESS_EVERY_S = 1.0
+
+
+class Front:
+    """Serves sessions over one store. ``writable`` False: puts go to a directory of the session."""
+
+    def __init__(self, options, writable: bool) -> None:
+        self.options = options
+        self.counters = Counters()
+        self.debug = options.debug & DEBUG_BUILD_CACHE
+        self.store = Store(options.cache_dir)
+        self.lookup = self.store.lookup  # until a session store may hold entries as well
+        self.plain_paths = json_text(options.cache_dir) == options.cache_dir
+        self.stale_before = time.time() - MIN_AGE_S / 2
+        self._writable = writable
+        self._local = None
+        self._used = []  # (action, output) of entries whose clock of use is to be set
+        self._pool = None
+        self._remote = bool(options.bucket)
+        self._fetching = {}  # action: [(session, request id)] that wait for it
+        self._poll = select.poll()
+        self._handlers = {}
+        self._interrupted = self._terminated = False
+        self._status = 0
+        self._session = None  # the client of direct mode
+        self._drain_from = None  # when waiting for uploads began, monotonic seconds
+        self._progress_at = None
+        self._done = False
+
+    @property
+    def local(self):
+        """The writing half, made at the first put or fetch."""
+        if self._local is None:
+            from .local import LocalCache
+
+            self._local = LocalCache(self.store, self._writable)
+            self.lookup = self._local.lookup
+        return self._local
+
+    # -- the loop ----------------------------------------------------------------------------------
+
+    def serve_direct(self, in_fd: int, out_fd: int) -> int:
+        """Serve one client until it closes or ends; returns the exit status."""
+        if stat.S_ISFIFO(os.fstat(out_fd).st_mode) or stat.S_ISSOCK(os.fstat(out_fd).st_mode):
+            os.set_blocking(out_fd, False)  # not a file or a terminal, which others share
+        self._catch_signals()
+        if self.options.verbose:
+            self._log_start()
+        self._session = Session(self, in_fd, out_fd)
+        self.watch(in_fd, select.POLLIN, self._session.on_readable)
+        poll, handlers = self._poll.poll, self._handlers
+        while not self._done:
+            for fd, event in poll(self._timeout_ms()):
+                handler = handlers.get(fd)
+                if handler is not None:
+                    handler(event)
+            if self._used or self._drain_from is not None:
+                self._on_time()
+        if self._pool is not None:
+            self._pool.close()
+        self._touch_used()
+        return self._status
+
+    def watch(self, fd: int, events: int, handler) -> None:
+        """Call ``handler(events)`` whenever ``fd`` is ready."""
+        self._handlers[fd] = handler
+        self._poll.register(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        if self._handlers.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+
+    def watch_output(self, session, waiting: bool, full: bool) -> None:
+        """Watch a client's output while answers wait, and its input unless too many do."""
+        if waiting:
+            self.watch(session.out_fd, select.POLLOUT, session.flush)
+        elif session.out_fd != session.in_fd:
+            self.unwatch(session.out_fd)
+        if full:
+            self.unwatch(session.in_fd)
+        elif session.in_fd not in self._handlers and not session.ended:
+            self.watch(session.in_fd, select.POLLIN, session.on_readable)
+
+    def _timeout_ms(self):
+        if self._drain_from is not None:
+            now = time.monotonic()
+            ends = [self._progress_at] if self._progress_at is not None else []
+            if self.options.drain_timeout_s is not None:
+                ends.append(self._drain_from + self.options.drain_timeout_s)
+            return max(0, min(ends) - now) * 1000 + 1 if ends else None
+        return _TOUCH_DELAY_S * 1000 if self._used else None
+
+    def _on_time(self) -> None:
+        if self._drain_from is not None:
+            self._drain()
+        elif len(self._used) >= _TOUCH_BATCH:
+            self._touch_used()
+
+    # -- signals: handlers record, the loop acts ---------------------------------------------------
+
+    def _catch_signals(self) -> None:
+        wake_out, wake_in = os.pipe()
+        os.set_blocking(wake_in, False)
+        os.set_blocking(wake_out, False)
+        set_wakeup_fd(wake_in, warn_on_full_buffer=False)
+        signal(SIGINT, self._on_signal)
+        signal(SIGTERM, self._on_signal)
+        self.watch(wake_out, select.POLLIN, lambda _: self._act_on_signals(wake_out))
+
+    def _on_signal(self, number, _frame) -> None:
+        if number == SIGINT:
+            self._interrupted = True
+        else:
+            self._terminated = True
+
+    def _act_on_signals(self, wake_out) -> None:
+        os.read(wake_out, 512)
+        if self._terminated:
+            self._session.abort()
+            self._status = EXIT_TERMINATED
+            self._done = True
+
+    # -- gets that miss, puts that are stored ------------------------------------------------------
+
+    def note_use(self, action: str, output: str) -> None:
+        """Set an entry's clock of use, soon."""
+        self._used.append((action, output))
+
+    def _touch_used(self) -> None:
+        for action, output in self._used:
+            self.store.touch(action, output)
+        self._used.clear()
+
+    def fetch(self, session, number: int, action: str) -> None:
+        """Answer a get that misses locally: from S3 where there is a bucket. One fetch an action."""
+        waiting = self._fetching.get(action)
+        if waiting is not None:
+            waiting.append((session, number))
+        elif self._pool_usable():
+            self._fetching[action] = [(session, number)]
+            self._pool.fetch(action)
+        else:
+            session.answer_miss(number)
+
+    def upload(self, action: str, output: str, size: int, time_ns: int, path: str) -> None:
+        """Have a stored entry uploaded, if it is to be."""
+        if not self._remote:
+            return
+        if self.options.read_only:
+            self.counters.put_skip_read_only += 1
+        elif size < self.options.min_upload_bytes:
+            self.counters.put_skip_small += 1
+        elif self._pool_usable():
+            self._pool.upload(action, output, size, time_ns, path)
+        else:
+            self.counters.put_s3_skipped += 1
+
+    def _pool_usable(self) -> bool:
+        if self._remote and self._pool is None:
+            from .poollink import PoolLink
+
+            fields = {**self.options.as_dict(), "cache_dir": self.local.first_store().root}
+            self._pool = PoolLink((fields,), self.watch, self.unwatch, self._on_result)
+        return self._remote
+
+    def _on_result(self, message) -> None:
+        from . import jobs
+
+        counters = self.counters
+        if isinstance(message, jobs.Disabled):
+            self._remote = False
+            if not self._pool.alive:
+                self.warn(f"bucket {self.options.bucket} is not used: {message.reason}")
+        elif isinstance(message, jobs.FetchResult):
+            counters.get_fault_bytes += message.received
+            if message.status == jobs.MISS:
+                counters.get_fault_miss += 1
+            elif message.status == jobs.DAMAGED:
+                counters.get_fault_damaged += 1
+            elif message.status == jobs.SKIPPED:
+                counters.get_fault_skipped += 1
+            elif message.status != jobs.HIT:
+                counters.get_fault_error += 1
+            self._answer_waiting(message, message.status == jobs.HIT)
+        else:
+            counters.put_s3_bytes += message.sent
+            if message.status == jobs.STORED:
+                counters.put_s3_action += 1
+                if message.found:
+                    counters.put_s3_found += 1
+                else:
+                    counters.put_s3_object += 1
+            elif message.status == jobs.SKIPPED:
+                counters.put_s3_skipped += 1
+            else:
+                counters.put_s3_error += 1
+
+    def _answer_waiting(self, result, hit) -> None:
+        waiting = self._fetching.pop(result.action, ())
+        for session, number in waiting:
+            if hit:
+                self.counters.get_fault_hit += 1
+                self.counters.get_hits += 1
+                self.counters.get_hit_bytes += result.size
+                session.answer(
+                    hit_answer(
+                        number, result.output, result.size, result.time_ns, json_text(result.path)
+                    )
+                )
+            else:
+                session.answer_miss(number)
+        for session in {session for session, _ in waiting}:
+            session.flush()
+
+    # -- close and the end -------------------------------------------------------------------------
+
+    def begin_close(self, session) -> None:
+        """The client asked to close: wait for uploads, answer, end."""
+        self._start_drain()
+
+    def session_ended(self, session) -> None:
+        """The client is gone without an answer to close: nobody is to wait for what remains."""
+        self.unwatch(session.in_fd)
+        self.unwatch(session.out_fd)
+        if session.fault:
+            self._status = EXIT_PROTOCOL
+            if not self._interrupted:
+                self.warn(session.fault)
+        self._print_summary()
+        self._let_go(session)
+        self._start_drain()
+
+    def _start_drain(self) -> None:
+        if self._drain_from is None:
+            self._drain_from = time.monotonic()
+            if sys.stderr is not None and os.isatty(2):
+                self._progress_at = self._drain_from + _PROGRESS_AFTER_S
+
+    def _drain(self) -> None:
+        """Go on with closing as far as that is possible now."""
+        now, limit = time.monotonic(), self.options.drain_timeout_s
+        pending = self._pool.uploads_pending if self._pool is not None else 0
+        if pending and not self._interrupted:
+            if limit is None or now < self._drain_from + limit:
+                self._show_progress(now, pending)
+                return
+            self.warn(f"{pending} uploads not finished within --drain-timeout")
+        self.counters.drain_s = now - self._drain_from
+        session = self._session
+        if not session.ended:
+            session.answer(close_answer(session.closing))
+            session.flush()
+            self._print_summary()
+            self._let_go(session)
+        self._done = True
+
+    def _show_progress(self, now, pending) -> None:
+        if self._progress_at is not None and now >= self._progress_at:
+            self._progress_at = now + _PROGRESS_EVERY_S
+            self.warn(f"{pending} uploads to go")
+
+    def _let_go(self, session) -> None:
+        """Close stdout and stderr, so that neither the go command nor a pipe waits for us."""
+        session.ended = True
+        if session.out_fd >= 0:
+            os.close(session.out_fd)
+            session.out_fd = -1
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        os.close(null)
+
+    # -- to the user -------------------------------------------------------------------------------
+
+    def warn(self, text: str) -> None:
+        try:
+            os.write(2, f"go-cache-plugin: {text}\n".encode(errors="backslashreplace"))
+        except OSError:
+            pass
+
+    def _print_summary(self) -> None:
+        if self.options.metrics:
+            try:
+                os.write(2, self.counters.summary().encode())
+            except OSError:
+                pass
+
+    def _log_start(self) -> None:
+        import logging
+
+        from . import log
+
+        log.setup(self.options)
+        logging.getLogger(__name__).info(
+            "cache directory %s%s, %s",
+            self.options.cache_dir,
+            "" if self._writable else " (not writable)",
+            f"bucket {self.options.bucket}" if self._remote else "no bucket: local cache only",
+        )
+
+    def log_turn(self, answers) -> None:
+        """With --debug 1, log what was answered at once."""
+        import logging
+
+        logger = logging.getLogger(__name__)
+        for text in answers:
+            logger.debug("answered %s", text.rstrip())

@@ -1,0 +1,71 @@
+"""What help prints. USAGE is also the grammar that docopt reads."""
+
+USAGE = """\
+A build cache for the go command, kept on disk and in Amazon S3.
+
+Usage:
+  go-cache-plugin [options]
+  go-cache-plugin [options] help [<topic>]
+  go-cache-plugin [options] version
+
+Without a command it speaks the GOCACHEPROG protocol on stdin and stdout, for the go command:
+
+  GOCACHEPROG="go-cache-plugin --bucket my-bucket" go build ./...
+
+Options:
+  --cache-dir=PATH        where entries are kept  [GOCACHE_DIR; the user's cache directory]
+  --bucket=NAME           the S3 bucket; without it the cache is local only  [GOCACHE_S3_BUCKET]
+  --region=NAME           its region  [GOCACHE_S3_REGION; AWS_REGION, the profile, the bucket's own]
+  --s3-endpoint-url=URL   a store that is not AWS  [GOCACHE_S3_ENDPOINT_URL]
+  --s3-path-style         address the bucket in the path  [GOCACHE_S3_PATH_STYLE]
+  --prefix=TEXT           before every key  [GOCACHE_KEY_PREFIX]
+  --min-upload-size=SIZE  smaller bodies are not uploaded, in bytes  [GOCACHE_MIN_SIZE; 0]
+  --read-only             fetch, store locally, never upload  [GOCACHE_READ_ONLY]
+  --drain-timeout=TIME    at close, wait no longer for uploads: 90s, 1m30s  [GOCACHE_DRAIN_TIMEOUT]
+  -c N                    fetches from S3 at once  [GOCACHE_CONCURRENCY; 32]
+  -u N                    uploads at once  [GOCACHE_S3_CONCURRENCY; 16]
+  --metrics               print counters to stderr at exit  [GOCACHE_METRICS]
+  -v                      say what happens; implies --metrics  [GOCACHE_VERBOSE]
+  --debug=MASK            log 1: the build cache; implies -v  [GOCACHE_DEBUG]
+
+In brackets: the variable that does the same, and the default. Topics: {topics}.
+"""
+
+TOPICS = {
+    "configure": """\
+Everything can be set by flag or by variable; a flag beats its variable, and an empty variable
+counts as unset. Flags take one or two dashes, --flag=value or --flag value; a boolean is --flag or
+--flag=true|false|1|0|t|f. The least for a shared cache is a bucket:
+
+  export GOCACHEPROG=go-cache-plugin GOCACHE_S3_BUCKET=my-bucket
+  go build ./...
+
+Credentials and region come from where every AWS program takes them: variables, ~/.aws, the
+instance's role. For MinIO, R2, GCS and the like give --s3-endpoint-url, and --s3-path-style where
+bucket names are no host names.
+""",
+    "environment": """\
+{variables}
+AWS_REGION, AWS_PROFILE, AWS_ACCESS_KEY_ID and the other AWS_ variables mean what they mean to every
+AWS program. XDG_CACHE_HOME moves the user's cache directory, TMPDIR the directory where a session
+puts what a full disk does not take.
+""",
+    "direct-mode": """\
+The go command starts the program, one process for each build:
+
+  GOCACHEPROG="go-cache-plugin --bucket my-bucket" go build ./...
+
+Hits are answered from the cache directory. What is not there is fetched from the bucket, checked
+against its SHA-256 and kept. What the build makes is stored, answered, and uploaded in the
+background; when the go command is done it waits for the uploads to finish (--drain-timeout bounds
+that). Trouble with S3 never fails a build: it is one warning, and the entry is built again.
+""",
+    "serve-mode": "serve and connect, one server for many go commands, are not supported yet.\n",
+    "module-proxy": "The module proxy (serve --modproxy) is not supported yet.\n",
+    "reverse-proxy": "The reverse proxy (serve --revproxy) is not supported yet.\n",
+    "debug": """\
+--debug is a sum of 1 (build cache), 2 (module proxy) and 4 (reverse proxy); the last two are for
+what is not supported yet. With 1, each answer and each request to S3 that failed is logged to
+stderr with the time to the microsecond. --debug implies -v, and -v implies --metrics.
+""",
+}

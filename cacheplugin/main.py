@@ -1,0 +1,76 @@
+"""From exec to the loop: options, the cache directory, the hello line, and only then the rest."""
+import os
+import sys
+
+from . import options
+from .errors import UsageError
+from .protocol import HELLO
+
+
+def main() -> None:
+    """Run the program and leave with its exit status; the console program's only call."""
+    try:
+        words, chosen = options.load(sys.argv[1:], os.environ)
+        if words:
+            from . import cli
+
+            status = cli.run(words, sys.argv[1:])
+        else:
+            status = direct(chosen)
+    except UsageError as error:
+        sys.stderr.write(f"go-cache-plugin: {error}\n")
+        status = 2
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        status = status or 1
+    # The go command waits for the end of stdout: leave without the interpreter's own farewells.
+    os._exit(status)
+
+
+def direct(chosen: options.Options) -> int:
+    """Serve one go command on stdin and stdout; returns the exit status."""
+    os.umask(0o022)  # a toolchain run by another user must be able to read what is stored
+    writable = _prepare(chosen.cache_dir, chosen.read_only)
+    # stdout belongs to the protocol: whatever else prints, now or in a child, goes to stderr.
+    out = _own_stdout()
+    _write_all(out, HELLO)
+
+    from .front import Front
+
+    return Front(chosen, writable).serve_direct(0, out)
+
+
+def _prepare(cache_dir, read_only):
+    """Make the cache directory usable; returns whether it can be written to."""
+    if os.access(cache_dir, os.R_OK | os.W_OK | os.X_OK) and os.path.isdir(cache_dir):
+        return True
+    try:
+        os.makedirs(cache_dir, 0o755, exist_ok=True)
+        if os.access(cache_dir, os.R_OK | os.W_OK | os.X_OK):
+            return True
+        reason = "permission denied"
+    except OSError as error:
+        reason = error.strerror.lower()
+    if read_only:
+        return False
+    raise UsageError(f"the cache directory {cache_dir} cannot be used: {reason}")
+
+
+def _own_stdout():
+    for fd in (0, 1, 2):  # a descriptor that is closed would be given to the next file opened
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    out = os.dup(1)
+    os.dup2(2, 1, inheritable=False)
+    return out
+
+
+def _write_all(fd, data):
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    except OSError:
+        pass  # nobody reads: stdin will say so too

@@ -1,0 +1,197 @@
+"""Flags and variables → one immutable ``Options``, checked once. All defaults live in this table.
+
+A flag beats its variable; an empty variable counts as unset. Flags take one or two dashes, as
+``--flag=value`` and ``--flag value``; a boolean is ``--flag`` or ``--flag=true|false|1|0|t|f``.
+This is on the way to the go command's first answer, so it imports nothing: what a positional word
+means is the business of cli.py, which has docopt.
+"""
+import os
+
+from .errors import UsageError
+
+# (flag, variable, field of Options, kind, default)
+FLAGS = (
+    ("cache-dir", "GOCACHE_DIR", "cache_dir", "path", None),
+    ("bucket", "GOCACHE_S3_BUCKET", "bucket", "text", ""),
+    ("region", "GOCACHE_S3_REGION", "region", "text", ""),
+    ("s3-endpoint-url", "GOCACHE_S3_ENDPOINT_URL", "endpoint_url", "url", ""),
+    ("s3-path-style", "GOCACHE_S3_PATH_STYLE", "path_style", "bool", False),
+    ("prefix", "GOCACHE_KEY_PREFIX", "prefix", "prefix", ""),
+    ("min-upload-size", "GOCACHE_MIN_SIZE", "min_upload_bytes", "size", 0),
+    ("metrics", "GOCACHE_METRICS", "metrics", "bool", False),
+    ("c", "GOCACHE_CONCURRENCY", "fetches_at_once", "count", 32),
+    ("u", "GOCACHE_S3_CONCURRENCY", "uploads_at_once", "count", 16),
+    ("v", "GOCACHE_VERBOSE", "verbose", "bool", False),
+    ("debug", "GOCACHE_DEBUG", "debug", "mask", 0),
+    ("read-only", "GOCACHE_READ_ONLY", "read_only", "bool", False),
+    ("drain-timeout", "GOCACHE_DRAIN_TIMEOUT", "drain_timeout_s", "duration", None),
+)
+
+# Known to the Go program, and not built here yet: refused by name, so that nobody waits for them.
+LATER_FLAGS = ("expiry", "plugin", "http", "modproxy", "revproxy", "sumdb")
+LATER_VARIABLES = ("GOCACHE_EXPIRY",)
+LATER_COMMANDS = ("serve", "connect")
+
+DEBUG_BUILD_CACHE = 1
+
+_BY_FLAG = {row[0]: row for row in FLAGS}
+_TRUE = ("1", "t", "T", "true", "TRUE", "True")
+_FALSE = ("0", "f", "F", "false", "FALSE", "False")
+
+
+class Options:
+    """What one session was asked to do; fields are those named in FLAGS.
+
+    ``cache_dir`` is absolute. ``drain_timeout_s`` is None where close waits without limit.
+    """
+
+    __slots__ = tuple(row[2] for row in FLAGS)
+
+    def __init__(self, **fields) -> None:
+        for _, _, field, _, default in FLAGS:
+            object.__setattr__(self, field, fields.pop(field, default))
+        if fields:
+            raise TypeError(f"no such option: {', '.join(fields)}")
+
+    def __setattr__(self, name, value):
+        raise AttributeError("options do not change")
+
+    def as_dict(self) -> dict:
+        return {field: getattr(self, field) for field in self.__slots__}
+
+
+def load(argv, environ):
+    """(positional words, Options) of a command line without its program name.
+
+    Raises UsageError, with the flag or variable at fault in its text.
+    """
+    words, texts = split(argv)
+    fields = {}
+    for flag, variable, field, kind, _ in FLAGS:
+        text = texts.get(flag)
+        origin = f"--{flag}" if len(flag) > 1 else f"-{flag}"
+        if text is None:
+            text, origin = environ.get(variable) or None, variable
+        if text is not None:
+            fields[field] = _value(kind, text, origin)
+    if "cache_dir" not in fields:
+        fields["cache_dir"] = _default_cache_dir(environ)
+    if fields.get("debug"):
+        fields["verbose"] = True
+    if fields.get("verbose"):
+        fields["metrics"] = True
+    return words, Options(**fields)
+
+
+def split(argv):
+    """(positional words, {flag: text}); flags may stand before and after the words."""
+    words, texts = [], {}
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            words += rest
+            break
+        if word[:1] != "-" or word == "-":
+            words.append(word)
+            continue
+        name, has_value, text = word[2 if word[:2] == "--" else 1 :].partition("=")
+        if name in ("h", "help", "version"):
+            words.append("version" if name == "version" else "help")
+            continue
+        row = _BY_FLAG.get(name)
+        if row is None:
+            if name in LATER_FLAGS:
+                raise UsageError(f"--{name} is not supported yet")
+            raise UsageError(f"unknown flag {word.partition('=')[0]}; see 'go-cache-plugin help'")
+        if not has_value:
+            if row[3] == "bool":
+                text = "true"
+            elif rest:
+                text = rest.pop(0)
+            else:
+                raise UsageError(f"{word} needs a value")
+        texts[name] = text
+    return words, texts
+
+
+def _value(kind, text, origin):
+    if kind == "bool":
+        if text in _TRUE:
+            return True
+        if text in _FALSE:
+            return False
+        raise UsageError(f"{origin}: {text!r} is not a boolean (true, false, 1, 0, t, f)")
+    if kind in ("count", "size", "mask"):
+        least, most = {"count": (1, 1024), "size": (0, 2**63 - 1), "mask": (0, 7)}[kind]
+        if text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most:
+            return int(text)
+        raise UsageError(f"{origin}: {text!r} is not a whole number from {least} to {most}")
+    if kind == "duration":
+        try:
+            return parse_duration(text)
+        except ValueError:
+            raise UsageError(f"{origin}: {text!r} is not a duration such as 90s or 1h30m") from None
+    if kind == "url":
+        if not text.startswith(("http://", "https://")):
+            raise UsageError(f"{origin}: {text!r} is not an http:// or https:// URL")
+        return text
+    if kind == "path":
+        return _cache_dir(text, origin)
+    if kind == "prefix":
+        return clean_prefix(text)
+    return text
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration as Go's time.ParseDuration writes it, not negative; else ValueError."""
+    if text == "0":
+        return 0.0
+    units = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
+    total, rest = 0.0, text.removeprefix("+")
+    if not rest:
+        raise ValueError(text)
+    while rest:
+        digits = len(rest) - len(rest.lstrip("0123456789."))
+        unit = len(rest) - digits - len(rest[digits:].lstrip("hmsuµμn"))
+        number, name, rest = rest[:digits], rest[digits : digits + unit], rest[digits + unit :]
+        if name not in units or number in ("", "."):
+            raise ValueError(text)
+        total += float(number) * units[name]
+    if total > 1e9:
+        raise ValueError(text)
+    return total
+
+
+def clean_prefix(text: str) -> str:
+    """A key prefix cleaned as Go's path.Join does: ``a//b/`` is ``a/b``; a leading slash stays."""
+    parts = []
+    for part in text.split("/"):
+        if part == ".." and parts and parts[-1] != "..":
+            parts.pop()
+        elif part == ".." and text.startswith("/"):
+            continue
+        elif part not in ("", "."):
+            parts.append(part)
+    return ("/" if text.startswith("/") and parts else "") + "/".join(parts)
+
+
+def _default_cache_dir(environ):
+    base = environ.get("XDG_CACHE_HOME")
+    if not base or not os.path.isabs(base):
+        home = environ.get("HOME")
+        if not home:
+            raise UsageError("neither --cache-dir, GOCACHE_DIR nor HOME says where to keep the cache")
+        base = os.path.join(home, ".cache")
+    return _cache_dir(os.path.join(base, "go-cache-plugin"), "the default cache directory")
+
+
+def _cache_dir(text, origin):
+    try:
+        text.encode("utf-8")
+        if "\0" in text:
+            raise ValueError
+    except ValueError:
+        # The go command reads paths as JSON, which has no way to spell this one.
+        raise UsageError(f"{origin}: {text!r} is not valid UTF-8") from None
+    return os.path.abspath(text)

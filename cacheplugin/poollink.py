@@ -1,0 +1,138 @@
+"""The front's end of the pool: starts the process, sends jobs, hears results, supervises.
+
+The pool gets three pipes: jobs on its stdin, results on its stdout, its log on its stderr. So it
+holds nothing of the go command's, and dies with the front by the end of its stdin. (Pipes, because
+a socket pair would make the front import socket; posix_spawn for the same reason.)
+"""
+import os
+import select
+import sys
+
+from . import channel, jobs
+
+STARTS = 3  # a pool that died this often is not started again in this session
+
+_BOOT = "import sys; sys.path[:] = sys.argv[2:]; from cacheplugin.pool import main; main()"
+
+
+class PoolLink:
+    """``watch(fd, events, handler)`` and ``unwatch(fd)`` are the front's loop.
+
+    ``on_message(message)`` gets each result; a job whose pool died is answered LOST, or, where it is
+    an upload, sent again to the next pool.
+    """
+
+    def __init__(self, configuration, watch, unwatch, on_message) -> None:
+        self.alive = True  # False once it has died for good
+        self.process_id = None
+        self._configuration = configuration
+        self._watch, self._unwatch = watch, unwatch
+        self._on_message = on_message
+        self._fetches, self._uploads = {}, {}  # number: job, of those not answered
+        self._number = 0
+        self._starts = 0
+        self._start()
+
+    @property
+    def uploads_pending(self) -> int:
+        return len(self._uploads)
+
+    def fetch(self, action: str) -> None:
+        job = jobs.FetchJob(self._next(), action)
+        self._fetches[job.number] = job
+        self._send(jobs.pack(job))
+
+    def upload(self, action: str, output: str, size: int, time_ns: int, path: str) -> None:
+        job = jobs.UploadJob(self._next(), action, output, size, time_ns, path)
+        self._uploads[job.number] = job
+        self._send(jobs.pack(job))
+
+    def _next(self) -> int:
+        self._number += 1
+        return self._number
+
+    def _send(self, message) -> None:
+        try:
+            sent = self._sender.send(message)
+        except OSError:
+            return  # the end of the results says the same, and is heard in the loop
+        if not sent:
+            self._watch(self._sender.fd, select.POLLOUT, self._flush)
+
+    def _flush(self, _) -> None:
+        try:
+            if self._sender.flush():
+                self._unwatch(self._sender.fd)
+        except OSError:
+            self._unwatch(self._sender.fd)
+
+    def _start(self) -> None:
+        self._starts += 1
+        jobs_out, jobs_in = os.pipe()
+        results_out, results_in = os.pipe()
+        self._log_fd, log_in = os.pipe()
+        os.set_blocking(self._log_fd, False)
+        inner = (jobs_out, results_in, log_in)
+        self.process_id = os.posix_spawn(
+            sys.executable,
+            # The same modules as here, and not what lies in the working directory.
+            [sys.executable, "-c", _BOOT, "cacheplugin.pool", *sys.path],
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_DUP2, fd, at) for at, fd in enumerate(inner)],
+            setsigmask=(2,),  # SIGINT, until the pool ignores it
+        )
+        for fd in inner:
+            os.close(fd)
+        self._sender, self._receiver = channel.Sender(jobs_in), channel.Receiver(results_out)
+        self._watch(results_out, select.POLLIN, self._hear)
+        self._watch(self._log_fd, select.POLLIN, self._pass_log)
+        self._send(self._configuration)
+
+    def _hear(self, _) -> None:
+        try:
+            messages = self._receiver.receive()
+        except (EOFError, OSError):
+            self._died()
+            return
+        for fields in messages:
+            message = jobs.unpack(fields)
+            if isinstance(message, jobs.Disabled):
+                self._on_message(message)
+            elif self._fetches.pop(message.number, None) or self._uploads.pop(message.number, None):
+                self._on_message(message)
+
+    def _pass_log(self, _) -> None:
+        try:
+            data = os.read(self._log_fd, 65536)
+            if not data:
+                self._unwatch(self._log_fd)
+            os.write(2, data)
+        except OSError:
+            pass
+
+    def _died(self) -> None:
+        """Answer its fetches and start another pool for its uploads."""
+        self._pass_log(0)
+        self.close()
+        os.waitpid(self.process_id, 0)
+        again = self._starts < STARTS
+        if not again:
+            self.alive = False
+            self._on_message(jobs.Disabled("its processes keep dying"))
+        fetches, self._fetches = self._fetches, {}
+        for job in fetches.values():
+            self._on_message(jobs.fetch_failed(job, jobs.LOST))
+        if again:
+            self._start()
+            for job in self._uploads.values():
+                self._send(jobs.pack(job))
+        else:
+            uploads, self._uploads = self._uploads, {}
+            for job in uploads.values():
+                self._on_message(jobs.upload_failed(job, jobs.LOST))
+
+    def close(self) -> None:
+        """Let go of the pool, which then ends with all its workers."""
+        for fd in (self._sender.fd, self._receiver.fd, self._log_fd):
+            self._unwatch(fd)
+            os.close(fd)

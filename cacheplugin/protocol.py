@@ -1,0 +1,333 @@
+"""The GOCACHEPROG protocol without I/O: bytes in, events out, answers back to bytes.
+
+The facts are those of the go command's ``cmd/go/internal/cacheprog`` (see docs/protocol.rst). A
+request is a JSON object, and, where its BodySize is not 0, a JSON string with the body in base64.
+
+``Parser.feed`` returns a list of events, tuples whose first item is one of
+
+=========  ====================================  ==================================================
+GET        (GET, id, action)                     action: lower-case hex, 2 to 128 digits
+PUT        (PUT, id, action, output, size)       size: bytes the body will have; CHUNKs, then END
+CHUNK      (CHUNK, data)                         decoded bytes of the body of the latest PUT
+END        (END, reason)                         the body ended; reason: None or what is wrong with it
+CLOSE      (CLOSE, id)
+REJECT     (REJECT, id, reason)                  one bad request; its body, if any, is swallowed
+FATAL      (FATAL, reason)                       the stream is lost; the parser takes nothing more
+=========  ====================================  ==================================================
+
+Nothing here is imported that a cache hit does not need: json and pybase64 come when they are used.
+"""
+from binascii import Error as BinasciiError
+from binascii import a2b_base64, b2a_base64
+
+GET, PUT, CHUNK, END, CLOSE, REJECT, FATAL = range(7)
+
+HELLO = b'{"ID":0,"KnownCommands":["get","put","close"]}\n'
+
+MAX_HEADER_BYTES = 65536
+MAX_ID_BYTES = 64
+MAX_INT64 = 2**63 - 1
+
+_HEADER, _BODY_START, _BODY, _DEAD = range(4)
+_GET_MARK = b',"Command":"get","ActionID":"'
+_GET_MARK_LENGTH = len(_GET_MARK)
+_WHITESPACE = b" \t\r\n"
+
+_b64decode = None  # pybase64.b64decode, 50 times as fast as binascii, once a body comes
+
+
+class Parser:
+    """Turns the bytes a client sends, in pieces of any size, into events."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._state = _HEADER
+        self._discard = False  # the body under way belongs to a rejected request
+        self._fault = None  # what is wrong with the body under way
+        self._scan = _ObjectScan()
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether the stream may end here without cutting a request short."""
+        return self._state == _HEADER and not self._buffer.strip(_WHITESPACE)
+
+    def feed(self, data: bytes) -> list:
+        """Take the next bytes of the stream and return the events they complete."""
+        buffer = self._buffer + data if self._buffer else data
+        events = []
+        position, size = 0, len(buffer)
+        while position < size:
+            if self._state == _HEADER:
+                end = buffer.find(b"\n", position)
+                if end == position:
+                    position += 1
+                    continue
+                if end > 0 and self._scan.idle and buffer.startswith(b'{"ID":', position):
+                    # The go command's own get: one line, keys in this order, no spaces.
+                    mark = buffer.find(_GET_MARK, position + 6, end)
+                    if mark > 0 and buffer.endswith(b'"}', position, end):
+                        number = buffer[position + 6 : mark]
+                        action = _hex_id(buffer[mark + _GET_MARK_LENGTH : end - 2])
+                        if action and number.isdigit() and len(number) < 19:
+                            events.append((GET, int(number), action))
+                            position = end + 1
+                            continue
+                    event = _plain_request(buffer[position + 6 : end])
+                    if event:
+                        self._accept(event, event[0] == PUT and event[4] > 0, events)
+                        position = end + 1
+                        continue
+                elif end < 0 and self._scan.idle and size - position <= MAX_HEADER_BYTES:
+                    break
+                position = self._header(buffer, position, events)
+            elif self._state == _BODY:
+                position = self._body(buffer, position, events)
+            elif self._state == _BODY_START:
+                position = self._body_start(buffer, position, events)
+            else:
+                position = size
+            if position < 0:  # not complete: -1 - (where the rest begins)
+                position = -1 - position
+                break
+        self._buffer = buffer[position:]
+        return events
+
+    def _header(self, buffer, position, events):
+        """Read one JSON object in any legal spelling; a negative result asks for more bytes."""
+        scan = self._scan
+        if scan.idle:
+            while position < len(buffer) and buffer[position] in _WHITESPACE:
+                position += 1
+            if position == len(buffer):
+                return position
+            if buffer[position] != 0x7B:
+                return self._fatal(buffer, events, "expected a JSON object")
+        length = scan.length(buffer, position)
+        if length is None:
+            if len(buffer) - position > MAX_HEADER_BYTES:
+                return self._fatal(buffer, events, f"a request is longer than {MAX_HEADER_BYTES} bytes")
+            return -1 - position
+        if length > MAX_HEADER_BYTES:
+            return self._fatal(buffer, events, f"a request is longer than {MAX_HEADER_BYTES} bytes")
+        self._accept(*_request(buffer[position : position + length]), events)
+        return position + length
+
+    def _accept(self, event, has_body, events):
+        events.append(event)
+        if event[0] == FATAL:
+            self._state = _DEAD
+        elif has_body:
+            self._state = _BODY_START
+            self._discard = event[0] != PUT
+            self._fault = None
+        elif event[0] == PUT:
+            events.append((END, None))
+
+    def _body_start(self, buffer, position, events):
+        while position < len(buffer):
+            byte = buffer[position]
+            position += 1
+            if byte == 0x22:
+                self._state = _BODY
+                break
+            if byte not in _WHITESPACE:
+                return self._fatal(buffer, events, "expected a JSON string with the body")
+        return position
+
+    def _body(self, buffer, position, events):
+        end = buffer.find(b'"', position)
+        if end < 0:
+            stop = position + (len(buffer) - position) // 4 * 4
+        else:
+            stop = end
+        if stop > position and not self._fault:
+            try:
+                data = _decode_body(buffer[position:stop])
+            except (BinasciiError, ValueError):
+                self._fault = "the body is not base64"
+            else:
+                if not self._discard:
+                    events.append((CHUNK, data))
+        if end < 0:
+            return -1 - stop
+        self._state = _HEADER
+        if not self._discard:
+            events.append((END, self._fault))
+        return end + 1
+
+    def _fatal(self, buffer, events, reason):
+        self._state = _DEAD
+        events.append((FATAL, reason))
+        return len(buffer)
+
+
+class _ObjectScan:
+    """Finds the end of a JSON object that may arrive in pieces, reading each byte once."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._offset = self._depth = 0
+        self._in_string = self._escaped = False
+
+    @property
+    def idle(self) -> bool:
+        return self._offset == 0
+
+    def length(self, buffer, start):
+        """Length of the object at ``start``, or None while its end has not come."""
+        depth, in_string, escaped = self._depth, self._in_string, self._escaped
+        for index in range(start + self._offset, min(len(buffer), start + MAX_HEADER_BYTES + 1)):
+            byte = buffer[index]
+            if escaped:
+                escaped = False
+            elif in_string:
+                if byte == 0x5C:
+                    escaped = True
+                elif byte == 0x22:
+                    in_string = False
+            elif byte == 0x22:
+                in_string = True
+            elif byte == 0x7B:
+                depth += 1
+            elif byte == 0x7D:
+                depth -= 1
+                if depth == 0:
+                    self._reset()
+                    return index + 1 - start
+        self._offset = len(buffer) - start
+        self._depth, self._in_string, self._escaped = depth, in_string, escaped
+        return None
+
+
+def _plain_request(line):
+    """The event of a put or close as the go command spells it, from after its ID key; else None."""
+    number, _, rest = line.partition(b',"Command":"')
+    if not number.isdigit() or len(number) > 18:
+        return None
+    if rest == b'close"}':
+        return (CLOSE, int(number))
+    if not rest.startswith(b'put","ActionID":"'):
+        return None
+    action, _, rest = rest[17:].partition(b'","OutputID":"')
+    output, _, rest = rest.partition(b'"')
+    action, output = _hex_id(action), _hex_id(output)
+    if not action or not output:
+        return None
+    if rest == b"}":
+        return (PUT, int(number), action, output, 0)
+    size = rest[12:-1]
+    if rest[:12] == b',"BodySize":' and rest[-1:] == b"}" and size.isdigit() and len(size) < 19:
+        return (PUT, int(number), action, output, int(size))
+    return None
+
+
+def _request(text):
+    """Read one request's JSON text; return (event, whether a body follows)."""
+    import json
+
+    try:
+        fields = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return (FATAL, "a request is not valid JSON"), False
+    number = fields.get("ID")
+    if type(number) is not int or not 0 <= number <= MAX_INT64:
+        return (FATAL, "a request has no usable ID"), False
+    size = fields.get("BodySize", 0)
+    if type(size) is not int or not 0 <= size <= MAX_INT64:
+        return (FATAL, "a request has no usable BodySize"), False
+    command = fields.get("Command")
+    if command == "close":
+        return (CLOSE, number), size > 0
+    if command not in ("get", "put"):
+        return (REJECT, number, "unknown command"), size > 0
+    action = _hex_field(fields.get("ActionID"))
+    if not action:
+        return (REJECT, number, "ActionID is not base64 of 1 to 64 bytes"), size > 0
+    if command == "get":
+        return (GET, number, action), size > 0
+    output = _hex_field(fields.get("OutputID", fields.get("ObjectID")))
+    if not output:
+        return (REJECT, number, "OutputID is not base64 of 1 to 64 bytes"), size > 0
+    return (PUT, number, action, output, size), size > 0
+
+
+def _hex_field(value):
+    if type(value) is not str or not value.isascii():
+        return ""
+    return _hex_id(value.encode())
+
+
+def _hex_id(encoded):
+    """Hex of an id in padded standard base64, or "" where it is none of 1 to 64 bytes."""
+    try:
+        raw = a2b_base64(encoded)
+    except BinasciiError:
+        return ""
+    # a2b_base64 skips what it does not know, so only the way back proves the spelling.
+    if not 0 < len(raw) <= MAX_ID_BYTES or b2a_base64(raw, newline=False) != encoded:
+        return ""
+    return raw.hex()
+
+
+def _decode_body(encoded):
+    global _b64decode
+    if _b64decode is None:
+        from pybase64 import b64decode as _b64decode
+    return _b64decode(encoded, validate=True)
+
+
+# -- answers ---------------------------------------------------------------------------------------
+
+
+def json_text(text: str) -> str:
+    """``text`` as it stands between the quotes of a JSON string."""
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+        return text
+    import json
+
+    return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+_days = {}  # day since the epoch: its date, for timestamp
+
+
+def timestamp(time_ns: int) -> str:
+    """RFC 3339, UTC, nine digits of fraction, of nanoseconds since the epoch."""
+    seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
+    day, second = divmod(seconds, 86400)
+    date = _days.get(day)
+    if date is None:
+        from time import gmtime
+
+        if len(_days) > 1000:
+            _days.clear()
+        date = _days[day] = "%04d-%02d-%02d" % gmtime(seconds)[:3]
+    minute, second = divmod(second, 60)
+    return f"{date}T{minute // 60:02}:{minute % 60:02}:{second:02}.{nanoseconds:09}Z"
+
+
+def hit_answer(number: int, output: str, size: int, time_ns: int, json_path: str) -> str:
+    """The answer to a get that hit; ``output`` is hex, ``json_path`` has gone through json_text."""
+    encoded = b2a_base64(bytes.fromhex(output), newline=False).decode()
+    return (
+        f'{{"ID":{number},"OutputID":"{encoded}","Size":{size},'
+        f'"Time":"{timestamp(time_ns)}","DiskPath":"{json_path}"}}\n'
+    )
+
+
+def miss_answer(number: int) -> str:
+    return f'{{"ID":{number},"Miss":true}}\n'
+
+
+def put_answer(number: int, json_path: str) -> str:
+    return f'{{"ID":{number},"DiskPath":"{json_path}"}}\n'
+
+
+def close_answer(number: int) -> str:
+    return f'{{"ID":{number}}}\n'
+
+
+def error_answer(number: int, reason: str) -> str:
+    return f'{{"ID":{number},"Err":"{json_text(reason)}"}}\n'

@@ -1,0 +1,107 @@
+"""The layout ``objects``: one object for each action and one for each output.
+
+::
+
+    [prefix/]action/<xx>/<action id>   "<output id> <unix nanoseconds>", no newline
+    [prefix/]output/<xx>/<output id>   the body
+
+It is the Go program's, byte for byte, so that both may share a bucket.
+"""
+import hashlib
+import time
+
+from ..errors import Absent, BodyMismatch, Damaged, Unavailable
+from ..record import MAX_TIME_NS
+from ..store import EMPTY_OUTPUT
+from . import Fetched, Uploaded
+from .s3 import LARGE_BYTES
+
+_ACTION_BYTES = 512
+_CHUNK_BYTES = 1 << 18
+# A body slower than this is given up, so that no get waits for ever on a trickle.
+_PATIENCE_S = 30
+_SLOWEST_BYTES_PER_S = 1 << 18
+
+
+class ObjectsLayout:
+    """``bucket`` is a remote.s3.Bucket, ``cache`` a LocalCache, ``prefix`` clean or empty."""
+
+    def __init__(self, bucket, cache, prefix: str) -> None:
+        self._bucket = bucket
+        self._cache = cache
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._uploaded = set()  # outputs the bucket is known to hold
+
+    def _key(self, kind: str, name: str) -> str:
+        return f"{self._prefix}{kind}/{name[:2]}/{name}"
+
+    def fetch(self, action: str) -> Fetched:
+        output, time_ns = parse_action(self._bucket.read(self._key("action", action), _ACTION_BYTES))
+        adopted = self._cache.adopt(action, output, time_ns)
+        if adopted:
+            size, path = adopted
+            return Fetched(output, size, time_ns, path, 0)
+        try:
+            size, path = self._download(action, output, time_ns)
+        except Absent as error:
+            raise Damaged(f"action {action} names an output that is not there") from error
+        except BodyMismatch as error:
+            raise Damaged(f"output {output}: {error}") from error
+        self._uploaded.add(output)
+        return Fetched(output, size, time_ns, path, size)
+
+    def _download(self, action, output, time_ns):
+        key = self._key("output", output)
+        with self._bucket.open(key) as (size, body):
+            with self._cache.writer(action, output, size) as writer:
+                if size > LARGE_BYTES:
+                    body.close()
+                    writer.fill(lambda file: self._bucket.download(key, file, size))
+                else:
+                    deadline = time.monotonic() + _PATIENCE_S + size / _SLOWEST_BYTES_PER_S
+                    while data := body.read(_CHUNK_BYTES):
+                        writer.write(data)
+                        if time.monotonic() > deadline:
+                            raise Unavailable(f"output {output} comes too slowly")
+                return size, writer.commit(time_ns)
+
+    def upload(self, job) -> Uploaded:
+        found, sent = True, 0
+        if job.output not in self._uploaded:
+            key = self._key("output", job.output)
+            if job.size > LARGE_BYTES:
+                found = self._bucket.exists(key)
+                if not found:
+                    self._bucket.upload_file(key, job.path)
+            else:
+                found = not self._bucket.write_new(key, _read_body(job))
+            sent = 0 if found else job.size
+            self._uploaded.add(job.output)
+        record = f"{job.output} {job.time_ns}".encode()
+        self._bucket.write(self._key("action", job.action), record)
+        return Uploaded(found, sent)
+
+
+def parse_action(data: bytes):
+    """(output id, time in nanoseconds) of an action object; raises Damaged."""
+    fields = data.split()
+    if len(fields) == 2:
+        output, time_ns = fields
+        if (
+            len(output) == len(EMPTY_OUTPUT)
+            and not output.strip(b"0123456789abcdef")
+            and time_ns.isdigit()
+            and len(time_ns) < 20
+            and int(time_ns) <= MAX_TIME_NS
+        ):
+            return output.decode(), int(time_ns)
+    raise Damaged(f"an action object holds {data[:80]!r}")
+
+
+def _read_body(job) -> bytes:
+    """The body of an UploadJob, checked once more: what is uploaded is served to everybody."""
+    with open(job.path, "rb") as file:
+        data = file.read()
+    if hashlib.sha256(data).hexdigest() != job.output:
+        raise OSError(f"{job.path} is damaged")
+    return data

@@ -1,0 +1,226 @@
+"""One bucket, and botocore's many errors translated in one place."""
+import os
+from contextlib import contextmanager
+
+import botocore.session
+from botocore import exceptions as boto
+from botocore.config import Config
+
+from .. import __version__
+from ..errors import Absent, RemoteError, TimedOut, Unavailable, Unusable
+
+# Bodies of more bytes than this go in parts, several at once, through s3transfer.
+LARGE_BYTES = 16 << 20
+
+CONNECT_TIMEOUT_S = 3
+FETCH_READ_TIMEOUT_S = 6  # a get waits for it, and a miss is better than a long wait
+UPLOAD_READ_TIMEOUT_S = 60
+ATTEMPTS = 2
+
+_ABSENT = ("404", "NoSuchKey", "NotFound")
+_REFUSED = (
+    "AuthorizationHeaderMalformed",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "InvalidToken",
+    "NoSuchBucket",
+    "InvalidBucketName",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+)
+_NO_CREDENTIALS = (
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.CredentialRetrievalError,
+    boto.TokenRetrievalError,
+    boto.SSOError,
+    boto.ProfileNotFound,
+    boto.ConfigParseError,
+    boto.InvalidConfigError,
+    boto.UnknownCredentialError,
+    boto.ParamValidationError,
+    boto.InvalidRegionError,
+    boto.NoRegionError,
+    boto.UnsupportedS3ConfigurationError,
+)
+_TIMED_OUT = (boto.ConnectTimeoutError, boto.ReadTimeoutError)
+# What a store says that does not know If-None-Match on a put.
+_NOT_CONDITIONAL = ("NotImplemented", "501", "InvalidArgument", "InvalidRequest")
+
+
+class Bucket:
+    """Objects by key, in the bucket that ``options`` name. Safe to use from many threads."""
+
+    def __init__(self, options) -> None:
+        self._options = options
+        self._name = options.bucket
+        self._conditional_puts = True
+        try:
+            with translated():
+                self._session = botocore.session.get_session()
+                self._region = self._find_region()
+                self._fetches = self._client(FETCH_READ_TIMEOUT_S)
+                self._uploads = None if options.read_only else self._client(UPLOAD_READ_TIMEOUT_S)
+                if self._session.get_credentials() is None:
+                    raise Unusable("no AWS credentials found")
+        except ValueError as error:  # an endpoint URL that only botocore finds wrong
+            raise Unusable(_one_line(error)) from error
+
+    def _find_region(self) -> str:
+        region = (
+            self._options.region
+            or os.environ.get("AWS_REGION")
+            or self._session.get_config_variable("region")
+        )
+        if region:
+            return region
+        self._region = "us-east-1"
+        try:
+            answer = self._client(FETCH_READ_TIMEOUT_S).get_bucket_location(Bucket=self._name)
+        except (boto.ClientError, boto.HTTPClientError):
+            return self._region  # not allowed to ask, or a store without regions
+        location = answer.get("LocationConstraint") or self._region
+        return "eu-west-1" if location == "EU" else location
+
+    def _client(self, read_timeout_s: float):
+        options = self._options
+        return self._session.create_client(
+            "s3",
+            region_name=self._region,
+            endpoint_url=options.endpoint_url or None,
+            config=Config(
+                connect_timeout=CONNECT_TIMEOUT_S,
+                read_timeout=read_timeout_s,
+                retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+                max_pool_connections=options.fetches_at_once + options.uploads_at_once,
+                tcp_keepalive=True,
+                parameter_validation=False,
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+                s3={"addressing_style": "path" if options.path_style else "auto"},
+                user_agent_extra=f"go-cache-plugin/{__version__}",
+            ),
+        )
+
+    def read(self, key: str, limit: int) -> bytes:
+        """A small object; no more than its first ``limit`` bytes."""
+        with translated():
+            body = self._fetches.get_object(Bucket=self._name, Key=key)["Body"]
+            try:
+                return body.read(limit)
+            finally:
+                body.close()
+
+    @contextmanager
+    def open(self, key: str):
+        """(length in bytes, StreamingBody) of an object, while the context lasts."""
+        with translated():
+            answer = self._fetches.get_object(Bucket=self._name, Key=key)
+            with answer["Body"] as body:
+                yield answer["ContentLength"], body
+
+    def exists(self, key: str) -> bool:
+        try:
+            with translated():
+                self._uploads.head_object(Bucket=self._name, Key=key)
+        except Absent:
+            return False
+        return True
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write an object, in place of any older one."""
+        with translated():
+            self._uploads.put_object(Bucket=self._name, Key=key, Body=data)
+
+    def write_new(self, key: str, data: bytes) -> bool:
+        """Write an object unless it exists; returns whether it was written."""
+        if self._conditional_puts:
+            try:
+                with translated():
+                    self._uploads.put_object(
+                        Bucket=self._name, Key=key, Body=data, IfNoneMatch="*"
+                    )
+                return True
+            except RemoteError as error:
+                cause = error.__cause__
+                if not isinstance(cause, boto.ClientError):
+                    raise
+                code, status = _code_and_status(cause)
+                if status == 412:
+                    return False
+                if status == 501 or code in _NOT_CONDITIONAL:
+                    self._conditional_puts = False
+                elif status != 409:  # 409: somebody else is writing it at this moment
+                    raise
+        if self.exists(key):
+            return False
+        self.write(key, data)
+        return True
+
+    def download(self, key: str, file, size: int) -> None:
+        """Write an object of ``size`` bytes into a seekable binary ``file``, in parallel parts."""
+        from s3transfer.subscribers import BaseSubscriber
+
+        class KnownSize(BaseSubscriber):
+            def on_queued(self, future, **_):
+                future.meta.provide_transfer_size(size)
+
+        with translated():
+            with _transfers(self._fetches) as transfers:
+                transfers.download(self._name, key, file, subscribers=[KnownSize()]).result()
+
+    def upload_file(self, key: str, path: str) -> None:
+        """Write the file at ``path`` to an object, in parallel parts and constant memory."""
+        with translated():
+            with _transfers(self._uploads) as transfers:
+                transfers.upload(path, self._name, key).result()
+
+
+def _transfers(client):
+    from s3transfer.manager import TransferConfig, TransferManager
+
+    return TransferManager(
+        client,
+        TransferConfig(
+            multipart_threshold=LARGE_BYTES,
+            multipart_chunksize=LARGE_BYTES // 2,
+            max_request_concurrency=4,
+            max_in_memory_upload_chunks=2,
+            max_in_memory_download_chunks=2,
+        ),
+    )
+
+
+@contextmanager
+def translated():
+    """Turn what botocore, s3transfer and urllib3 raise into this package's RemoteError."""
+    from s3transfer.exceptions import RetriesExceededError
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except boto.ClientError as error:
+        code, status = _code_and_status(error)
+        if code in _REFUSED:
+            raise Unusable(_one_line(error)) from error
+        if code in _ABSENT:
+            raise Absent(_one_line(error)) from error
+        raise Unavailable(_one_line(error)) from error
+    except _NO_CREDENTIALS as error:
+        raise Unusable(_one_line(error)) from error
+    except _TIMED_OUT as error:
+        raise TimedOut(_one_line(error)) from error
+    except (boto.BotoCoreError, RetriesExceededError, HTTPError) as error:
+        raise Unavailable(_one_line(error)) from error
+
+
+def _code_and_status(error):
+    return (
+        str(error.response.get("Error", {}).get("Code", "")),
+        error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0),
+    )
+
+
+def _one_line(error) -> str:
+    return " ".join(str(error).split())
