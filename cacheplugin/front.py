@@ -13,6 +13,7 @@ from _signal import SIGINT, SIGTERM, set_wakeup_fd, signal  # the signal module 
 from .metrics import Counters
 from .options import DEBUG_BUILD_CACHE
 from .protocol import close_answer, hit_answer, json_text
+from .record import timestamp
 from .session import Session
 from .store import MIN_AGE_S, Store
 
@@ -38,9 +39,11 @@ class Front:
         self._writable = writable
         self._local = None
         self._used = []  # (action, output) of entries whose clock of use is to be set
+        self.refreshed = set()  # outputs among those: a body's clock hides other actions' behind it
         self._pool = None
         self._remote = bool(options.bucket)
         self._fetching = {}  # action: [(session, request id)] that wait for it
+        self._timed = False  # whether the loop has more to do than to wait for descriptors
         self._poll = select.poll()
         self._handlers = {}
         self._interrupted = self._terminated = False
@@ -48,6 +51,7 @@ class Front:
         self._session = None  # the client of direct mode
         self._drain_from = None  # when waiting for uploads began, monotonic seconds
         self._progress_at = None
+        self._close_pending = False
         self._done = False
 
     @property
@@ -73,13 +77,14 @@ class Front:
         self.watch(in_fd, select.POLLIN, self._session.on_readable)
         poll, handlers = self._poll.poll, self._handlers
         while not self._done:
-            for fd, event in poll(self._timeout_ms()):
+            ready = poll(self._timeout_ms() if self._timed else None)
+            for fd, event in ready:
                 handler = handlers.get(fd)
                 if handler is not None:
                     handler(event)
-            if self._used or self._drain_from is not None:
-                self._on_time()
-        if self._pool is not None:
+            if self._timed:
+                self._on_time(idle=not ready)
+        if self._pool is not None and self._pool.alive:
             self._pool.close()
         self._touch_used()
         return self._status
@@ -111,13 +116,14 @@ class Front:
             if self.options.drain_timeout_s is not None:
                 ends.append(self._drain_from + self.options.drain_timeout_s)
             return max(0, min(ends) - now) * 1000 + 1 if ends else None
-        return _TOUCH_DELAY_S * 1000 if self._used else None
+        return _TOUCH_DELAY_S * 1000
 
-    def _on_time(self) -> None:
+    def _on_time(self, idle) -> None:
         if self._drain_from is not None:
             self._drain()
-        elif len(self._used) >= _TOUCH_BATCH:
+        elif idle or len(self._used) >= _TOUCH_BATCH:
             self._touch_used()
+            self._timed = False
 
     # -- signals: handlers record, the loop acts ---------------------------------------------------
 
@@ -146,8 +152,10 @@ class Front:
     # -- gets that miss, puts that are stored ------------------------------------------------------
 
     def note_use(self, action: str, output: str) -> None:
-        """Set an entry's clock of use, soon."""
+        """Set an entry's clock of use, once the client leaves time for it."""
         self._used.append((action, output))
+        self.refreshed.add(output)
+        self._timed = True
 
     def _touch_used(self) -> None:
         for action, output in self._used:
@@ -182,8 +190,14 @@ class Front:
         if self._remote and self._pool is None:
             from .poollink import PoolLink
 
-            fields = {**self.options.as_dict(), "cache_dir": self.local.first_store().root}
-            self._pool = PoolLink((fields,), self.watch, self.unwatch, self._on_result)
+            fields = self.options.as_dict()
+            try:
+                if not self._writable:
+                    fields["cache_dir"] = self.local.first_store().root
+                self._pool = PoolLink((fields,), self.watch, self.unwatch, self._on_result)
+            except OSError as error:
+                self._remote = False
+                self.warn(f"bucket {self.options.bucket} is not used: {error.strerror}")
         return self._remote
 
     def _on_result(self, message) -> None:
@@ -225,11 +239,8 @@ class Front:
                 self.counters.get_fault_hit += 1
                 self.counters.get_hits += 1
                 self.counters.get_hit_bytes += result.size
-                session.answer(
-                    hit_answer(
-                        number, result.output, result.size, result.time_ns, json_text(result.path)
-                    )
-                )
+                put_time, path = timestamp(result.time_ns), json_text(result.path)
+                session.answer(hit_answer(number, result.output, result.size, put_time, path))
             else:
                 session.answer_miss(number)
         for session in {session for session, _ in waiting}:
@@ -239,6 +250,7 @@ class Front:
 
     def begin_close(self, session) -> None:
         """The client asked to close: wait for uploads, answer, end."""
+        self._close_pending = True
         self._start_drain()
 
     def session_ended(self, session) -> None:
@@ -256,6 +268,7 @@ class Front:
     def _start_drain(self) -> None:
         if self._drain_from is None:
             self._drain_from = time.monotonic()
+            self._timed = True
             if sys.stderr is not None and os.isatty(2):
                 self._progress_at = self._drain_from + _PROGRESS_AFTER_S
 
@@ -271,8 +284,12 @@ class Front:
         self.counters.drain_s = now - self._drain_from
         session = self._session
         if not session.ended:
-            session.answer(close_answer(session.closing))
-            session.flush()
+            if self._close_pending:
+                self._close_pending = False
+                session.answer(close_answer(session.closing))
+                session.flush()
+            if session.waiting:
+                return  # the client takes its time with the answers
             self._print_summary()
             self._let_go(session)
         self._done = True
@@ -321,8 +338,8 @@ class Front:
             f"bucket {self.options.bucket}" if self._remote else "no bucket: local cache only",
         )
 
-    def log_turn(self, answers) -> None:
-        """With --debug 1, log what was answered at once."""
+    def log_answers(self, answers) -> None:
+        """Log what is answered (--debug 1)."""
         import logging
 
         logger = logging.getLogger(__name__)

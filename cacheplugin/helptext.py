@@ -28,7 +28,8 @@ Options:
   -v                      say what happens; implies --metrics  [GOCACHE_VERBOSE]
   --debug=MASK            log 1: the build cache; implies -v  [GOCACHE_DEBUG]
 
-In brackets: the variable that does the same, and the default. Topics: {topics}.
+In brackets: the variable that does the same, and the default.
+Topics: {topics}.
 """
 
 TOPICS = {

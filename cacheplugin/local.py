@@ -35,10 +35,12 @@ class LocalCache:
         self._next_search_s = 0.0
 
     def lookup(self, action: str):
-        """As Store.lookup, in both stores."""
+        """As Store.lookup, in both stores; what was put last counts."""
         found = self.store.lookup(action)
-        if found is None and self.session_store is not None:
-            found = self.session_store.lookup(action)
+        if self.session_store is not None:
+            ours = self.session_store.lookup(action)
+            if ours is not None and (found is None or ours[2] >= found[2]):
+                return ours  # the store may hold an older record that we cannot replace
         return found
 
     def adopt(self, action: str, output: str, time_ns: int):
@@ -184,8 +186,9 @@ class EntryWriter:
         if old is not None:
             with old:
                 self._temp = store.temporary()
-                while self._temp.size < old.size:
-                    self._temp.write(os.pread(old.fd, _COPY_BYTES, self._temp.size))
+                # No further than old.size: behind it may be a part of what is to be written again.
+                while left := old.size - self._temp.size:
+                    self._temp.write(os.pread(old.fd, min(left, _COPY_BYTES), self._temp.size))
 
     def discard(self) -> None:
         if self._temp is not None:

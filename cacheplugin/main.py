@@ -1,6 +1,7 @@
 """From exec to the loop: options, the cache directory, the hello line, and only then the rest."""
 import os
 import sys
+from _signal import SIG_IGN, SIGINT, signal  # the signal module imports enum
 
 from . import options
 from .errors import UsageError
@@ -9,6 +10,8 @@ from .protocol import HELLO
 
 def main() -> None:
     """Run the program and leave with its exit status; the console program's only call."""
+    signal(SIGINT, SIG_IGN)  # until the front has its own way with it
+    chosen = None
     try:
         words, chosen = options.load(sys.argv[1:], os.environ)
         if words:
@@ -20,6 +23,11 @@ def main() -> None:
     except UsageError as error:
         sys.stderr.write(f"go-cache-plugin: {error}\n")
         status = 2
+    except Exception as error:
+        sys.stderr.write(f"go-cache-plugin: internal error: {error!r}; --debug 1 shows where\n")
+        if chosen is not None and chosen.debug:
+            sys.excepthook(*sys.exc_info())
+        status = 1
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

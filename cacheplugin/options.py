@@ -133,7 +133,7 @@ def _value(kind, text, origin):
         except ValueError:
             raise UsageError(f"{origin}: {text!r} is not a duration such as 90s or 1h30m") from None
     if kind == "url":
-        if not text.startswith(("http://", "https://")):
+        if text and not text.startswith(("http://", "https://")):
             raise UsageError(f"{origin}: {text!r} is not an http:// or https:// URL")
         return text
     if kind == "path":
@@ -145,12 +145,12 @@ def _value(kind, text, origin):
 
 def parse_duration(text: str) -> float:
     """Seconds of a duration as Go's time.ParseDuration writes it, not negative; else ValueError."""
-    if text == "0":
-        return 0.0
     units = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
     total, rest = 0.0, text.removeprefix("+")
     if not rest:
         raise ValueError(text)
+    if rest == "0":
+        return 0.0
     while rest:
         digits = len(rest) - len(rest.lstrip("0123456789."))
         unit = len(rest) - digits - len(rest[digits:].lstrip("hmsuµμn"))
@@ -173,7 +173,7 @@ def clean_prefix(text: str) -> str:
             continue
         elif part not in ("", "."):
             parts.append(part)
-    return ("/" if text.startswith("/") and parts else "") + "/".join(parts)
+    return ("/" if text.startswith("/") else "") + "/".join(parts)
 
 
 def _default_cache_dir(environ):
@@ -187,6 +187,8 @@ def _default_cache_dir(environ):
 
 
 def _cache_dir(text, origin):
+    if not text:
+        raise UsageError(f"{origin}: no path given")
     try:
         text.encode("utf-8")
         if "\0" in text:

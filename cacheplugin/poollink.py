@@ -115,15 +115,18 @@ class PoolLink:
         self._pass_log(0)
         self.close()
         os.waitpid(self.process_id, 0)
-        again = self._starts < STARTS
-        if not again:
+        try:
+            self.alive = self._starts < STARTS
+            if self.alive:
+                self._start()
+        except OSError:
             self.alive = False
+        if not self.alive:
             self._on_message(jobs.Disabled("its processes keep dying"))
         fetches, self._fetches = self._fetches, {}
         for job in fetches.values():
             self._on_message(jobs.fetch_failed(job, jobs.LOST))
-        if again:
-            self._start()
+        if self.alive:
             for job in self._uploads.values():
                 self._send(jobs.pack(job))
         else:

@@ -44,6 +44,7 @@ class Parser:
         self._state = _HEADER
         self._discard = False  # the body under way belongs to a rejected request
         self._fault = None  # what is wrong with the body under way
+        self._padded = False  # its base64 has come to the padding, so nothing may follow
         self._scan = _ObjectScan()
 
     @property
@@ -62,7 +63,7 @@ class Parser:
                 if end == position:
                     position += 1
                     continue
-                if end > 0 and self._scan.idle and buffer.startswith(b'{"ID":', position):
+                if end > 0 and not self._scan.offset and buffer.startswith(b'{"ID":', position):
                     # The go command's own get: one line, keys in this order, no spaces.
                     mark = buffer.find(_GET_MARK, position + 6, end)
                     if mark > 0 and buffer.endswith(b'"}', position, end):
@@ -77,7 +78,7 @@ class Parser:
                         self._accept(event, event[0] == PUT and event[4] > 0, events)
                         position = end + 1
                         continue
-                elif end < 0 and self._scan.idle and size - position <= MAX_HEADER_BYTES:
+                elif end < 0 and not self._scan.offset and size - position <= MAX_HEADER_BYTES:
                     break
                 position = self._header(buffer, position, events)
             elif self._state == _BODY:
@@ -95,7 +96,7 @@ class Parser:
     def _header(self, buffer, position, events):
         """Read one JSON object in any legal spelling; a negative result asks for more bytes."""
         scan = self._scan
-        if scan.idle:
+        if not scan.offset:
             while position < len(buffer) and buffer[position] in _WHITESPACE:
                 position += 1
             if position == len(buffer):
@@ -120,6 +121,7 @@ class Parser:
             self._state = _BODY_START
             self._discard = event[0] != PUT
             self._fault = None
+            self._padded = False
         elif event[0] == PUT:
             events.append((END, None))
 
@@ -142,10 +144,13 @@ class Parser:
             stop = end
         if stop > position and not self._fault:
             try:
+                if self._padded:
+                    raise ValueError
                 data = _decode_body(buffer[position:stop])
             except (BinasciiError, ValueError):
                 self._fault = "the body is not base64"
             else:
+                self._padded = buffer[stop - 1] == 0x3D
                 if not self._discard:
                     events.append((CHUNK, data))
         if end < 0:
@@ -168,17 +173,13 @@ class _ObjectScan:
         self._reset()
 
     def _reset(self) -> None:
-        self._offset = self._depth = 0
+        self.offset = self._depth = 0  # offset: bytes of the object read so far
         self._in_string = self._escaped = False
-
-    @property
-    def idle(self) -> bool:
-        return self._offset == 0
 
     def length(self, buffer, start):
         """Length of the object at ``start``, or None while its end has not come."""
         depth, in_string, escaped = self._depth, self._in_string, self._escaped
-        for index in range(start + self._offset, min(len(buffer), start + MAX_HEADER_BYTES + 1)):
+        for index in range(start + self.offset, min(len(buffer), start + MAX_HEADER_BYTES + 1)):
             byte = buffer[index]
             if escaped:
                 escaped = False
@@ -196,7 +197,7 @@ class _ObjectScan:
                 if depth == 0:
                     self._reset()
                     return index + 1 - start
-        self._offset = len(buffer) - start
+        self.offset = len(buffer) - start
         self._depth, self._in_string, self._escaped = depth, in_string, escaped
         return None
 
@@ -265,10 +266,11 @@ def _hex_id(encoded):
         raw = a2b_base64(encoded)
     except BinasciiError:
         return ""
-    # a2b_base64 skips what it does not know, so only the way back proves the spelling.
-    if not 0 < len(raw) <= MAX_ID_BYTES or b2a_base64(raw, newline=False) != encoded:
-        return ""
-    return raw.hex()
+    # a2b_base64 skips what it does not know; then the text is longer than what came of it.
+    length = len(raw)
+    if 0 < length <= MAX_ID_BYTES and len(encoded) == (length + 2) // 3 * 4:
+        return raw.hex()
+    return ""
 
 
 def _decode_body(encoded):
@@ -290,30 +292,16 @@ def json_text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
-_days = {}  # day since the epoch: its date, for timestamp
+def hit_answer(number: int, output: str, size: int, time: str, json_path: str) -> str:
+    """The answer to a get that hit.
 
-
-def timestamp(time_ns: int) -> str:
-    """RFC 3339, UTC, nine digits of fraction, of nanoseconds since the epoch."""
-    seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
-    day, second = divmod(seconds, 86400)
-    date = _days.get(day)
-    if date is None:
-        from time import gmtime
-
-        if len(_days) > 1000:
-            _days.clear()
-        date = _days[day] = "%04d-%02d-%02d" % gmtime(seconds)[:3]
-    minute, second = divmod(second, 60)
-    return f"{date}T{minute // 60:02}:{minute % 60:02}:{second:02}.{nanoseconds:09}Z"
-
-
-def hit_answer(number: int, output: str, size: int, time_ns: int, json_path: str) -> str:
-    """The answer to a get that hit; ``output`` is hex, ``json_path`` has gone through json_text."""
+    ``output`` is hex, ``time`` RFC 3339 as record.timestamp gives it, ``json_path`` has gone
+    through json_text.
+    """
     encoded = b2a_base64(bytes.fromhex(output), newline=False).decode()
     return (
         f'{{"ID":{number},"OutputID":"{encoded}","Size":{size},'
-        f'"Time":"{timestamp(time_ns)}","DiskPath":"{json_path}"}}\n'
+        f'"Time":"{time}","DiskPath":"{json_path}"}}\n'
     )
 
 

@@ -26,6 +26,7 @@ class Session:
         self._answers = []
         self.ended = False
         self._unsent = b""
+        self.waiting = False  # for the client to take what is unsent
         self._writer = None
         self._put = None  # (id, action, output, size) of the put under way
         self._error = None  # why the put under way fails
@@ -52,14 +53,14 @@ class Session:
                 if found is None:
                     front.fetch(self, number, action)
                     continue
-                output, size, time_ns, path, mtime = found
+                output, size, put_time, path, mtime = found
                 counters.get_local_hit += 1
                 counters.get_hits += 1
                 counters.get_hit_bytes += size
                 if not front.plain_paths:
                     path = json_text(path)
-                answers.append(hit_answer(number, output, size, time_ns, path))
-                if mtime < front.stale_before:
+                answers.append(hit_answer(number, output, size, put_time, path))
+                if mtime < front.stale_before or output in front.refreshed:
                     front.note_use(action, output)
             elif kind == CHUNK:
                 self._put_chunk(event[1])
@@ -77,8 +78,6 @@ class Session:
                 self.flush()
                 self.end()
                 return
-        if front.debug:
-            front.log_turn(answers)
         self.flush()
 
     def answer(self, text: str) -> None:
@@ -144,23 +143,29 @@ class Session:
     # -- out and the end ---------------------------------------------------------------------------
 
     def flush(self, _=None) -> None:
-        """Write what is queued; what the client does not take now waits for it to be writable."""
+        """Write what is queued; what the client does not take now waits until it does."""
         if self._answers:
+            if self.front.debug:
+                self.front.log_answers(self._answers)
             text = "".join(self._answers).encode()
             self._answers.clear()
             self._unsent = self._unsent + text if self._unsent else text
+        elif not self._unsent:
+            return
         if self.out_fd < 0:
             self._unsent = b""
-        elif self._unsent:
-            try:
-                self._unsent = self._unsent[os.write(self.out_fd, self._unsent) :]
-            except BlockingIOError:
-                pass
-            except OSError:
-                self._unsent = b""
-                self.end()
-                return
-            self.front.watch_output(self, bool(self._unsent), len(self._unsent) > MAX_UNSENT_BYTES)
+            return
+        try:
+            self._unsent = self._unsent[os.write(self.out_fd, self._unsent) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._unsent = b""
+            self.end()
+            return
+        if self._unsent or self.waiting:
+            self.waiting = bool(self._unsent)
+            self.front.watch_output(self, self.waiting, len(self._unsent) > MAX_UNSENT_BYTES)
 
     def end(self) -> None:
         """The client is gone, or its stream is lost."""

@@ -24,7 +24,7 @@ def free_space(root: str, wanted: int, min_age_s: float) -> int:
                 status = entry.stat(follow_symlinks=False)
             except OSError:
                 continue
-            if status.st_mtime < oldest_kept and status.st_nlink == 1:
+            if status.st_mtime < oldest_kept and status.st_nlink == 1 and status.st_blocks:
                 candidates.append((status.st_mtime, entry.path, status.st_blocks * 512))
     candidates.sort()
     freed = 0

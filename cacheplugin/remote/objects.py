@@ -29,7 +29,7 @@ class ObjectsLayout:
     def __init__(self, bucket, cache, prefix: str) -> None:
         self._bucket = bucket
         self._cache = cache
-        self._prefix = f"{prefix}/" if prefix else ""
+        self._prefix = prefix if prefix in ("", "/") else f"{prefix}/"
         self._uploaded = set()  # outputs the bucket is known to hold
 
     def _key(self, kind: str, name: str) -> str:

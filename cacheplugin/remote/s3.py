@@ -8,9 +8,10 @@ from botocore.config import Config
 
 from .. import __version__
 from ..errors import Absent, RemoteError, TimedOut, Unavailable, Unusable
+from .gets import DirectGets
 
 # Bodies of more bytes than this go in parts, several at once, through s3transfer.
-LARGE_BYTES = 16 << 20
+LARGE_BYTES = 8 << 20
 
 CONNECT_TIMEOUT_S = 3
 FETCH_READ_TIMEOUT_S = 6  # a get waits for it, and a miss is better than a long wait
@@ -62,8 +63,10 @@ class Bucket:
                 self._region = self._find_region()
                 self._fetches = self._client(FETCH_READ_TIMEOUT_S)
                 self._uploads = None if options.read_only else self._client(UPLOAD_READ_TIMEOUT_S)
-                if self._session.get_credentials() is None:
+                credentials = self._session.get_credentials()
+                if credentials is None:
                     raise Unusable("no AWS credentials found")
+                self._gets = DirectGets(self._fetches, credentials)
         except ValueError as error:  # an endpoint URL that only botocore finds wrong
             raise Unusable(_one_line(error)) from error
 
@@ -105,20 +108,27 @@ class Bucket:
 
     def read(self, key: str, limit: int) -> bytes:
         """A small object; no more than its first ``limit`` bytes."""
-        with translated():
-            body = self._fetches.get_object(Bucket=self._name, Key=key)["Body"]
-            try:
-                return body.read(limit)
-            finally:
-                body.close()
+        with self.open(key) as (_, body):
+            return body.read(limit)
 
     @contextmanager
     def open(self, key: str):
-        """(length in bytes, StreamingBody) of an object, while the context lasts."""
+        """(length in bytes, body with ``read(n)`` and ``close()``) of an object, for the context."""
         with translated():
-            answer = self._fetches.get_object(Bucket=self._name, Key=key)
-            with answer["Body"] as body:
-                yield answer["ContentLength"], body
+            body = self._gets.open(key)
+            if body is not None:
+                length = int(body.headers["content-length"])
+            else:
+                answer = self._fetches.get_object(Bucket=self._name, Key=key)
+                body, length = answer["Body"], answer["ContentLength"]
+            whole = False
+            try:
+                yield length, body
+                whole = True
+            finally:
+                # A connection goes back to the pool with the last byte read; with some unread, never.
+                if not whole or body.read(1):
+                    body.close()
 
     def exists(self, key: str) -> bool:
         try:
@@ -184,7 +194,7 @@ def _transfers(client):
         client,
         TransferConfig(
             multipart_threshold=LARGE_BYTES,
-            multipart_chunksize=LARGE_BYTES // 2,
+            multipart_chunksize=LARGE_BYTES,
             max_request_concurrency=4,
             max_in_memory_upload_chunks=2,
             max_in_memory_download_chunks=2,
