@@ -1,4 +1,5 @@
-"""What is not direct mode: help and version. Has docopt and may be slow."""
+"""Every command but direct mode. Has docopt and may be slow."""
+import importlib
 import sys
 
 import docopt
@@ -9,7 +10,11 @@ from .helptext import TOPICS, USAGE
 from .options import FLAGS, LATER_COMMANDS, split
 
 
-def run(words, argv) -> int:
+# Each is a module of that name with ``run(options) -> exit status``.
+COMMANDS = ("prune", "verify", "stats", "flush")
+
+
+def run(words, argv, options) -> int:
     """Run the command among ``words``; returns the exit status, raises UsageError."""
     if words[0] in LATER_COMMANDS:
         raise UsageError(f"{words[0]} is not supported yet")
@@ -18,6 +23,9 @@ def run(words, argv) -> int:
         arguments = docopt.docopt(usage, canonical(argv), default_help=False)
     except docopt.DocoptExit:
         raise UsageError(f"unknown command {' '.join(words)!r}; see 'go-cache-plugin help'") from None
+    for command in COMMANDS:
+        if arguments[command]:
+            return importlib.import_module(f".{command}", __package__).run(options)
     if arguments["version"]:
         sys.stdout.write(f"go-cache-plugin {__version__}\n")
     elif arguments["<topic>"] is None:
@@ -42,8 +50,9 @@ def canonical(argv) -> list:
 
 
 def _variables() -> str:
-    width = max(len(row[1]) for row in FLAGS)
+    width = max(len(row[1] or "") for row in FLAGS)
     return "".join(
         f"{variable:<{width}}  {'--' if len(flag) > 1 else '-'}{flag}\n"
         for flag, variable, *_ in FLAGS
+        if variable
     )

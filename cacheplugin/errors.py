@@ -38,7 +38,11 @@ class Absent(RemoteError):
 
 
 class Damaged(RemoteError):
-    """The object exists and is not what its name promises."""
+    """The object exists and is not what its name promises; ``output`` is the id of a bad output."""
+
+    def __init__(self, reason: str, output: str = None) -> None:
+        super().__init__(reason)
+        self.output = output
 
 
 class Unavailable(RemoteError):

@@ -4,12 +4,12 @@ It answers hits from the store itself and never waits for S3, a lock or a worker
 not need (the writing half of the store, the pool, json, logging) is imported when it is needed.
 """
 import os
-import select
 import stat
 import sys
 import time
 from _signal import SIGINT, SIGTERM, set_wakeup_fd, signal  # the signal module imports enum
 
+from .loop import READABLE, WRITABLE, Loop
 from .metrics import Counters
 from .options import DEBUG_BUILD_CACHE
 from .protocol import close_answer, hit_answer, json_text
@@ -41,11 +41,13 @@ class Front:
         self._used = []  # (action, output) of entries whose clock of use is to be set
         self.refreshed = set()  # outputs among those: a body's clock hides other actions' behind it
         self._pool = None
+        self._spool = None
+        self._damaged = set()  # outputs that are wrong in the bucket
+        self._spooled = {}  # number of an upload job: number of its entry in the spool
         self._remote = bool(options.bucket)
         self._fetching = {}  # action: [(session, request id)] that wait for it
         self._timed = False  # whether the loop has more to do than to wait for descriptors
-        self._poll = select.poll()
-        self._handlers = {}
+        self._loop = Loop()
         self._interrupted = self._terminated = False
         self._status = 0
         self._session = None  # the client of direct mode
@@ -74,40 +76,25 @@ class Front:
         if self.options.verbose:
             self._log_start()
         self._session = Session(self, in_fd, out_fd)
-        self.watch(in_fd, select.POLLIN, self._session.on_readable)
-        poll, handlers = self._poll.poll, self._handlers
+        turn = self._loop.turn
+        self._loop.watch(in_fd, READABLE, self._session.on_readable)
         while not self._done:
-            ready = poll(self._timeout_ms() if self._timed else None)
-            for fd, event in ready:
-                handler = handlers.get(fd)
-                if handler is not None:
-                    handler(event)
+            busy = turn(self._timeout_ms() if self._timed else None)
             if self._timed:
-                self._on_time(idle=not ready)
-        if self._pool is not None and self._pool.alive:
-            self._pool.close()
-        self._touch_used()
+                self._on_time(idle=not busy)
+        self._finish()
         return self._status
-
-    def watch(self, fd: int, events: int, handler) -> None:
-        """Call ``handler(events)`` whenever ``fd`` is ready."""
-        self._handlers[fd] = handler
-        self._poll.register(fd, events)
-
-    def unwatch(self, fd: int) -> None:
-        if self._handlers.pop(fd, None) is not None:
-            self._poll.unregister(fd)
 
     def watch_output(self, session, waiting: bool, full: bool) -> None:
         """Watch a client's output while answers wait, and its input unless too many do."""
         if waiting:
-            self.watch(session.out_fd, select.POLLOUT, session.flush)
+            self._loop.watch(session.out_fd, WRITABLE, session.flush)
         elif session.out_fd != session.in_fd:
-            self.unwatch(session.out_fd)
+            self._loop.unwatch(session.out_fd)
         if full:
-            self.unwatch(session.in_fd)
-        elif session.in_fd not in self._handlers and not session.ended:
-            self.watch(session.in_fd, select.POLLIN, session.on_readable)
+            self._loop.unwatch(session.in_fd)
+        elif not self._loop.watches(session.in_fd) and not session.ended:
+            self._loop.watch(session.in_fd, READABLE, session.on_readable)
 
     def _timeout_ms(self):
         if self._drain_from is not None:
@@ -134,7 +121,7 @@ class Front:
         set_wakeup_fd(wake_in, warn_on_full_buffer=False)
         signal(SIGINT, self._on_signal)
         signal(SIGTERM, self._on_signal)
-        self.watch(wake_out, select.POLLIN, lambda _: self._act_on_signals(wake_out))
+        self._loop.watch(wake_out, READABLE, lambda _: self._act_on_signals(wake_out))
 
     def _on_signal(self, number, _frame) -> None:
         if number == SIGINT:
@@ -181,10 +168,25 @@ class Front:
             self.counters.put_skip_read_only += 1
         elif size < self.options.min_upload_bytes:
             self.counters.put_skip_small += 1
-        elif self._pool_usable():
-            self._pool.upload(action, output, size, time_ns, path)
         else:
-            self.counters.put_s3_skipped += 1
+            entry, number = self._spool_entry(action, output, size, time_ns, path)
+            if self.options.upload != "off" and self._pool_usable():
+                job = self._pool.upload(entry, replace=output in self._damaged)
+                self._spooled[job] = number
+            else:
+                self.counters.put_s3_skipped += 1
+
+    def _spool_entry(self, *put):
+        """(entry, its number in the spool or None): what is answered shall survive this process."""
+        from . import spool
+
+        try:
+            if self._spool is None:
+                self._spool = spool.SpoolSession.create(self.store, self.options)
+            number = self._spool.add(*put)
+            return self._spool.pending[number], number
+        except OSError:
+            return spool.Entry(*put), None  # a full disk: it has to do without
 
     def _pool_usable(self) -> bool:
         if self._remote and self._pool is None:
@@ -194,7 +196,7 @@ class Front:
             try:
                 if not self._writable:
                     fields["cache_dir"] = self.local.first_store().root
-                self._pool = PoolLink((fields,), self.watch, self.unwatch, self._on_result)
+                self._pool = PoolLink((fields,), self._loop, self._on_result)
             except OSError as error:
                 self._remote = False
                 self.warn(f"bucket {self.options.bucket} is not used: {error.strerror}")
@@ -214,6 +216,7 @@ class Front:
                 counters.get_fault_miss += 1
             elif message.status == jobs.DAMAGED:
                 counters.get_fault_damaged += 1
+                self._damaged.add(message.output)
             elif message.status == jobs.SKIPPED:
                 counters.get_fault_skipped += 1
             elif message.status != jobs.HIT:
@@ -221,6 +224,9 @@ class Front:
             self._answer_waiting(message, message.status == jobs.HIT)
         else:
             counters.put_s3_bytes += message.sent
+            number = self._spooled.pop(message.number)
+            if number is not None and message.status in (jobs.STORED, jobs.DAMAGED):
+                self._spool.done(number)
             if message.status == jobs.STORED:
                 counters.put_s3_action += 1
                 if message.found:
@@ -255,8 +261,8 @@ class Front:
 
     def session_ended(self, session) -> None:
         """The client is gone without an answer to close: nobody is to wait for what remains."""
-        self.unwatch(session.in_fd)
-        self.unwatch(session.out_fd)
+        self._loop.unwatch(session.in_fd)
+        self._loop.unwatch(session.out_fd)
         if session.fault:
             self._status = EXIT_PROTOCOL
             if not self._interrupted:
@@ -275,7 +281,7 @@ class Front:
     def _drain(self) -> None:
         """Go on with closing as far as that is possible now."""
         now, limit = time.monotonic(), self.options.drain_timeout_s
-        pending = self._pool.uploads_pending if self._pool is not None else 0
+        pending = len(self._spooled) if self.options.upload == "wait" else 0
         if pending and not self._interrupted:
             if limit is None or now < self._drain_from + limit:
                 self._show_progress(now, pending)
@@ -293,6 +299,29 @@ class Front:
             self._print_summary()
             self._let_go(session)
         self._done = True
+
+    def _finish(self) -> None:
+        """What is done when nobody waits any more."""
+        if self._pool is not None:
+            self._pool.close()
+        self._touch_used()
+        if self._spool is not None:
+            self._spool.release()
+        if self._terminated or self._interrupted or not self._remote:
+            return
+        if self.options.upload != "off" and not self.options.read_only:
+            self._start_uploader()
+
+    def _start_uploader(self) -> None:
+        """Have what this session or a dead one left in the spool uploaded."""
+        try:
+            if os.path.isdir(f"{self.store.root}/spool"):
+                from . import flush, spool
+
+                if spool.is_waiting(self.store.root):
+                    flush.start_detached(self.options)
+        except OSError:
+            pass  # a later session tries again
 
     def _show_progress(self, now, pending) -> None:
         if self._progress_at is not None and now >= self._progress_at:

@@ -5,6 +5,10 @@ A build cache for the go command, kept on disk and in Amazon S3.
 
 Usage:
   go-cache-plugin [options]
+  go-cache-plugin [options] prune
+  go-cache-plugin [options] verify
+  go-cache-plugin [options] stats
+  go-cache-plugin [options] flush
   go-cache-plugin [options] help [<topic>]
   go-cache-plugin [options] version
 
@@ -20,13 +24,32 @@ Options:
   --s3-path-style         address the bucket in the path  [GOCACHE_S3_PATH_STYLE]
   --prefix=TEXT           before every key  [GOCACHE_KEY_PREFIX]
   --min-upload-size=SIZE  smaller bodies are not uploaded, in bytes  [GOCACHE_MIN_SIZE; 0]
-  --read-only             fetch, store locally, never upload  [GOCACHE_READ_ONLY]
+  --upload=MODE           wait: close waits for uploads; background: they go on without the go
+                          command; off: they stay for a later session or flush
+                          [GOCACHE_UPLOAD; wait]
   --drain-timeout=TIME    at close, wait no longer for uploads: 90s, 1m30s  [GOCACHE_DRAIN_TIMEOUT]
+  --read-only             fetch, store locally, never upload  [GOCACHE_READ_ONLY]
+  --expiry=TIME           prune what was not used for so long: 168h  [GOCACHE_EXPIRY; 0: nothing]
+  --max-size=SIZE         prune the least recently used beyond it: 20GB  [GOCACHE_MAX_SIZE; no limit]
   -c N                    fetches from S3 at once  [GOCACHE_CONCURRENCY; 32]
   -u N                    uploads at once  [GOCACHE_S3_CONCURRENCY; 16]
   --metrics               print counters to stderr at exit  [GOCACHE_METRICS]
   -v                      say what happens; implies --metrics  [GOCACHE_VERBOSE]
   --debug=MASK            log 1: the build cache; implies -v  [GOCACHE_DEBUG]
+
+Of prune:
+  --min-age=TIME          what was used within it stays  [1h]
+  --dry-run               say what would go, remove nothing
+
+Of verify:
+  --sha256                check bodies by SHA-256 too, not by xxh3 alone
+  --repair                remove what is wrong
+
+Of flush:
+  --timeout=TIME          give up after so long, exit 1 if something remains
+
+Of prune, verify and stats:
+  --json                  print JSON
 
 In brackets: the variable that does the same, and the default.
 Topics: {topics}.

@@ -19,9 +19,15 @@ TIMED_OUT = "timed out"  # as FAILED, after the whole time-out
 LOST = "lost"  # the worker died with it
 
 FetchJob = namedtuple("FetchJob", "number action")
-UploadJob = namedtuple("UploadJob", "number action output size time_ns path")
+# recovered: left by a process that died, perhaps in the middle of it. replace: the bucket's output
+# is known to be damaged.
+UploadJob = namedtuple(
+    "UploadJob",
+    "number action output size time_ns path recovered replace",
+    defaults=(False, False),
+)
 
-# output to path are None unless the status is HIT; received: bytes that came over the network.
+# output to path are None unless the status is HIT, but output is also that which is DAMAGED; received: bytes that came over the network.
 FetchResult = namedtuple(
     "FetchResult", "number action status output size time_ns path received reason"
 )

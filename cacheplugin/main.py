@@ -17,7 +17,7 @@ def main() -> None:
         if words:
             from . import cli
 
-            status = cli.run(words, sys.argv[1:])
+            status = cli.run(words, sys.argv[1:], chosen)
         else:
             status = direct(chosen)
     except UsageError as error:

@@ -9,7 +9,7 @@ import os
 
 from .errors import UsageError
 
-# (flag, variable, field of Options, kind, default)
+# (flag, variable or None, field of Options, kind, default)
 FLAGS = (
     ("cache-dir", "GOCACHE_DIR", "cache_dir", "path", None),
     ("bucket", "GOCACHE_S3_BUCKET", "bucket", "text", ""),
@@ -18,18 +18,38 @@ FLAGS = (
     ("s3-path-style", "GOCACHE_S3_PATH_STYLE", "path_style", "bool", False),
     ("prefix", "GOCACHE_KEY_PREFIX", "prefix", "prefix", ""),
     ("min-upload-size", "GOCACHE_MIN_SIZE", "min_upload_bytes", "size", 0),
-    ("metrics", "GOCACHE_METRICS", "metrics", "bool", False),
+    ("upload", "GOCACHE_UPLOAD", "upload", "upload", "wait"),
+    ("drain-timeout", "GOCACHE_DRAIN_TIMEOUT", "drain_timeout_s", "duration", None),
+    ("read-only", "GOCACHE_READ_ONLY", "read_only", "bool", False),
+    ("expiry", "GOCACHE_EXPIRY", "expiry_s", "duration", 0.0),
+    ("max-size", "GOCACHE_MAX_SIZE", "max_size_bytes", "amount", 0),
     ("c", "GOCACHE_CONCURRENCY", "fetches_at_once", "count", 32),
     ("u", "GOCACHE_S3_CONCURRENCY", "uploads_at_once", "count", 16),
+    ("metrics", "GOCACHE_METRICS", "metrics", "bool", False),
     ("v", "GOCACHE_VERBOSE", "verbose", "bool", False),
     ("debug", "GOCACHE_DEBUG", "debug", "mask", 0),
-    ("read-only", "GOCACHE_READ_ONLY", "read_only", "bool", False),
-    ("drain-timeout", "GOCACHE_DRAIN_TIMEOUT", "drain_timeout_s", "duration", None),
+    ("min-age", None, "min_age_s", "duration", 3600.0),
+    ("dry-run", None, "dry_run", "bool", False),
+    ("json", None, "json", "bool", False),
+    ("sha256", None, "sha256", "bool", False),
+    ("repair", None, "repair", "bool", False),
+    ("timeout", None, "timeout_s", "duration", None),
 )
 
+# The flags that are not for every command, and the commands they are for.
+COMMAND_FLAGS = {
+    "min-age": ("prune",),
+    "dry-run": ("prune",),
+    "json": ("prune", "verify", "stats"),
+    "sha256": ("verify",),
+    "repair": ("verify",),
+    "timeout": ("flush",),
+}
+
+UPLOAD_MODES = ("wait", "background", "off")
+
 # Known to the Go program, and not built here yet: refused by name, so that nobody waits for them.
-LATER_FLAGS = ("expiry", "plugin", "http", "modproxy", "revproxy", "sumdb")
-LATER_VARIABLES = ("GOCACHE_EXPIRY",)
+LATER_FLAGS = ("plugin", "http", "modproxy", "revproxy", "sumdb")
 LATER_COMMANDS = ("serve", "connect")
 
 DEBUG_BUILD_CACHE = 1
@@ -71,7 +91,9 @@ def load(argv, environ):
         text = texts.get(flag)
         origin = f"--{flag}" if len(flag) > 1 else f"-{flag}"
         if text is None:
-            text, origin = environ.get(variable) or None, variable
+            text, origin = environ.get(variable) or None if variable else None, variable
+        elif flag in COMMAND_FLAGS and (words or [""])[0] not in (*COMMAND_FLAGS[flag], "help"):
+            raise UsageError(f"{origin} is for {', '.join(COMMAND_FLAGS[flag])}")
         if text is not None:
             fields[field] = _value(kind, text, origin)
     if "cache_dir" not in fields:
@@ -132,6 +154,15 @@ def _value(kind, text, origin):
             return parse_duration(text)
         except ValueError:
             raise UsageError(f"{origin}: {text!r} is not a duration such as 90s or 1h30m") from None
+    if kind == "amount":
+        try:
+            return parse_amount(text)
+        except ValueError:
+            raise UsageError(f"{origin}: {text!r} is not a size such as 500M or 20GiB") from None
+    if kind == "upload":
+        if text not in UPLOAD_MODES:
+            raise UsageError(f"{origin}: {text!r} is not one of {', '.join(UPLOAD_MODES)}")
+        return text
     if kind == "url":
         if text and not text.startswith(("http://", "https://")):
             raise UsageError(f"{origin}: {text!r} is not an http:// or https:// URL")
@@ -161,6 +192,16 @@ def parse_duration(text: str) -> float:
     if total > 1e9:
         raise ValueError(text)
     return total
+
+
+def parse_amount(text: str) -> int:
+    """Bytes of a whole number with or without a unit: 500M, 20GB, 20GiB (K to T); else ValueError."""
+    number = text.rstrip("KMGTkiBb")
+    unit = text[len(number) :].upper().removesuffix("B")
+    power = ("", "K", "M", "G", "T").index(unit.removesuffix("I"))
+    if not (number.isascii() and number.isdigit()) or len(number) > 15 or unit == "I":
+        raise ValueError(text)
+    return int(number) * (1024 if unit.endswith("I") else 1000) ** power
 
 
 def clean_prefix(text: str) -> str:

@@ -28,8 +28,8 @@ UPLOAD_TRIES = 3
 DEATHS_TO_GIVE_UP = 3  # workers lost in a row without one result between
 
 
-def main() -> None:
-    """Run until stdin ends; the only thing the command line says is where modules are found."""
+def main(_) -> None:
+    """Run until stdin ends."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # blocked by poollink meanwhile

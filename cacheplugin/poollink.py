@@ -5,28 +5,43 @@ holds nothing of the go command's, and dies with the front by the end of its std
 a socket pair would make the front import socket; posix_spawn for the same reason.)
 """
 import os
-import select
 import sys
 
 from . import channel, jobs
+from .loop import READABLE, WRITABLE
 
 STARTS = 3  # a pool that died this often is not started again in this session
 
-_BOOT = "import sys; sys.path[:] = sys.argv[2:]; from cacheplugin.pool import main; main()"
+
+
+def spawn(module: str, argument: str, file_actions) -> int:
+    """Start ``main(argument)`` of a module of this package in a process; returns its id.
+
+    It finds the same modules as this one, and not what lies in the working directory. SIGINT is
+    blocked until it says what it does about it. Raises OSError.
+    """
+    boot = f"import sys; sys.path[:] = sys.argv[3:]; from {module} import main; main(sys.argv[2])"
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-c", boot, module, argument, *sys.path],
+        os.environ,
+        file_actions=file_actions,
+        setsigmask=(2,),
+    )
 
 
 class PoolLink:
-    """``watch(fd, events, handler)`` and ``unwatch(fd)`` are the front's loop.
+    """Lives in the loop.Loop of its process; ``configuration`` is what the pool gets first.
 
     ``on_message(message)`` gets each result; a job whose pool died is answered LOST, or, where it is
     an upload, sent again to the next pool.
     """
 
-    def __init__(self, configuration, watch, unwatch, on_message) -> None:
+    def __init__(self, configuration, loop, on_message) -> None:
         self.alive = True  # False once it has died for good
         self.process_id = None
         self._configuration = configuration
-        self._watch, self._unwatch = watch, unwatch
+        self._loop = loop
         self._on_message = on_message
         self._fetches, self._uploads = {}, {}  # number: job, of those not answered
         self._number = 0
@@ -42,10 +57,13 @@ class PoolLink:
         self._fetches[job.number] = job
         self._send(jobs.pack(job))
 
-    def upload(self, action: str, output: str, size: int, time_ns: int, path: str) -> None:
-        job = jobs.UploadJob(self._next(), action, output, size, time_ns, path)
+    def upload(self, entry, recovered: bool = False, replace: bool = False) -> int:
+        """Upload a spool.Entry; returns the number its UploadResult will have."""
+        put = (entry.action, entry.output, entry.size, entry.time_ns, entry.path)
+        job = jobs.UploadJob(self._next(), *put, recovered, replace)
         self._uploads[job.number] = job
         self._send(jobs.pack(job))
+        return job.number
 
     def _next(self) -> int:
         self._number += 1
@@ -57,14 +75,14 @@ class PoolLink:
         except OSError:
             return  # the end of the results says the same, and is heard in the loop
         if not sent:
-            self._watch(self._sender.fd, select.POLLOUT, self._flush)
+            self._loop.watch(self._sender.fd, WRITABLE, self._flush)
 
     def _flush(self, _) -> None:
         try:
             if self._sender.flush():
-                self._unwatch(self._sender.fd)
+                self._loop.unwatch(self._sender.fd)
         except OSError:
-            self._unwatch(self._sender.fd)
+            self._loop.unwatch(self._sender.fd)
 
     def _start(self) -> None:
         self._starts += 1
@@ -73,19 +91,16 @@ class PoolLink:
         self._log_fd, log_in = os.pipe()
         os.set_blocking(self._log_fd, False)
         inner = (jobs_out, results_in, log_in)
-        self.process_id = os.posix_spawn(
-            sys.executable,
-            # The same modules as here, and not what lies in the working directory.
-            [sys.executable, "-c", _BOOT, "cacheplugin.pool", *sys.path],
-            os.environ,
+        self.process_id = spawn(
+            "cacheplugin.pool",
+            "",
             file_actions=[(os.POSIX_SPAWN_DUP2, fd, at) for at, fd in enumerate(inner)],
-            setsigmask=(2,),  # SIGINT, until the pool ignores it
         )
         for fd in inner:
             os.close(fd)
         self._sender, self._receiver = channel.Sender(jobs_in), channel.Receiver(results_out)
-        self._watch(results_out, select.POLLIN, self._hear)
-        self._watch(self._log_fd, select.POLLIN, self._pass_log)
+        self._loop.watch(results_out, READABLE, self._hear)
+        self._loop.watch(self._log_fd, READABLE, self._pass_log)
         self._send(self._configuration)
 
     def _hear(self, _) -> None:
@@ -105,7 +120,7 @@ class PoolLink:
         try:
             data = os.read(self._log_fd, 65536)
             if not data:
-                self._unwatch(self._log_fd)
+                self._loop.unwatch(self._log_fd)
             os.write(2, data)
         except OSError:
             pass
@@ -137,5 +152,5 @@ class PoolLink:
     def close(self) -> None:
         """Let go of the pool, which then ends with all its workers."""
         for fd in (self._sender.fd, self._receiver.fd, self._log_fd):
-            self._unwatch(fd)
+            self._loop.unwatch(fd)
             os.close(fd)

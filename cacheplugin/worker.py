@@ -58,7 +58,8 @@ def perform(layout, job):
         # For an upload, what is absent is the bucket's own doing.
         return failed(job, jobs.MISS if failed is jobs.fetch_failed else jobs.FAILED, str(error))
     except Damaged as error:
-        return failed(job, jobs.DAMAGED, str(error))
+        result = failed(job, jobs.DAMAGED, str(error))
+        return result._replace(output=error.output) if failed is jobs.fetch_failed else result
     except Unusable as error:
         return failed(job, jobs.UNUSABLE, str(error))
     except TimedOut as error:

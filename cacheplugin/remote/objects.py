@@ -11,7 +11,6 @@ import hashlib
 import time
 
 from ..errors import Absent, BodyMismatch, Damaged, Unavailable
-from ..record import MAX_TIME_NS
 from ..store import EMPTY_OUTPUT
 from . import Fetched, Uploaded
 from .s3 import LARGE_BYTES
@@ -46,7 +45,7 @@ class ObjectsLayout:
         except Absent as error:
             raise Damaged(f"action {action} names an output that is not there") from error
         except BodyMismatch as error:
-            raise Damaged(f"output {output}: {error}") from error
+            raise Damaged(f"output {output}: {error}", output) from error
         self._uploaded.add(output)
         return Fetched(output, size, time_ns, path, size)
 
@@ -67,12 +66,17 @@ class ObjectsLayout:
 
     def upload(self, job) -> Uploaded:
         found, sent = True, 0
-        if job.output not in self._uploaded:
+        if job.output not in self._uploaded or job.replace:
             key = self._key("output", job.output)
             if job.size > LARGE_BYTES:
-                found = self._bucket.exists(key)
+                found = not job.replace and self._bucket.exists(key)
+                if job.recovered:
+                    self._bucket.abort_uploads(key)
                 if not found:
                     self._bucket.upload_file(key, job.path)
+            elif job.replace:
+                found = False
+                self._bucket.write(key, _read_body(job))
             else:
                 found = not self._bucket.write_new(key, _read_body(job))
             sent = 0 if found else job.size
@@ -91,8 +95,7 @@ def parse_action(data: bytes):
             len(output) == len(EMPTY_OUTPUT)
             and not output.strip(b"0123456789abcdef")
             and time_ns.isdigit()
-            and len(time_ns) < 20
-            and int(time_ns) <= MAX_TIME_NS
+            and len(time_ns) < 20  # and so before the year 2287
         ):
             return output.decode(), int(time_ns)
     raise Damaged(f"an action object holds {data[:80]!r}")
@@ -100,8 +103,13 @@ def parse_action(data: bytes):
 
 def _read_body(job) -> bytes:
     """The body of an UploadJob, checked once more: what is uploaded is served to everybody."""
-    with open(job.path, "rb") as file:
-        data = file.read()
+    if job.output == EMPTY_OUTPUT:
+        return b""
+    try:
+        with open(job.path, "rb") as file:
+            data = file.read()
+    except FileNotFoundError as error:
+        raise Damaged(f"{job.path} is gone") from error
     if hashlib.sha256(data).hexdigest() != job.output:
-        raise OSError(f"{job.path} is damaged")
+        raise Damaged(f"{job.path} is not what its name says")
     return data

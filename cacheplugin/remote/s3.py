@@ -186,6 +186,16 @@ class Bucket:
             with _transfers(self._uploads) as transfers:
                 transfers.upload(path, self._name, key).result()
 
+    def abort_uploads(self, key: str) -> None:
+        """Abort multipart uploads of an object that somebody began and did not end."""
+        with translated():
+            found = self._uploads.list_multipart_uploads(Bucket=self._name, Prefix=key)
+            for upload in found.get("Uploads", ()):
+                if upload["Key"] == key:
+                    self._uploads.abort_multipart_upload(
+                        Bucket=self._name, Key=key, UploadId=upload["UploadId"]
+                    )
+
 
 def _transfers(client):
     from s3transfer.manager import TransferConfig, TransferManager

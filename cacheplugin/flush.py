@@ -1,0 +1,182 @@
+"""Upload what sessions left in the spool: the command ``flush``, and the detached uploader."""
+import fcntl
+import os
+import signal
+import sys
+import time
+
+from . import jobs, log, spool
+from .errors import UsageError
+from .loop import Loop
+from .options import Options
+from .poollink import PoolLink, spawn
+from .store import Store
+
+_PROGRESS_EVERY_S = 0.5
+
+
+def run(options) -> int:
+    """``go-cache-plugin flush``; exit status 1 where something remains."""
+    if not os.path.isdir(options.cache_dir):
+        raise UsageError(f"there is no cache directory {options.cache_dir}")
+    os.umask(0o022)
+    log.setup(options)
+    deadline = None if options.timeout_s is None else time.monotonic() + options.timeout_s
+    try:
+        with UploaderLock(options.cache_dir, deadline):
+            uploader = Uploader(options, deadline, progress=os.isatty(2))
+            uploader.run()
+    except TimeoutError:
+        sys.stdout.write("another uploader is at work and was not done in time\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    remain = spool.count_pending(Store(options.cache_dir))
+    sys.stdout.write(
+        f"{uploader.uploaded} entries uploaded, {uploader.dropped} dropped (their bodies are damaged "
+        f"or gone), {remain} remain\n"
+    )
+    return 1 if remain else 0
+
+
+def start_detached(options) -> None:
+    """Start an uploader that nobody waits for; it ends when the spool is empty. Raises OSError."""
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        spawn(
+            "cacheplugin.flush",
+            options.cache_dir,
+            [(os.POSIX_SPAWN_DUP2, null, at) for at in range(3)],
+        )
+    finally:
+        os.close(null)
+
+
+def main(cache_dir: str) -> None:
+    """The detached uploader's: one for each directory."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.umask(0o022)
+    options = Options(cache_dir=cache_dir)
+    try:
+        while spool.is_waiting(cache_dir):
+            with UploaderLock(cache_dir, time.monotonic()):
+                uploader = Uploader(options)
+                uploader.run()
+            # Whoever ended in the meantime found the lock taken, so the spool is looked at again.
+            if not uploader.uploaded:
+                break
+    except (OSError, TimeoutError):
+        pass
+    os._exit(0)
+
+
+class UploaderLock:
+    """One uploader at a time for a directory; raises TimeoutError at ``deadline`` (monotonic)."""
+
+    def __init__(self, root: str, deadline=None) -> None:
+        os.makedirs(f"{root}/spool", 0o755, exist_ok=True)
+        self._fd = os.open(f"{root}/spool/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._wait(deadline)
+
+    def _wait(self, deadline) -> None:
+        def give_up(*_):
+            raise TimeoutError
+
+        before = signal.signal(signal.SIGALRM, give_up)
+        try:
+            if deadline is not None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                signal.setitimer(signal.ITIMER_REAL, left)
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+        except TimeoutError:
+            os.close(self._fd)
+            raise
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    def __enter__(self) -> "UploaderLock":
+        return self
+
+    def __exit__(self, *_) -> None:
+        os.close(self._fd)
+
+
+class Uploader:
+    """Uploads what dead sessions left, target by target, through a pool of its own for each."""
+
+    def __init__(self, options, deadline=None, progress=False) -> None:
+        self.uploaded = self.dropped = 0
+        self._options = options
+        self._store = Store(options.cache_dir)
+        self._deadline = deadline
+        self._progress_at = time.monotonic() if progress else None
+        self._loop = Loop()
+        self._jobs = {}  # number of a job: (session, number of its entry)
+
+    def run(self) -> None:
+        """Go on as long as that gets something done."""
+        before = -1
+        while self.uploaded + self.dropped != before and not self._late():
+            before = self.uploaded + self.dropped
+            targets = {}
+            for target, directory in spool.session_directories(self._options.cache_dir):
+                session = spool.SpoolSession.claim(self._store, directory)
+                if session is not None:
+                    targets.setdefault(target, []).append(session)
+            for target, sessions in targets.items():
+                try:
+                    self._upload(target, sessions)
+                finally:
+                    for session in sessions:
+                        session.release()
+
+    def _upload(self, target, sessions) -> None:
+        sessions = [session for session in sessions if session.pending]
+        if not sessions:
+            return
+        try:
+            fields = self._options.as_dict() | spool.read_target(target)
+        except (OSError, ValueError, KeyError) as error:
+            sys.stderr.write(f"go-cache-plugin: {error}\n")
+            return
+        link = PoolLink((fields,), self._loop, self._on_message)
+        self._jobs = {
+            link.upload(entry, recovered=True): (session, number)
+            for session in sessions
+            for number, entry in session.pending.items()
+        }
+        while link.uploads_pending and not self._late():
+            self._loop.turn(self._timeout_ms())
+            self._show_progress(link.uploads_pending)
+        link.close()
+
+    def _on_message(self, message) -> None:
+        if isinstance(message, jobs.UploadResult):
+            session, number = self._jobs.pop(message.number)
+            if message.status == jobs.STORED:
+                self.uploaded += 1
+                session.done(number)
+            elif message.status == jobs.DAMAGED:
+                self.dropped += 1
+                session.done(number)
+
+    def _late(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def _timeout_ms(self):
+        ends = [end for end in (self._deadline, self._progress_at) if end is not None]
+        return max(0, min(ends) - time.monotonic()) * 1000 + 1 if ends else None
+
+    def _show_progress(self, left: int) -> None:
+        if self._progress_at is not None and time.monotonic() >= self._progress_at:
+            self._progress_at = time.monotonic() + _PROGRESS_EVERY_S
+            sys.stderr.write(f"\r{self.uploaded} uploaded, {left} to go \x1b[K")
+            if not left:
+                sys.stderr.write("\r\x1b[K")

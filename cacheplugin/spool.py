@@ -1,0 +1,227 @@
+"""What is still to be uploaded, kept where no crash of a process loses it.
+
+::
+
+    spool/<target>/target              JSON: where it goes (TARGET_FIELDS of Options)
+    spool/<target>/<session>/journal   a line for each put, and one for each that S3 has
+    spool/<target>/<session>/<output>  hard link to a body, which prune may unlink meanwhile
+
+A session's journal is locked while its process lives; what is left of a dead one is any uploader's.
+Journal lines are ``put <action> <output> <size> <unix nanoseconds>`` and ``done <line number>``, each
+one write, so that a killed process leaves no part of one.
+"""
+import fcntl
+import json
+import os
+import shutil
+import time
+
+import xxhash
+
+from .store import Store
+
+TARGET_FIELDS = ("endpoint_url", "bucket", "prefix", "region", "path_style")
+_JOURNAL = "journal"
+_BIRTH_S = 60  # from a session's directory to its journal it takes no longer, by far
+
+
+class Entry:
+    """One put: hex ids, size in bytes, time in nanoseconds since the epoch, where its body is."""
+
+    __slots__ = ("action", "output", "size", "time_ns", "path")
+
+    def __init__(self, action, output, size, time_ns, path) -> None:
+        self.action, self.output, self.size = action, output, size
+        self.time_ns, self.path = time_ns, path
+
+
+class SpoolSession:
+    """One session's entries: this process's own (``create``), or a dead one's (``claim``).
+
+    ``pending`` maps line numbers to entries that S3 does not have yet. Not for two threads.
+    """
+
+    def __init__(self, directory: str, journal_fd: int) -> None:
+        self.directory = directory
+        self.pending = {}
+        self._fd = journal_fd
+        self._lines = 0
+        self._bodies = {}  # output: [how many pending entries have it, where it is]
+
+    @classmethod
+    def create(cls, store: Store, options) -> "SpoolSession":
+        """A new session of this process; raises OSError."""
+        target = json.dumps(
+            {field: getattr(options, field) for field in TARGET_FIELDS} | {"layout": "objects"},
+            sort_keys=True,
+        )
+        home = f"{store.root}/spool/{xxhash.xxh3_64_hexdigest(target.encode())}"
+        directory = f"{home}/{os.getpid()}-{os.urandom(8).hex()}"
+        os.makedirs(directory, 0o755)
+        if not os.path.exists(f"{home}/target"):
+            with store.temporary() as temp:
+                temp.write(target.encode())
+                temp.rename(f"{home}/target")
+        with store.temporary() as temp:
+            fd = os.open(temp.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+            fcntl.flock(fd, fcntl.LOCK_EX)  # before it has the name by which others look for it
+            temp.rename(f"{directory}/{_JOURNAL}")
+        return cls(directory, fd)
+
+    @classmethod
+    def claim(cls, store: Store, directory: str):
+        """What a dead process left in ``directory``, or None where its process lives."""
+        try:
+            fd = os.open(f"{directory}/{_JOURNAL}", os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        except FileNotFoundError:
+            _remove_unborn(directory)
+            return None
+        except OSError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(fd).st_nlink:
+                raise BlockingIOError  # it ended between the two calls
+        except OSError:
+            os.close(fd)
+            return None
+        session = cls(directory, fd)
+        session._replay(store)
+        return session
+
+    @classmethod
+    def read(cls, store: Store, directory: str) -> "SpoolSession":
+        """A session as its journal stands, dead or alive, to look at only."""
+        try:
+            fd = os.open(f"{directory}/{_JOURNAL}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return cls(directory, -1)
+        session = cls(directory, fd)
+        session._replay(store)
+        os.close(fd)
+        return session
+
+    def _replay(self, store) -> None:
+        with open(self._fd, "rb", closefd=False) as file:
+            lines = file.read().splitlines()
+        self._lines = len(lines)
+        entries = {}
+        for number, line in enumerate(lines):
+            match line.decode(errors="replace").split(" "):
+                case ["put", action, output, size, time_ns] if size.isdigit() and time_ns.isdigit():
+                    path = f"{self.directory}/{output}"
+                    if not os.path.exists(path):
+                        path = store.output_path(output)
+                    entries[number] = Entry(action, output, int(size), int(time_ns), path)
+                case ["done", done] if done.isdigit():
+                    entries.pop(int(done), None)
+        for number, entry in entries.items():
+            self._expect(number, entry)
+
+    def _expect(self, number, entry) -> None:
+        self.pending[number] = entry
+        self._bodies.setdefault(entry.output, [0, entry.path])[0] += 1
+
+    def add(self, action: str, output: str, size: int, time_ns: int, path: str) -> int:
+        """Note a put whose body is at ``path``; returns its number. Raises OSError."""
+        if output in self._bodies:
+            path = self._bodies[output][1]
+        elif size:
+            path = _pin(path, f"{self.directory}/{output}")
+        number = self._lines
+        os.write(self._fd, f"put {action} {output} {size} {time_ns}\n".encode())
+        self._lines += 1
+        self._expect(number, Entry(action, output, size, time_ns, path))
+        return number
+
+    def done(self, number: int) -> None:
+        """Note that S3 has an entry, or that nobody can ever upload it. Raises OSError."""
+        entry = self.pending.pop(number)
+        os.write(self._fd, f"done {number}\n".encode())
+        self._lines += 1
+        body = self._bodies[entry.output]
+        body[0] -= 1
+        if not body[0]:
+            del self._bodies[entry.output]
+            _unlink(f"{self.directory}/{entry.output}")
+
+    def release(self) -> bool:
+        """Let go of it, removing it where nothing is pending; returns whether nothing is."""
+        finished = not self.pending
+        if finished:
+            _unlink(f"{self.directory}/{_JOURNAL}")
+            shutil.rmtree(self.directory, ignore_errors=True)
+        os.close(self._fd)
+        return finished
+
+
+def session_directories(root: str) -> list:
+    """(target directory, session directory) of every session in the spool, alive or dead."""
+    found = []
+    for target in _directories(f"{root}/spool"):
+        found += [(target, session) for session in _directories(target)]
+    return found
+
+
+def is_waiting(root: str) -> bool:
+    """Whether the spool holds anything, of a live session or a dead one."""
+    return bool(session_directories(root))
+
+
+def count_pending(store: Store) -> int:
+    """Entries that wait in the spool, those of live sessions among them."""
+    return sum(
+        len(SpoolSession.read(store, directory).pending)
+        for _, directory in session_directories(store.root)
+    )
+
+
+def read_target(directory: str) -> dict:
+    """The fields of Options that say where a target's entries go; raises OSError, ValueError."""
+    with open(f"{directory}/target", encoding="utf-8") as file:
+        fields = json.load(file)
+    if fields.pop("layout") != "objects" or set(fields) != set(TARGET_FIELDS):
+        raise ValueError(f"{directory}/target is of another version")
+    return fields
+
+
+def _pin(path: str, link: str) -> str:
+    """Make ``link`` hold the body at ``path``; where that cannot be, the body itself has to do."""
+    try:
+        os.link(path, link)
+        return link
+    except FileExistsError:
+        return link
+    except OSError:
+        pass
+    try:
+        shutil.copyfile(path, f"{link}.part")
+        os.replace(f"{link}.part", link)
+        return link
+    except OSError:
+        _unlink(f"{link}.part")
+        return path
+
+
+def _remove_unborn(directory: str) -> None:
+    """Remove a session's directory whose process died before it had a journal."""
+    try:
+        if os.stat(directory).st_mtime < time.time() - _BIRTH_S:
+            os.rmdir(directory)
+    except OSError:
+        pass
+
+
+def _directories(path: str) -> list:
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
+    except OSError:
+        return []
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
