@@ -13,6 +13,7 @@ from .poollink import PoolLink, spawn
 from .store import Store
 
 _PROGRESS_EVERY_S = 0.5
+_PAUSE_S = 60
 
 
 def run(options) -> int:
@@ -24,7 +25,7 @@ def run(options) -> int:
     deadline = None if options.timeout_s is None else time.monotonic() + options.timeout_s
     try:
         with UploaderLock(options.cache_dir, deadline):
-            uploader = Uploader(options, deadline, progress=os.isatty(2))
+            uploader = Uploader(options, deadline, show_progress=os.isatty(2))
             uploader.run()
     except TimeoutError:
         sys.stdout.write("another uploader is at work and was not done in time\n")
@@ -40,7 +41,17 @@ def run(options) -> int:
 
 
 def start_detached(options) -> None:
-    """Start an uploader that nobody waits for; it ends when the spool is empty. Raises OSError."""
+    """Start an uploader, which ends when the spool is empty, if there is something for it.
+
+    It is left alone for a while after one that got nothing done. Raises OSError.
+    """
+    if not spool.is_waiting(options.cache_dir):
+        return
+    try:
+        if time.time() - os.stat(_failed_path(options.cache_dir)).st_mtime < _PAUSE_S:
+            return
+    except FileNotFoundError:
+        pass
     null = os.open(os.devnull, os.O_RDWR)
     try:
         spawn(
@@ -64,11 +75,16 @@ def main(cache_dir: str) -> None:
                 uploader = Uploader(options)
                 uploader.run()
             # Whoever ended in the meantime found the lock taken, so the spool is looked at again.
-            if not uploader.uploaded:
+            if not uploader.progress:
+                open(_failed_path(cache_dir), "w").close()
                 break
     except (OSError, TimeoutError):
         pass
     os._exit(0)
+
+
+def _failed_path(root: str) -> str:
+    return f"{root}/spool/failed"
 
 
 class UploaderLock:
@@ -111,20 +127,25 @@ class UploaderLock:
 class Uploader:
     """Uploads what dead sessions left, target by target, through a pool of its own for each."""
 
-    def __init__(self, options, deadline=None, progress=False) -> None:
+    def __init__(self, options, deadline=None, show_progress=False) -> None:
         self.uploaded = self.dropped = 0
         self._options = options
         self._store = Store(options.cache_dir)
         self._deadline = deadline
-        self._progress_at = time.monotonic() if progress else None
+        self._progress_at = time.monotonic() if show_progress else None
         self._loop = Loop()
         self._jobs = {}  # number of a job: (session, number of its entry)
+
+    @property
+    def progress(self) -> int:
+        """How many entries less there are in the spool."""
+        return self.uploaded + self.dropped
 
     def run(self) -> None:
         """Go on as long as that gets something done."""
         before = -1
-        while self.uploaded + self.dropped != before and not self._late():
-            before = self.uploaded + self.dropped
+        while self.progress != before and not self._late():
+            before = self.progress
             targets = {}
             for target, directory in spool.session_directories(self._options.cache_dir):
                 session = spool.SpoolSession.claim(self._store, directory)

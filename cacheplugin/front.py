@@ -44,6 +44,7 @@ class Front:
         self._spool = None
         self._damaged = set()  # outputs that are wrong in the bucket
         self._spooled = {}  # number of an upload job: number of its entry in the spool
+        self._upload_failed = False
         self._remote = bool(options.bucket)
         self._fetching = {}  # action: [(session, request id)] that wait for it
         self._timed = False  # whether the loop has more to do than to wait for descriptors
@@ -227,6 +228,8 @@ class Front:
             number = self._spooled.pop(message.number)
             if number is not None and message.status in (jobs.STORED, jobs.DAMAGED):
                 self._spool.done(number)
+            else:
+                self._upload_failed = True
             if message.status == jobs.STORED:
                 counters.put_s3_action += 1
                 if message.found:
@@ -302,24 +305,24 @@ class Front:
 
     def _finish(self) -> None:
         """What is done when nobody waits any more."""
-        if self._pool is not None:
+        if self._pool is not None and self._pool.alive:
             self._pool.close()
         self._touch_used()
-        if self._spool is not None:
-            self._spool.release()
-        if self._terminated or self._interrupted or not self._remote:
+        all_uploaded = self._spool is None or self._spool.release()
+        if self._terminated or self._interrupted or self._upload_failed or not self._remote:
             return
-        if self.options.upload != "off" and not self.options.read_only:
+        if self.options.upload == "off" or self.options.read_only:
+            return
+        if all_uploaded or self.options.upload == "background":
             self._start_uploader()
 
     def _start_uploader(self) -> None:
-        """Have what this session or a dead one left in the spool uploaded."""
+        """Have uploaded what this session or a dead one left in the spool."""
         try:
             if os.path.isdir(f"{self.store.root}/spool"):
-                from . import flush, spool
+                from . import flush
 
-                if spool.is_waiting(self.store.root):
-                    flush.start_detached(self.options)
+                flush.start_detached(self.options)
         except OSError:
             pass  # a later session tries again
 

@@ -139,7 +139,7 @@ class EntryWriter:
     def fill(self, write_to) -> None:
         """Let ``write_to(file)`` write the whole body into a seekable file, in any order."""
         self._temp = self._store.temporary()
-        with open(self._temp.fd, "wb", buffering=0, closefd=False) as file:
+        with open(self._temp.fd, "wb", closefd=False) as file:
             write_to(file)
         while data := os.pread(self._temp.fd, _COPY_BYTES, self._received):
             self._received += len(data)

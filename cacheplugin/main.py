@@ -21,7 +21,8 @@ def main() -> None:
         else:
             status = direct(chosen)
     except UsageError as error:
-        sys.stderr.write(f"go-cache-plugin: {error}\n")
+        text = str(error).replace("\n", "\\n")
+        sys.stderr.write(f"go-cache-plugin: {text}\n")
         status = 2
     except Exception as error:
         sys.stderr.write(f"go-cache-plugin: internal error: {error!r}; --debug 1 shows where\n")

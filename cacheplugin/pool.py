@@ -207,6 +207,9 @@ class Supervisor:
         worker.process.join()
         logger.info("worker %d died with %d jobs", worker.process.pid, len(worker.jobs))
         self._deaths += 1
+        for breaker in self._breakers.values():
+            if breaker.state == HALF_OPEN:
+                breaker.failed()  # the probe may have been among its jobs
         for job in worker.jobs.values():
             self._running[type(job)] -= 1
             tries = self._tries[job.number] = self._tries.get(job.number, 0) + 1
@@ -214,7 +217,6 @@ class Supervisor:
                 self._queues[jobs.UploadJob].appendleft(job)
             else:
                 self._tries.pop(job.number)
-                self._breakers[type(job)].failed()
                 self._skip(job, "the worker died", jobs.LOST)
         if self._deaths >= DEATHS_TO_GIVE_UP:
             self._disable("its workers keep dying")

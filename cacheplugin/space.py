@@ -1,4 +1,5 @@
 """What is done when a disk is full: room made in the store, or a store for one session."""
+import errno
 import fcntl
 import os
 import shutil
@@ -51,6 +52,10 @@ class SessionDir:
         prefix = f"{_PREFIX}{os.getuid()}-"
         base = tempfile.gettempdir()
         _remove_abandoned(base, prefix)
+        try:
+            base.encode()
+        except UnicodeEncodeError as error:  # the go command could not be told of a file in it
+            raise OSError(errno.EINVAL, "TMPDIR is not valid UTF-8") from error
         self.path = tempfile.mkdtemp(prefix=prefix, dir=base)
         self._lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -164,8 +164,22 @@ def session_directories(root: str) -> list:
 
 
 def is_waiting(root: str) -> bool:
-    """Whether the spool holds anything, of a live session or a dead one."""
-    return bool(session_directories(root))
+    """Whether the spool holds what a dead session left."""
+    return any(_is_dead(directory) for _, directory in session_directories(root))
+
+
+def _is_dead(directory: str) -> bool:
+    try:
+        fd = os.open(f"{directory}/{_JOURNAL}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
 def count_pending(store: Store) -> int:

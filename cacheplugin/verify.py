@@ -6,7 +6,7 @@ against its name. A body that no record names has nothing else to be checked by,
 and so is what the spool keeps of a body that is no longer in the store.
 
 It runs beside live builds: whatever looks wrong is looked at once more, and what was replaced or
-removed meanwhile is no fault. Memory: about 85 bytes for a record, and one buffer for bodies.
+removed meanwhile is no fault. Memory: about 90 bytes for a record, 32 for a body, and one buffer.
 """
 import errno
 import hashlib
@@ -117,15 +117,20 @@ class _Check:
         self.report = Report()
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
         self._links = {xx: bytearray() for xx in _XX}
+        self._seen = {}  # xx: the ids of the bodies that were there at first, packed
 
     def run(self) -> Report:
-        begin, self._began = time.monotonic(), time.time()
-        # Records first: what is put from now on has its body before its record, and a body whose
-        # record was not seen is checked by its name.
+        begin = time.monotonic()
+        # To tell a body that is removed while we run from one that was not there.
+        for xx in _XX:
+            names = _names(f"{self.store.root}/output/{xx}")
+            self._seen[xx] = b"".join(bytes.fromhex(name) for name in names if _is_output(name))
+        # Records before bodies: a put publishes the body first, and a body whose record was not
+        # there yet is checked by its name.
         names = self._directories("action")
         for done, xx in enumerate(_XX):
             if xx in names:
-                self._check_records(xx, done / 5120)  # a twentieth of the bar
+                self._check_records(xx, 0.05 * done / 256)
         names = self._directories("output")
         for done, xx in enumerate(_XX):
             self._check_bodies(xx, xx in names, 0.05 + 0.95 * done / 256)
@@ -219,7 +224,6 @@ class _Check:
     def _check_bodies(self, xx, exists, done) -> None:
         links = self._take_links(xx)
         directory = f"{self.store.root}/output/{xx}/"
-        changed = _mtime(directory)  # before we remove anything ourselves
         for name in self._list(directory) if exists else ():
             path = directory + name
             if not _is_output(name) or name[:2] != xx:
@@ -233,11 +237,13 @@ class _Check:
                 self._bad_body(path, name, named_by)
             if self.on_progress:
                 self.on_progress(self.report, done)
-        if changed >= self._began:
-            return  # a body that is not there may have been removed while we ran
-        for output, named_by in links.items():
-            if output != EMPTY_OUTPUT:  # a get makes that one
-                self._bodiless(output, named_by)
+        if links:
+            packed = self._seen[xx]
+            seen = {packed[at : at + 32].hex() for at in range(0, len(packed), 32)}
+            for output, named_by in links.items():
+                if output not in seen and output != EMPTY_OUTPUT:  # a get makes that one
+                    self._bodiless(output, named_by)
+        del self._seen[xx]
 
     def _is_right(self, path, name, named_by) -> bool:
         """Read a body, once, into the reused buffer; whether it is as each record and its name say."""
@@ -253,6 +259,8 @@ class _Check:
                     sha.update(data)
                 if count < _BUFFER_BYTES:
                     xxh3 = _xxh3(data)
+                elif not stat.S_ISREG(os.fstat(fd).st_mode):
+                    return False  # a device may have no end
                 else:
                     hasher = xxhash.xxh3_64(data)
                     while count := readv(fd, buffers):
@@ -262,6 +270,8 @@ class _Check:
                             sha.update(data)
                         size += count
                     xxh3 = hasher.hexdigest()
+                if not size and not stat.S_ISREG(os.fstat(fd).st_mode):
+                    return False  # a pipe reads as an empty file
             finally:
                 _close(fd)
         except OSError:
@@ -273,8 +283,6 @@ class _Check:
         for expected_size, expected_xxh3, _ in named_by:
             if expected_size != size or expected_xxh3 != xxh3:
                 return False
-        if not size and not stat.S_ISREG(os.lstat(path).st_mode):
-            return False  # a pipe reads as an empty file
         return sha is None or sha.hexdigest() == name
 
     def _check_size(self, path, name, named_by) -> None:
@@ -452,13 +460,6 @@ def _size(path) -> int:
         return os.lstat(path).st_size
     except OSError:
         return -1
-
-
-def _mtime(path) -> float:
-    try:
-        return os.stat(path).st_mtime
-    except OSError:
-        return 0.0
 
 
 def _same_file(path, other) -> bool:

@@ -8,7 +8,7 @@ A layout is how entries lie in a bucket. It has two methods:
 
 ``upload(job) -> Uploaded``
     Make the bucket hold the entry of an UploadJob; doing it twice is harmless. Raises Unavailable,
-    Unusable, and OSError where the local body cannot be read.
+    Unusable, Damaged where the local body is gone or wrong, and OSError where it cannot be read.
 
 Both may be called from many threads at once.
 """

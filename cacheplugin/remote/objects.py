@@ -67,23 +67,29 @@ class ObjectsLayout:
     def upload(self, job) -> Uploaded:
         found, sent = True, 0
         if job.output not in self._uploaded or job.replace:
-            key = self._key("output", job.output)
-            if job.size > LARGE_BYTES:
-                found = not job.replace and self._bucket.exists(key)
-                if job.recovered:
-                    self._bucket.abort_uploads(key)
-                if not found:
-                    self._bucket.upload_file(key, job.path)
-            elif job.replace:
-                found = False
-                self._bucket.write(key, _read_body(job))
-            else:
-                found = not self._bucket.write_new(key, _read_body(job))
+            found = not self._upload_output(job)
             sent = 0 if found else job.size
             self._uploaded.add(job.output)
         record = f"{job.output} {job.time_ns}".encode()
         self._bucket.write(self._key("action", job.action), record)
         return Uploaded(found, sent)
+
+    def _upload_output(self, job) -> bool:
+        """Write a job's body unless the bucket has it; returns whether it was written."""
+        key = self._key("output", job.output)
+        if job.size <= LARGE_BYTES:
+            body = _checked_body(job)
+            if not job.replace:
+                return self._bucket.write_new(key, body)
+            self._bucket.write(key, body)
+            return True
+        if job.recovered:
+            self._bucket.abort_uploads(key)
+        if not job.replace and self._bucket.exists(key):
+            return False
+        _checked_body(job)
+        self._bucket.upload_file(key, job.path)
+        return True
 
 
 def parse_action(data: bytes):
@@ -101,15 +107,24 @@ def parse_action(data: bytes):
     raise Damaged(f"an action object holds {data[:80]!r}")
 
 
-def _read_body(job) -> bytes:
-    """The body of an UploadJob, checked once more: what is uploaded is served to everybody."""
+def _checked_body(job) -> bytes:
+    """The body of an UploadJob, or nothing of a large one; what is uploaded is served to everybody.
+
+    Raises Damaged where it is gone or not what its name says.
+    """
     if job.output == EMPTY_OUTPUT:
         return b""
+    digest, body = hashlib.sha256(), b""
     try:
-        with open(job.path, "rb") as file:
-            data = file.read()
+        with open(job.path, "rb", buffering=0) as file:
+            if job.size <= LARGE_BYTES:
+                body = file.read()
+                digest.update(body)
+            else:
+                while data := file.read(_CHUNK_BYTES):
+                    digest.update(data)
     except FileNotFoundError as error:
         raise Damaged(f"{job.path} is gone") from error
-    if hashlib.sha256(data).hexdigest() != job.output:
+    if digest.hexdigest() != job.output:
         raise Damaged(f"{job.path} is not what its name says")
-    return data
+    return body

@@ -1,0 +1,151 @@
+"""How a session ends: signals, an end without close, and who still holds what."""
+import base64
+import os
+import select
+import signal
+import subprocess
+import time
+
+import pytest
+from helpers import DEADLINE_S, PROGRAM, action_id, b64, kill, output_id, temporaries, wait_until
+
+BODY = b"what the build made" * 1000
+
+
+@pytest.fixture
+def uploading(start, fake_s3):
+    """A session with an entry stored, whose upload does not come to an end."""
+    fake_s3.hold = lambda method, key: method == "PUT"
+    plugin = start(*fake_s3.flags()).hello()
+    plugin.expect_stored(action_id("a"), BODY)
+    wait_until(lambda: fake_s3.held, "the upload")
+    return plugin
+
+
+def interrupt(plugin) -> None:
+    """Ctrl-C: SIGINT to the process group."""
+    os.killpg(plugin.pid, signal.SIGINT)
+
+
+def test_an_end_without_close_uploads_and_lets_go_of_stdout_and_stderr_first(
+    processes, fake_s3, cache_dir
+):
+    fake_s3.hold = lambda method, key: method == "PUT"
+    process = subprocess.Popen(
+        [PROGRAM, f"--cache-dir={cache_dir}", *fake_s3.flags(), "--metrics"],
+        env=processes.environ(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    encoded = base64.b64encode(BODY).decode()
+    process.stdin.write(
+        f'{{"ID":1,"Command":"put","ActionID":"{b64(action_id("a"))}",'
+        f'"OutputID":"{b64(output_id(BODY))}","BodySize":{len(BODY)}}}\n\n"{encoded}"\n'.encode()
+    )
+    process.stdin.flush()
+    wait_until(lambda: fake_s3.held, "the upload")
+    process.stdin.close()
+    texts = []
+    for pipe in (process.stdout, process.stderr):
+        data = b""
+        while True:
+            assert select.select([pipe], [], [], DEADLINE_S)[0], "held open"
+            piece = os.read(pipe.fileno(), 65536)
+            if not piece:
+                break
+            data += piece
+        pipe.close()
+        texts.append(data.decode())
+    # Both are at their end while the upload waits, and the program works on.
+    assert process.poll() is None and not fake_s3.objects
+    assert texts[0].count("DiskPath") == 1 and "put_requests=1" in texts[1]
+    fake_s3.release()
+    assert process.wait(DEADLINE_S) == 0
+    assert len(fake_s3.objects) == 2
+
+
+def test_what_was_not_uploaded_in_time_is_uploaded_after_the_end(start, fake_s3, processes):
+    fake_s3.hold = lambda method, key: method == "PUT"
+    plugin = start(*fake_s3.flags(), "--drain-timeout=100ms").hello()
+    plugin.expect_stored(action_id("a"), BODY)
+    wait_until(lambda: fake_s3.held, "the upload")
+    plugin.end_input()
+    assert plugin.wait() == 0 and not fake_s3.objects
+    fake_s3.release()
+    wait_until(lambda: len(fake_s3.objects) == 2, "the upload, by a process that goes on")
+
+
+@pytest.mark.parametrize("last", ["close", "end"])
+def test_sigint_is_ignored_and_after_it_nothing_is_waited_for(uploading, fake_s3, processes, last):
+    pool = processes.pool()
+    interrupt(uploading)
+    uploading.expect_hit(action_id("a"), BODY)
+    uploading.expect_stored(action_id("b"), b"after the signal")
+    assert processes.pool() == pool
+    if last == "close":
+        uploading.finish()
+    else:
+        uploading.end_input()
+        assert uploading.wait() == 0
+    processes.expect_none()
+    assert not fake_s3.objects and uploading.stderr == ""
+
+
+def test_sigint_ends_the_waiting_that_has_begun(uploading, fake_s3, processes):
+    number = uploading.close()
+    assert uploading.silent(0.2)
+    interrupt(uploading)
+    assert uploading.answer(number) == {"ID": number}
+    assert uploading.wait() == 0
+    assert not fake_s3.objects
+
+
+def test_sigint_while_the_pool_starts(start, fake_s3, processes):
+    plugin = start(*fake_s3.flags()).hello()
+    number = plugin.get(action_id("a"))
+    for pid in wait_until(lambda: processes.running("cacheplugin.pool"), "the pool"):
+        kill(pid, signal.SIGINT)
+    assert plugin.answer(number)["Miss"]
+    plugin.finish()
+    assert plugin.stderr == ""
+
+
+def test_sigint_that_cuts_a_request_short_says_nothing(start, cache_dir):
+    plugin = start().hello()
+    plugin.begin_put(action_id("a"), output_id(BODY), len(BODY))
+    plugin.send(b'"' + base64.b64encode(BODY)[:12000])
+    wait_until(lambda: temporaries(cache_dir), "half a body")
+    interrupt(plugin)
+    plugin.end_input()
+    plugin.wait()
+    assert plugin.stderr == "" and not temporaries(cache_dir)
+
+
+def test_sigterm_ends_at_once(uploading, fake_s3, processes, cache_dir):
+    uploading.begin_put(action_id("b"), output_id(BODY), len(BODY))
+    uploading.send(b'"' + base64.b64encode(BODY)[:12000])
+    wait_until(lambda: temporaries(cache_dir), "half a body")
+    began = time.monotonic()
+    kill(uploading.pid, signal.SIGTERM)
+    assert uploading.wait() == 128 + signal.SIGTERM
+    assert time.monotonic() - began < 5
+    processes.expect_none()
+    assert uploading.stderr == "" and not temporaries(cache_dir)
+
+
+def test_a_go_command_that_dies_leaves_nothing_behind(start, fake_s3, processes):
+    fake_s3.hold = lambda method, key: method == "GET"
+    plugin = start(*fake_s3.flags()).hello()
+    plugin.get(action_id("a"))
+    wait_until(lambda: fake_s3.held, "the fetch")
+    plugin.process.stdout.close()
+    plugin.end_input()
+    assert plugin.wait() == 0
+    processes.expect_none()
+
+
+def test_a_client_that_reads_no_answers_does_not_lose_any(start):
+    plugin = start().hello()
+    plugin.expect_stored(action_id("a"), BODY)
+    numbers = [plugin.get(action_id("a")) for _ in range(2000)]  # more than a pipe holds
+    assert all(plugin.answer(number)["Size"] == len(BODY) for number in numbers)
+    plugin.finish()

