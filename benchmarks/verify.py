@@ -65,14 +65,16 @@ def spent(run) -> tuple:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--size", type=int, default=2_000_000_000, help="bytes of bodies")
     parser.add_argument("--work", help="a directory to keep: its filled store is used again")
     arguments = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    print(f"{platform.node()}: {os.cpu_count()} cores, Python {platform.python_version()}, on one core")
+    print(f"{platform.node()}: Python {platform.python_version()}, on one core")
     with working_directory(arguments.work) as work:
         root = os.path.join(work, "verify")
         if not os.path.isdir(root):
@@ -82,13 +84,16 @@ def main() -> None:
         print(f"{len(paths)} files, {sum(map(os.path.getsize, paths)) / 1e6:.0f} MB")
 
         def cat() -> None:
-            subprocess.run(["xargs", "-0", "cat"], input=listed, stdout=subprocess.DEVNULL, check=True)
+            command = ["xargs", "-0", "cat"]
+            subprocess.run(command, input=listed, stdout=subprocess.DEVNULL, check=True)
 
         def verify(*flags) -> None:
             command = [PLUGIN, f"--cache-dir={root}", "verify", *flags]
             subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
 
-        measures = (("cat", cat), ("verify", verify), ("verify --sha256", lambda: verify("--sha256")))
+        measures = (
+            ("cat", cat), ("verify", verify), ("verify --sha256", lambda: verify("--sha256")),
+        )  # fmt: skip
         times = {name: [] for name, _ in measures}
         for turn in range(arguments.runs + 1):
             for name, run in measures:
@@ -100,7 +105,8 @@ def main() -> None:
         ratios = [cat[0] / ours[0] for cat, ours in zip(times["cat"], pairs)]
         cpu_ratio = statistics.median(cat[1] / ours[1] for cat, ours in zip(times["cat"], pairs))
         print(
-            f"{name}: {wall:.3f} s wall, {cpu:.3f} s CPU; speed {statistics.median(ratios):.2f} of cat's "
+            f"{name}: {wall:.3f} s wall, {cpu:.3f} s CPU; "
+            f"speed {statistics.median(ratios):.2f} of cat's "
             f"({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} pairs), by CPU {cpu_ratio:.2f}"
         )
 

@@ -48,6 +48,11 @@ class Breaker:
         self._open()
         return True
 
+    def trip(self) -> None:
+        """Open it for what is known from elsewhere."""
+        if self.state == CLOSED:
+            self._open()
+
     def _open(self) -> None:
         self.state = OPEN
         self._open_until = self._clock() + self.pause_s

@@ -20,6 +20,7 @@ def run(options) -> int:
     """``go-cache-plugin flush``; exit status 1 where something remains."""
     if not os.path.isdir(options.cache_dir):
         raise UsageError(f"there is no cache directory {options.cache_dir}")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # main.py ignores it, for the front
     os.umask(0o022)
     log.setup(options)
     deadline = None if options.timeout_s is None else time.monotonic() + options.timeout_s
@@ -75,7 +76,7 @@ def main(cache_dir: str) -> None:
                 uploader = Uploader(options)
                 uploader.run()
             # Whoever ended in the meantime found the lock taken, so the spool is looked at again.
-            if not uploader.progress:
+            if not uploader.progress and spool.is_waiting(cache_dir):
                 open(_failed_path(cache_dir), "w").close()
                 break
     except (OSError, TimeoutError):
@@ -176,7 +177,8 @@ class Uploader:
         while link.uploads_pending and not self._late():
             self._loop.turn(self._timeout_ms())
             self._show_progress(link.uploads_pending)
-        link.close()
+        if link.alive:
+            link.close()
 
     def _on_message(self, message) -> None:
         if isinstance(message, jobs.UploadResult):

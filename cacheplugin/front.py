@@ -9,6 +9,7 @@ import sys
 import time
 from _signal import SIGINT, SIGTERM, set_wakeup_fd, signal  # the signal module imports enum
 
+from .history import append_session
 from .loop import READABLE, WRITABLE, Loop
 from .metrics import Counters
 from .options import DEBUG_BUILD_CACHE
@@ -33,6 +34,8 @@ class Front:
         self.counters = Counters()
         self.debug = options.debug & DEBUG_BUILD_CACHE
         self.store = Store(options.cache_dir)
+        self._marker = None  # says on disk that this session writes
+        self._suspects = _suspects(self.store)
         self.lookup = self.store.lookup  # until a session store may hold entries as well
         self.plain_paths = json_text(options.cache_dir) == options.cache_dir
         self.stale_before = time.time() - MIN_AGE_S / 2
@@ -59,13 +62,21 @@ class Front:
 
     @property
     def local(self):
-        """The writing half, made at the first put or fetch."""
+        """The writing half, made at the first put."""
         if self._local is None:
             from .local import LocalCache
 
+            self._mark_open()
             self._local = LocalCache(self.store, self._writable)
             self.lookup = self._local.lookup
         return self._local
+
+    def _mark_open(self) -> None:
+        """Before this session or a worker of it writes to the store."""
+        if self._marker is None and self._writable:
+            from .shutdown import OpenMarker
+
+            self._marker = OpenMarker(self.store.root)
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -194,6 +205,7 @@ class Front:
             from .poollink import PoolLink
 
             fields = self.options.as_dict()
+            self._mark_open()
             try:
                 if not self._writable:
                     fields["cache_dir"] = self.local.first_store().root
@@ -308,23 +320,41 @@ class Front:
         if self._pool is not None and self._pool.alive:
             self._pool.close()
         self._touch_used()
+        append_session(self.store.root, self.counters)
+        self._upload_rest()
+        if self._writable and not self._terminated:
+            self._tidy_up()
+
+    def _upload_rest(self) -> None:
+        """Let go of the spool, and start an uploader for what is in it, if that is wanted."""
+        options = self.options
         all_uploaded = self._spool is None or self._spool.release()
         if self._terminated or self._interrupted or self._upload_failed or not self._remote:
             return
-        if self.options.upload == "off" or self.options.read_only:
+        if options.upload == "off" or options.read_only:
             return
-        if all_uploaded or self.options.upload == "background":
-            self._start_uploader()
+        if all_uploaded or options.upload == "background":
+            try:
+                if os.path.isdir(f"{self.store.root}/spool"):
+                    from . import flush
 
-    def _start_uploader(self) -> None:
-        """Have uploaded what this session or a dead one left in the spool."""
+                    flush.start_detached(options)
+            except OSError:
+                pass  # a later session tries again
+
+    def _tidy_up(self) -> None:
+        """Check what an unclean shutdown left, prune if asked to, make this session's end durable."""
         try:
-            if os.path.isdir(f"{self.store.root}/spool"):
-                from . import flush
+            if self._suspects is not None:
+                self._suspects.settle(self.store.root)
+            if self.options.expiry_s or self.options.max_size_bytes:
+                from .prune import prune_at_close
 
-                flush.start_detached(self.options)
+                prune_at_close(self.options)
         except OSError:
-            pass  # a later session tries again
+            pass  # the next session tries again
+        if self._marker is not None:
+            self._marker.close()
 
     def _show_progress(self, now, pending) -> None:
         if self._progress_at is not None and now >= self._progress_at:
@@ -377,3 +407,15 @@ class Front:
         logger = logging.getLogger(__name__)
         for text in answers:
             logger.debug("answered %s", text.rstrip())
+
+
+def _suspects(store):
+    """What an unclean shutdown of the machine made doubtful, checked before it is served; or None."""
+    try:
+        if not os.listdir(f"{store.root}/open"):
+            return None
+    except OSError:
+        return None
+    from .shutdown import guard
+
+    return guard(store)

@@ -65,7 +65,7 @@ class Supervisor:
         self._queues = {jobs.FetchJob: deque(), jobs.UploadJob: deque()}
         self._running = {jobs.FetchJob: 0, jobs.UploadJob: 0}
         self._breakers = {jobs.FetchJob: Breaker(), jobs.UploadJob: Breaker()}
-        self._probes = set()  # numbers of fetches whose get was answered before they were sent
+        self._answered = set()  # numbers of jobs under way whose outcome nobody waits for
         self._tries = {}  # number of an upload: workers that died with it
         self._deaths = 0
         self._disabled = None
@@ -127,7 +127,7 @@ class Supervisor:
         if verdict == HALF_OPEN and isinstance(job, jobs.FetchJob):
             # Whether S3 is back is worth finding out, but no build has to wait for it.
             self._skip(job, "S3 is being tried again")
-            self._probes.add(job.number)
+            self._answered.add(job.number)
         worker = self._choose_worker()
         worker.jobs[job.number] = job
         self._running[type(job)] += 1
@@ -172,8 +172,8 @@ class Supervisor:
         self._running[type(job)] -= 1
         self._judge(job, result)
         self._tries.pop(job.number, None)
-        if job.number in self._probes:
-            self._probes.discard(job.number)
+        if job.number in self._answered:
+            self._answered.discard(job.number)
         else:
             self._report(result)
 
@@ -185,12 +185,16 @@ class Supervisor:
             self._disable(result.reason)
         elif result.status in (jobs.FAILED, jobs.TIMED_OUT):
             logger.info("%s S3 failed: %s", what, result.reason)
-            if breaker.failed(TIMEOUT_WEIGHT if result.status == jobs.TIMED_OUT else 1):
+            timed_out = result.status == jobs.TIMED_OUT
+            if breaker.failed(TIMEOUT_WEIGHT if timed_out else 1):
                 logger.warning(
                     "%s bucket %s failed repeatedly, going on without it for %d s at a time: %s",
                     what, self._options.bucket, breaker.pause_s, result.reason,
                 )
-                self._skip_queue(type(job))
+                self._give_up(type(job))
+                if timed_out and isinstance(job, jobs.FetchJob):
+                    self._breakers[jobs.UploadJob].trip()  # it would hang as well
+                    self._give_up(jobs.UploadJob)
         else:
             if result.status in (jobs.DAMAGED, jobs.LOCAL):
                 logger.info("%s S3: %s", what, result.reason)
@@ -227,18 +231,24 @@ class Supervisor:
             self._disabled = reason
             logger.warning("bucket %s is not used: %s", self._options.bucket, reason)
             self._report(jobs.Disabled(reason))
-            self._skip_queue(jobs.FetchJob)
-            self._skip_queue(jobs.UploadJob)
+            self._give_up(jobs.FetchJob)
+            self._give_up(jobs.UploadJob)
 
-    def _skip_queue(self, kind) -> None:
+    def _give_up(self, kind) -> None:
+        """Answer all jobs of a kind; those under way go on, with nobody waiting for them."""
         queue = self._queues[kind]
         while queue:
             self._skip(queue.popleft(), "S3 is turned off")
+        for worker in self._workers.values():
+            for job in worker.jobs.values():
+                if isinstance(job, kind):
+                    self._skip(job, "S3 is turned off")
+                    self._answered.add(job.number)
 
     def _skip(self, job, reason, status=jobs.SKIPPED) -> None:
         failed = jobs.fetch_failed if isinstance(job, jobs.FetchJob) else jobs.upload_failed
-        if job.number in self._probes:
-            self._probes.discard(job.number)
+        if job.number in self._answered:
+            self._answered.discard(job.number)
         else:
             self._report(failed(job, status, reason))
 

@@ -5,9 +5,9 @@ and in the order it likes, so after a power cut a record may be there whose body
 A process that dies alone does no such harm: what it wrote is the kernel's.
 
 So a session that writes leaves a marker, ``open/<boot id>-<pid>-<random>``, on disk before anything
-else, and removes it at its clean end, after a sync: only then is all that it wrote as durable as the
-absence of its marker says. A marker of another boot means that the machine went down in between,
-and what has changed since the marker's mtime, the session's start, is not served unread.
+else, and removes it at its clean end, after a sync: only then is all that it wrote as durable as
+the absence of its marker says. A marker of another boot means that the machine went down in
+between, and what has changed since the marker's mtime, the session's start, is not served unread.
 
 A marker's process holds a lock on it for as long as it lives, wherever it runs: a process id means
 nothing in another container, or on another machine of a shared file system.
@@ -49,17 +49,15 @@ def suspect_since(root: str):
 
     On the way to the first hit of every session: one listdir where there is nothing to know.
     """
-    try:
-        names = os.listdir(f"{root}/open")
-    except OSError:
-        return None
-    if not names:
-        return None
-    return min((mtime for _, mtime in _stale(root, names)), default=None)
+    stale = _left_behind(root, this_boot=False)
+    return min((status.st_mtime for _, status in stale), default=None)
 
 
 def guard(store: Store):
-    """Make ``store`` check what an unclean shutdown may have harmed; Suspects, or None for nothing."""
+    """Make ``store`` check what an unclean shutdown may have harmed.
+
+    Returns its Suspects, or None where nothing is suspect and the store is as it was.
+    """
     since = suspect_since(store.root)
     if since is None:
         return None
@@ -69,7 +67,7 @@ def guard(store: Store):
 
 
 class OpenMarker:
-    """Says, durably, that this process writes to the store at ``root``; made before the first write.
+    """Says, durably, that this process writes to the store at ``root``; made before it does.
 
     Where it cannot be made the session goes on without: OSErrors are kept from the caller.
     """
@@ -79,28 +77,26 @@ class OpenMarker:
         boot = boot_id()
         if boot is not None:
             try:
-                self._make(root, boot)
+                self._make(root, f"{boot}-{os.getpid()}-{os.urandom(8).hex()}")
             except OSError:
                 self._let_go()
 
-    def _make(self, root, boot) -> None:
+    def _make(self, root, name) -> None:
         import fcntl
 
         directory = f"{root}/open"
         is_new = not os.path.isdir(directory)
-        dead = [
-            (path, mtime_ns) for path, mtime_ns in _markers(root) if _is_of(path, boot) and not _is_held(path)
-        ]
+        dead = _left_behind(root, this_boot=True)
         self._temp = Store(root).temporary()
         fd = self._temp.fd
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # before others see it: unlocked, it is a dead one's
-        # The dead of this boot were harmless, but nothing was synced for them: their start is ours now.
-        start_ns = min([os.fstat(fd).st_mtime_ns, *(mtime_ns for _, mtime_ns in dead)])
+        # Before it has a name by which others look for it: unlocked, it is a dead one's.
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # What the dead of this boot wrote was never synced: their start is ours now.
+        start_ns = min([os.fstat(fd).st_mtime_ns, *(status.st_mtime_ns for _, status in dead)])
         os.utime(fd, ns=(start_ns, start_ns))
         os.fsync(fd)
-        path = f"{directory}/{boot}-{os.getpid()}-{os.urandom(8).hex()}"
-        self._temp.rename(path)
-        self._path = path
+        self._temp.rename(f"{directory}/{name}")
+        self._path = f"{directory}/{name}"
         _sync_directory(directory)
         if is_new:
             _sync_directory(root)
@@ -108,7 +104,7 @@ class OpenMarker:
             _unlink(path)
 
     def close(self) -> None:
-        """The session's clean end, with nobody waiting: sync what it wrote, then remove the marker."""
+        """The session's clean end, when nobody waits: sync what it wrote, remove the marker."""
         if self._path is not None:
             os.sync()
         self._let_go()
@@ -148,7 +144,7 @@ class Suspects:
         return found
 
     def publish_output(self, temp, output: str, size: int) -> str:
-        """As Store.publish_output, but a suspect body gives way to the one that was just written."""
+        """As Store.publish_output, but a suspect body gives way to the one just written."""
         path = self._store.output_path(output)
         try:
             suspect = output not in self._right and self._is_suspect(path)
@@ -196,16 +192,19 @@ class Suspects:
 
         from . import verify
 
-        directory = os.open(f"{root}/open", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            directory = os.open(f"{root}/open", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
         try:
             try:
                 fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 return None
-            stale = _stale(root, os.listdir(directory))
+            stale = _left_behind(root, this_boot=False)
             if not stale:
                 return None
-            since = min(mtime for _, mtime in stale)
+            since = min(status.st_mtime for _, status in stale)
             report = verify.check(Store(root), since=since, repair=True)
             os.sync()  # what was removed stays removed if the machine goes down once more
             for path, _ in stale:
@@ -215,38 +214,22 @@ class Suspects:
             os.close(directory)
 
 
-def _stale(root, names) -> list:
-    """[(path, mtime in seconds)] of the markers among ``names`` that a shutdown left."""
-    boot = boot_id()
-    found = []
-    for name in names if boot is not None else ():
-        path = f"{root}/open/{name}"
-        if not _is_of(path, boot) and not _is_held(path):
-            try:
-                found.append((path, os.stat(path).st_mtime))
-            except OSError:
-                pass
-    return found
-
-
-def _markers(root) -> list:
-    """[(path, mtime in nanoseconds)] of all markers."""
-    found = []
+def _left_behind(root, this_boot) -> list:
+    """[(path, os.stat's result)] of markers, of this boot or of others, whose process is gone."""
     try:
         names = os.listdir(f"{root}/open")
     except OSError:
-        names = []
-    for name in names:
+        return []
+    boot = boot_id() if names else None
+    found = []
+    for name in names if boot is not None else ():
         path = f"{root}/open/{name}"
-        try:
-            found.append((path, os.stat(path).st_mtime_ns))
-        except OSError:
-            pass
+        if name.startswith(f"{boot}-") == this_boot and not _is_held(path):
+            try:
+                found.append((path, os.stat(path)))
+            except OSError:
+                pass
     return found
-
-
-def _is_of(path, boot) -> bool:
-    return os.path.basename(path).startswith(f"{boot}-")
 
 
 def _is_held(path) -> bool:

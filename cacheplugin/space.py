@@ -50,7 +50,7 @@ class SessionDir:
 
     def __init__(self) -> None:
         prefix = f"{_PREFIX}{os.getuid()}-"
-        base = tempfile.gettempdir()
+        base = os.environ.get("TMPDIR") or "/tmp"  # gettempdir would come to the working directory
         _remove_abandoned(base, prefix)
         try:
             base.encode()

@@ -8,11 +8,13 @@
 
 A session's journal is locked while its process lives; what is left of a dead one is any uploader's.
 Journal lines are ``put <action> <output> <size> <unix nanoseconds>`` and ``done <line number>``, each
-one write, so that a killed process leaves no part of one.
+one write. What a kill or a full disk leaves of one has no newline at its end and counts for nothing.
 """
+import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 
@@ -22,6 +24,8 @@ from .store import Store
 
 TARGET_FIELDS = ("endpoint_url", "bucket", "prefix", "region", "path_style")
 _JOURNAL = "journal"
+_PUT = re.compile(rb"put ([0-9a-f]{2,128}) ([0-9a-f]{64}) ([0-9]{1,19}) ([0-9]{1,19})")
+_DONE = re.compile(rb"done ([0-9]{1,19})")
 _BIRTH_S = 60  # from a session's directory to its journal it takes no longer, by far
 
 
@@ -70,7 +74,7 @@ class SpoolSession:
 
     @classmethod
     def claim(cls, store: Store, directory: str):
-        """What a dead process left in ``directory``, or None where its process lives."""
+        """What a dead process left in ``directory``; None where its process lives, or it cannot be read."""
         try:
             fd = os.open(f"{directory}/{_JOURNAL}", os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -82,11 +86,11 @@ class SpoolSession:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.fstat(fd).st_nlink:
                 raise BlockingIOError  # it ended between the two calls
+            session = cls(directory, fd)
+            os.ftruncate(fd, session._replay(store))  # or what is appended went on with a torn line
         except OSError:
             os.close(fd)
             return None
-        session = cls(directory, fd)
-        session._replay(store)
         return session
 
     @classmethod
@@ -101,22 +105,30 @@ class SpoolSession:
         os.close(fd)
         return session
 
-    def _replay(self, store) -> None:
+    def _replay(self, store) -> int:
+        """Read the journal; returns how many bytes of it are whole lines."""
         with open(self._fd, "rb", closefd=False) as file:
-            lines = file.read().splitlines()
+            data = file.read()
+        *lines, torn = data.split(b"\n")
         self._lines = len(lines)
-        entries = {}
+        entries, intact = {}, True
         for number, line in enumerate(lines):
-            match line.decode(errors="replace").split(" "):
-                case ["put", action, output, size, time_ns] if size.isdigit() and time_ns.isdigit():
-                    path = f"{self.directory}/{output}"
-                    if not os.path.exists(path):
-                        path = store.output_path(output)
-                    entries[number] = Entry(action, output, int(size), int(time_ns), path)
-                case ["done", done] if done.isdigit():
-                    entries.pop(int(done), None)
+            if put := _PUT.fullmatch(line):
+                action, output, size, time_ns = put.groups()
+                output = output.decode()
+                path = f"{self.directory}/{output}"
+                if not os.path.exists(path):
+                    path = store.output_path(output)
+                entries[number] = Entry(action.decode(), output, int(size), int(time_ns), path)
+            elif done := _DONE.fullmatch(line):
+                # Behind what a power cut garbled, lines are no longer those that it counts.
+                if intact:
+                    entries.pop(int(done[1]), None)
+            else:
+                intact = False
         for number, entry in entries.items():
             self._expect(number, entry)
+        return len(data) - len(torn)
 
     def _expect(self, number, entry) -> None:
         self.pending[number] = entry
@@ -129,21 +141,35 @@ class SpoolSession:
         elif size:
             path = _pin(path, f"{self.directory}/{output}")
         number = self._lines
-        os.write(self._fd, f"put {action} {output} {size} {time_ns}\n".encode())
-        self._lines += 1
+        try:
+            self._append(f"put {action} {output} {size} {time_ns}\n")
+        except OSError:
+            if output not in self._bodies:
+                _unlink(f"{self.directory}/{output}")
+            raise
         self._expect(number, Entry(action, output, size, time_ns, path))
         return number
 
     def done(self, number: int) -> None:
-        """Note that S3 has an entry, or that nobody can ever upload it. Raises OSError."""
+        """Note that S3 has an entry, or that nobody can ever upload it."""
         entry = self.pending.pop(number)
-        os.write(self._fd, f"done {number}\n".encode())
-        self._lines += 1
+        try:
+            self._append(f"done {number}\n")
+        except OSError:
+            pass  # if nobody gets to release this session, it is uploaded once more
         body = self._bodies[entry.output]
         body[0] -= 1
         if not body[0]:
             del self._bodies[entry.output]
             _unlink(f"{self.directory}/{entry.output}")
+
+    def _append(self, line: str) -> None:
+        data = line.encode()
+        written = os.write(self._fd, data)
+        if written < len(data):  # and the next line would go on with this one
+            os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._lines += 1
 
     def release(self) -> bool:
         """Let go of it, removing it where nothing is pending; returns whether nothing is."""
@@ -218,10 +244,10 @@ def _pin(path: str, link: str) -> str:
 
 
 def _remove_unborn(directory: str) -> None:
-    """Remove a session's directory whose process died before it had a journal."""
+    """Remove a session's directory whose process died before it had a journal, or after."""
     try:
         if os.stat(directory).st_mtime < time.time() - _BIRTH_S:
-            os.rmdir(directory)
+            shutil.rmtree(directory, ignore_errors=True)
     except OSError:
         pass
 

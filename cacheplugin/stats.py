@@ -1,4 +1,4 @@
-"""``go-cache-plugin stats``: what the cache directory holds, how old and how large, and of what use."""
+"""``go-cache-plugin stats``: what the cache directory holds, its ages and sizes, and its use."""
 import os
 import sys
 import time
@@ -80,14 +80,14 @@ def collect(root: str, now: float) -> dict:
 
 
 def hit_rate(sessions):
-    """Hits, local and from S3, among the gets of sessions, from 0 to 1; None where there was no get."""
+    """The share of hits, local and from S3, in the gets of sessions, 0 to 1; None without gets."""
     gets = sum(session["gets"] for session in sessions)
     hits = sum(session["local_hits"] + session["s3_hits"] for session in sessions)
     return hits / gets if gets else None
 
 
 def _spool(root) -> dict:
-    """What waits for upload: bodies by their links, and what the sessions' journals have pending."""
+    """What waits for upload: bodies by their links, entries by the sessions' journals."""
     bodies = Files()
     for status in _walk(f"{root}/spool", _is_output):
         bodies.add(status)
@@ -120,8 +120,9 @@ def _walk(path, wanted=None):
                 try:
                     if entry.is_dir(follow_symlinks=False):
                         yield from _walk(entry.path, wanted)
-                    elif entry.is_file(follow_symlinks=False) and (not wanted or wanted(entry.name)):
-                        yield entry.stat(follow_symlinks=False)
+                    elif entry.is_file(follow_symlinks=False):
+                        if wanted is None or wanted(entry.name):
+                            yield entry.stat(follow_symlinks=False)
                 except OSError:
                     continue
     except OSError:
@@ -184,7 +185,8 @@ def text(found: dict) -> str:
     most = max(row["outputs"] for row in found["sizes"]) or 1
     for name, row in zip(names, found["sizes"]):
         lines.append(
-            f"{name:<26}{row['outputs']:>11}{_bytes(row['bytes']):>12}  {_bar(row['outputs'], most)}"
+            f"{name:<26}{row['outputs']:>11}{_bytes(row['bytes']):>12}"
+            f"  {_bar(row['outputs'], most)}"
         )
     lines.append("")
     if found["sessions"]:

@@ -27,7 +27,7 @@ _open, _readv, _close = os.open, os.readv, os.close
 _xxh3 = xxhash.xxh3_64_hexdigest
 # A link is never followed, and a pipe in place of a file does not make us wait for a writer.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_BUFFER_BYTES = 1 << 18  # stays in a core's own cache between the copy and the hash; 1 MiB is no faster
+_BUFFER_BYTES = 1 << 18  # fits a core's own cache between copy and hash; 1 MiB is no faster
 _HEX = frozenset("0123456789abcdef")
 _XX = tuple(f"{number:02x}" for number in range(256))
 _MAX_ID_DIGITS = 128
@@ -246,7 +246,7 @@ class _Check:
         del self._seen[xx]
 
     def _is_right(self, path, name, named_by) -> bool:
-        """Read a body, once, into the reused buffer; whether it is as each record and its name say."""
+        """Read a body, once; whether it is as each record, and its name where asked, say."""
         report, buffer, readv = self.report, self._buffer, _readv
         sha = hashlib.sha256() if self.sha256 or not named_by else None
         buffers = (buffer,)
@@ -293,7 +293,7 @@ class _Check:
                 self._bad_body(path, name, named_by)
 
     def _bad_body(self, path, output, named_by) -> None:
-        """Look again, by SHA-256, at a body that does not fit; it says whether body or record is wrong."""
+        """Look again at a body that does not fit; SHA-256 says whether body or record is wrong."""
         try:
             contents = digest(path, sha256=True)
         except FileNotFoundError:
@@ -347,7 +347,7 @@ class _Check:
     # -- what is found -----------------------------------------------------------------------------
 
     def _directories(self, part) -> set:
-        """Those of the 256 directories of a part that are there; whatever else is there is wrong."""
+        """Which of the 256 directories of a part are there; whatever else is there is wrong."""
         found = set()
         for name in self._list(f"{self.store.root}/{part}/"):
             path = f"{self.store.root}/{part}/{name}"

@@ -21,7 +21,7 @@ _MARK = "CACHE_TEST_MARK"
 
 
 def wait_until(condition, what: str, timeout_s: float = DEADLINE_S):
-    """Poll until ``condition()`` is true and return what it gave; fail the test after the deadline."""
+    """Poll until ``condition()`` is true and return what it gave; fail after the deadline."""
     end = time.monotonic() + timeout_s
     while not (value := condition()):
         assert time.monotonic() < end, f"not within {timeout_s} s: {what}"

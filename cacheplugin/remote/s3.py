@@ -15,7 +15,7 @@ LARGE_BYTES = 8 << 20
 
 CONNECT_TIMEOUT_S = 3
 FETCH_READ_TIMEOUT_S = 6  # a get waits for it, and a miss is better than a long wait
-UPLOAD_READ_TIMEOUT_S = 60
+UPLOAD_READ_TIMEOUT_S = 20
 ATTEMPTS = 2
 
 _ABSENT = ("404", "NoSuchKey", "NotFound")

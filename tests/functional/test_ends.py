@@ -63,15 +63,14 @@ def test_an_end_without_close_uploads_and_lets_go_of_stdout_and_stderr_first(
     assert len(fake_s3.objects) == 2
 
 
-def test_what_was_not_uploaded_in_time_is_uploaded_after_the_end(start, fake_s3, processes):
+def test_drain_timeout_bounds_an_end_without_close_too(start, fake_s3):
     fake_s3.hold = lambda method, key: method == "PUT"
     plugin = start(*fake_s3.flags(), "--drain-timeout=100ms").hello()
     plugin.expect_stored(action_id("a"), BODY)
     wait_until(lambda: fake_s3.held, "the upload")
     plugin.end_input()
     assert plugin.wait() == 0 and not fake_s3.objects
-    fake_s3.release()
-    wait_until(lambda: len(fake_s3.objects) == 2, "the upload, by a process that goes on")
+    fake_s3.release()  # for whoever goes on with what remained
 
 
 @pytest.mark.parametrize("last", ["close", "end"])

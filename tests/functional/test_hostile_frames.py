@@ -78,7 +78,7 @@ def is_clean(plugin, tmp_path, cache_dir) -> None:
     assert not list((tmp_path / "home").iterdir()) and not list((tmp_path / "tmp").iterdir())
     for path in cache_dir.rglob("*"):
         if path.is_file():
-            assert re.fullmatch(r"(action|output)/([0-9a-f]{2})/\2[0-9a-f]*",
+            assert re.fullmatch(r"(action|output)/([0-9a-f]{2})/\2[0-9a-f]*|sessions\.jsonl",
                                 str(path.relative_to(cache_dir)))  # fmt: skip
 
 

@@ -5,7 +5,6 @@ import io
 import itertools
 import os
 import shutil
-import tempfile
 import time
 
 import pytest
@@ -32,7 +31,7 @@ def base(tmp_path, monkeypatch):
     """A temporary directory of the test's own, where session directories are made."""
     base = tmp_path / "tmpdir"
     base.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(base))
+    monkeypatch.setenv("TMPDIR", str(base))
     return base
 
 

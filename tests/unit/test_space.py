@@ -4,7 +4,6 @@ import errno
 import fcntl
 import os
 import stat
-import tempfile
 import time
 
 import pytest
@@ -28,7 +27,7 @@ def base(tmp_path, monkeypatch):
     """A temporary directory of the test's own, where session directories are made."""
     base = tmp_path / "tmpdir"
     base.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(base))
+    monkeypatch.setenv("TMPDIR", str(base))
     return base
 
 

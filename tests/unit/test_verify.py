@@ -1,4 +1,4 @@
-"""verify.py: every kind of damage is found, repair leaves nothing wrong, live stores are no fault."""
+"""verify.py: damage of every kind is found, repair leaves none, live stores are no fault."""
 import errno
 import os
 import random
@@ -14,6 +14,7 @@ from cacheplugin.verify import check
 
 BODY = b"package main\n" * 50
 LARGE = random.Random(1).randbytes(3 * verify._BUFFER_BYTES + 17)
+ENTRIES = (("a", BODY), ("b", BODY), ("large", LARGE), ("empty", b""), ("other", b"xyz"))
 A, OUT = action_id("a"), output_id(BODY)
 A_PATH, BODY_PATH = f"action/{A[:2]}/{A}", f"output/{OUT[:2]}/{OUT}"
 
@@ -22,7 +23,7 @@ A_PATH, BODY_PATH = f"action/{A[:2]}/{A}", f"output/{OUT[:2]}/{OUT}"
 def cache(tmp_path):
     """A store with a small body that two actions name, a large one, an empty one and one more."""
     cache = LocalCache(Store(str(tmp_path / "cache")))
-    for name, body in (("a", BODY), ("b", BODY), ("large", LARGE), ("empty", b""), ("other", b"xyz")):
+    for name, body in ENTRIES:
         put(cache, name, body)
     return cache
 
@@ -49,13 +50,13 @@ def expect_mended(cache) -> None:
     report = check(cache.store, repair=True)
     assert report.faults == report.removed == len(before) > 0
     assert found(cache, sha256=True) == {}
-    for name, body in (("a", BODY), ("b", BODY), ("large", LARGE), ("empty", b""), ("other", b"xyz")):
+    for name, body in ENTRIES:
         got = cache.lookup(action_id(name))
         assert got is None or read(got[3]) == body
 
 
 def test_a_good_store_has_no_faults(cache):
-    """Nothing is wrong with what puts leave; each body is read once, however many records name it."""
+    """Nothing is wrong with what puts leave; a body that two records name is read once."""
     assert found(cache) == found(cache, sha256=True) == {}
     report = check(cache.store)
     assert (report.records, report.bodies, report.unnamed) == (5, 4, 0)
@@ -73,7 +74,7 @@ def test_an_empty_directory_is_a_good_store(tmp_path):
 @pytest.mark.parametrize("body", [BODY, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("share", [0, 0.5, 1], ids=["first", "middle", "last"])
 def test_a_flipped_bit_is_found(cache, body, share):
-    """One bit anywhere in a body is one fault, and the body goes with every record that names it."""
+    """One bit anywhere in a body is one fault; the body goes with all records that name it."""
     path = cache.store.output_path(output_id(body))
     position = int(share * (len(body) - 1))
     overwrite(path, bytes([body[position] ^ 4]), position)
@@ -125,8 +126,9 @@ def test_swapped_records_are_found(cache):
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda data: b"", lambda data: data[:-1], lambda data: bytes(len(data)), lambda data: data[:60],
-     lambda data: data.replace(b"v1", b"v2"), lambda data: bytes([data[0] ^ 1]) + data[1:]],
+    [lambda data: b"", lambda data: data[:-1], lambda data: bytes(len(data)),
+     lambda data: data[:60], lambda data: data.replace(b"v1", b"v2"),
+     lambda data: bytes([data[0] ^ 1]) + data[1:]],
     ids=["empty", "cut", "zeros", "half", "version", "bit"],
 )  # fmt: skip
 def test_a_garbled_record_is_found_and_goes_alone(cache, damage):
@@ -141,9 +143,12 @@ def test_a_garbled_record_is_found_and_goes_alone(cache, damage):
 
 @pytest.mark.parametrize(
     "output, size, xxh3",
-    [(OUT, len(BODY), 1), (OUT, len(BODY) + 1, None), ("abcd", 3, 1), (OUT.upper(), len(BODY), None)],
+    [
+        (OUT, len(BODY), 1), (OUT, len(BODY) + 1, None), ("abcd", 3, 1),
+        (OUT.upper(), len(BODY), None),
+    ],
     ids=["xxh3", "size", "short output", "upper case"],
-)
+)  # fmt: skip
 def test_a_whole_record_that_lies_goes_alone(cache, output, size, xxh3):
     """Where the body is what its name says, the record that disagrees is what is wrong."""
     xxh3 = int(verify._xxh3(BODY), 16) if xxh3 is None else xxh3
@@ -190,7 +195,7 @@ def test_sha256_finds_what_xxh3_cannot(cache):
 
 
 def test_what_is_no_part_of_a_store_is_found(cache):
-    """Names that are no ids and entries in the wrong directory go; what is elsewhere is not looked at."""
+    """Names that are no ids and entries in the wrong directory go; the rest is left alone."""
     root = cache.store.root
     other = "00" if OUT[:2] != "00" else "01"
     os.makedirs(f"{root}/output/{other}", exist_ok=True)
@@ -274,7 +279,7 @@ def test_what_cannot_be_read_goes_only_where_the_disk_is_at_fault(cache, monkeyp
     assert os.path.exists(cache.store.output_path(OUT)) != goes
 
 
-# -- since -------------------------------------------------------------------------------------------
+# -- since -----------------------------------------------------------------------------------------
 
 
 def test_since_leaves_out_what_is_earlier(cache):
@@ -308,7 +313,7 @@ def test_since_looks_for_the_bodies_of_later_records(cache, monkeypatch):
     assert len(found(cache, since=1)) == 2
 
 
-# -- the spool ---------------------------------------------------------------------------------------
+# -- the spool -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -345,7 +350,7 @@ def test_a_bad_body_goes_from_the_spool_as_well(cache, pinned):
     assert report.removed == 2 and not os.path.exists(pinned)
 
 
-# -- beside others -----------------------------------------------------------------------------------
+# -- beside others ---------------------------------------------------------------------------------
 
 
 def during(monkeypatch, path, act) -> None:
