@@ -4,7 +4,7 @@ import time
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"
 
 FAILURES_TO_OPEN = 3
-TIMEOUT_WEIGHT = 2  # a time-out holds up a build for all of its length
+TIMEOUT_WEIGHT = 2  # a time-out holds up a build for all of its length; the first of all suffices
 FIRST_PAUSE_S = 30.0
 LONGEST_PAUSE_S = 300.0
 
@@ -15,6 +15,7 @@ class Breaker:
     def __init__(self, clock=time.monotonic) -> None:
         self.state = CLOSED
         self.pause_s = FIRST_PAUSE_S
+        self._proven = False  # whether S3 ever answered
         self._clock = clock
         self._failures = 0
         self._open_until = 0.0
@@ -31,10 +32,11 @@ class Breaker:
         reopened = self.state != CLOSED
         self.state = CLOSED
         self.pause_s = FIRST_PAUSE_S
+        self._proven = True
         self._failures = 0
         return reopened
 
-    def failed(self, weight: int = 1) -> bool:
+    def failed(self, timed_out: bool = False) -> bool:
         """Note a failure; returns whether that opened a breaker that was closed."""
         if self.state == OPEN:
             return False  # a job that was under way when it opened
@@ -42,7 +44,10 @@ class Breaker:
             self.pause_s = min(self.pause_s * 2, LONGEST_PAUSE_S)
             self._open()
             return False
-        self._failures += weight
+        if timed_out:
+            self._failures += TIMEOUT_WEIGHT if self._proven else FAILURES_TO_OPEN
+        else:
+            self._failures += 1
         if self._failures < FAILURES_TO_OPEN:
             return False
         self._open()

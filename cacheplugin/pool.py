@@ -13,7 +13,7 @@ import signal
 from collections import deque
 
 from . import channel, jobs, log, remote
-from .breaker import HALF_OPEN, OPEN, TIMEOUT_WEIGHT, Breaker
+from .breaker import HALF_OPEN, OPEN, Breaker
 from .errors import Unusable
 from .local import LocalCache
 from .options import Options
@@ -186,7 +186,7 @@ class Supervisor:
         elif result.status in (jobs.FAILED, jobs.TIMED_OUT):
             logger.info("%s S3 failed: %s", what, result.reason)
             timed_out = result.status == jobs.TIMED_OUT
-            if breaker.failed(TIMEOUT_WEIGHT if timed_out else 1):
+            if breaker.failed(timed_out):
                 logger.warning(
                     "%s bucket %s failed repeatedly, going on without it for %d s at a time: %s",
                     what, self._options.bucket, breaker.pause_s, result.reason,

@@ -315,17 +315,19 @@ def prune_at_close(options) -> None:
 
 
 def _stamp_is_due(root) -> bool:
-    """Whether the last prune at close was long ago; if so, this one is noted."""
-    fd = os.open(f"{root}/{STAMP_NAME}", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    """Whether the last prune at close was long ago; if so, this one is noted. Raises OSError."""
+    path = f"{root}/{STAMP_NAME}"
     try:
-        # A new stamp is as young as one just made: tell them apart by what is in it.
-        status = os.fstat(fd)
-        if status.st_size and 0 <= time.time() - status.st_mtime < CLOSE_INTERVAL_S:
+        if 0 <= time.time() - os.stat(path).st_mtime < CLOSE_INTERVAL_S:
             return False
-        os.pwrite(fd, b"\n", 0)
-        return True
+    except FileNotFoundError:
+        pass
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        os.utime(fd)
     finally:
         os.close(fd)
+    return True
 
 
 # -- the command ----------------------------------------------------------------------------------
@@ -336,26 +338,26 @@ def run(options) -> int:
     root = options.cache_dir
     if not os.path.lexists(root):
         return _nothing_done(options, f"{root} does not exist: nothing to prune")
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     progress = _Progress()
+    handler = signal.getsignal(signal.SIGINT)
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         if options.dry_run:
-            return _report(options, _prune_as_asked(options, progress))
-        with _lock(root) as alone:
-            if not alone:
-                return _nothing_done(options, f"another prune of {root} is running")
             result = _prune_as_asked(options, progress)
-        return _report(options, result)
+        else:
+            with _lock(root) as alone:
+                if not alone:
+                    return _nothing_done(options, f"another prune of {root} is running")
+                result = _prune_as_asked(options, progress)
     except OSError as error:
-        raise UsageError(
-            f"the cache directory {root} cannot be used: {(error.strerror or str(error)).lower()}"
-        ) from None
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"the cache directory {root} cannot be used: {reason}") from None
     except KeyboardInterrupt:
-        progress.clear()
         _say("interrupted; the rest stays")
         return EXIT_INTERRUPTED
     finally:
         signal.signal(signal.SIGINT, handler)
+    return _report(options, result)
 
 
 def _prune_as_asked(options, progress) -> Result:

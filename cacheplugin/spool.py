@@ -7,8 +7,8 @@
     spool/<target>/<session>/<output>  hard link to a body, which prune may unlink meanwhile
 
 A session's journal is locked while its process lives; what is left of a dead one is any uploader's.
-Journal lines are ``put <action> <output> <size> <unix nanoseconds>`` and ``done <line number>``, each
-one write. What a kill or a full disk leaves of one has no newline at its end and counts for nothing.
+Journal lines are ``put <action> <output> <size> <unix nanoseconds>`` and ``done <line number>``,
+each one write. What a kill leaves of one has no newline at its end and counts for nothing.
 """
 import errno
 import fcntl
@@ -74,7 +74,7 @@ class SpoolSession:
 
     @classmethod
     def claim(cls, store: Store, directory: str):
-        """What a dead process left in ``directory``; None where its process lives, or it cannot be read."""
+        """What a dead process left in ``directory``; None where it lives or cannot be read."""
         try:
             fd = os.open(f"{directory}/{_JOURNAL}", os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -220,7 +220,8 @@ def read_target(directory: str) -> dict:
     """The fields of Options that say where a target's entries go; raises OSError, ValueError."""
     with open(f"{directory}/target", encoding="utf-8") as file:
         fields = json.load(file)
-    if fields.pop("layout") != "objects" or set(fields) != set(TARGET_FIELDS):
+    known = {"layout", *TARGET_FIELDS}
+    if not isinstance(fields, dict) or set(fields) != known or fields.pop("layout") != "objects":
         raise ValueError(f"{directory}/target is of another version")
     return fields
 

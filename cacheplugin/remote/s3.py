@@ -16,7 +16,9 @@ LARGE_BYTES = 8 << 20
 CONNECT_TIMEOUT_S = 3
 FETCH_READ_TIMEOUT_S = 6  # a get waits for it, and a miss is better than a long wait
 UPLOAD_READ_TIMEOUT_S = 20
-ATTEMPTS = 2
+# A fetch that fails as a DirectGet is tried once more by the client.
+FETCH_ATTEMPTS = 1
+UPLOAD_ATTEMPTS = 2
 
 _ABSENT = ("404", "NoSuchKey", "NotFound")
 _REFUSED = (
@@ -61,8 +63,10 @@ class Bucket:
             with translated():
                 self._session = botocore.session.get_session()
                 self._region = self._find_region()
-                self._fetches = self._client(FETCH_READ_TIMEOUT_S)
-                self._uploads = None if options.read_only else self._client(UPLOAD_READ_TIMEOUT_S)
+                self._fetches = self._client(FETCH_READ_TIMEOUT_S, FETCH_ATTEMPTS)
+                self._uploads = None
+                if not options.read_only:
+                    self._uploads = self._client(UPLOAD_READ_TIMEOUT_S, UPLOAD_ATTEMPTS)
                 credentials = self._session.get_credentials()
                 if credentials is None:
                     raise Unusable("no AWS credentials found")
@@ -80,13 +84,13 @@ class Bucket:
             return region
         self._region = "us-east-1"
         try:
-            answer = self._client(FETCH_READ_TIMEOUT_S).get_bucket_location(Bucket=self._name)
+            answer = self._client(FETCH_READ_TIMEOUT_S, FETCH_ATTEMPTS).get_bucket_location(Bucket=self._name)
         except (boto.ClientError, boto.HTTPClientError):
             return self._region  # not allowed to ask, or a store without regions
         location = answer.get("LocationConstraint") or self._region
         return "eu-west-1" if location == "EU" else location
 
-    def _client(self, read_timeout_s: float):
+    def _client(self, read_timeout_s: float, attempts: int):
         options = self._options
         return self._session.create_client(
             "s3",
@@ -95,7 +99,7 @@ class Bucket:
             config=Config(
                 connect_timeout=CONNECT_TIMEOUT_S,
                 read_timeout=read_timeout_s,
-                retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+                retries={"mode": "standard", "total_max_attempts": attempts},
                 max_pool_connections=options.fetches_at_once + options.uploads_at_once,
                 tcp_keepalive=True,
                 parameter_validation=False,

@@ -9,7 +9,6 @@ from cacheplugin.breaker import (
     HALF_OPEN,
     LONGEST_PAUSE_S,
     OPEN,
-    TIMEOUT_WEIGHT,
     Breaker,
 )
 
@@ -62,10 +61,27 @@ def test_success_between_failures_counts_anew(breaker):
 
 def test_timeouts_weigh_more(breaker):
     """Time-outs hold up a build, so fewer of them open it."""
+    breaker.succeeded()
     count = 1
-    while not breaker.failed(TIMEOUT_WEIGHT):
+    while not breaker.failed(timed_out=True):
         count += 1
-    assert count < FAILURES_TO_OPEN
+    assert 1 < count < FAILURES_TO_OPEN
+
+
+def test_first_timeout_of_all_opens(breaker):
+    """Where S3 never answered, one time-out says enough."""
+    assert breaker.failed(timed_out=True) is True
+    assert breaker.admit() == OPEN
+
+
+def test_trip(breaker, clock):
+    """Opened for what is known from elsewhere, it closes as ever."""
+    breaker.trip()
+    assert breaker.admit() == OPEN
+    clock.now += FIRST_PAUSE_S
+    assert breaker.admit() == HALF_OPEN
+    breaker.trip()
+    assert breaker.state == HALF_OPEN
 
 
 def test_stays_open_for_the_pause(breaker, clock):

@@ -55,8 +55,9 @@ def expect_mended(cache) -> None:
         assert got is None or read(got[3]) == body
 
 
-def test_a_good_store_has_no_faults(cache):
+def test_a_good_store_has_no_faults(cache, monkeypatch):
     """Nothing is wrong with what puts leave; a body that two records name is read once."""
+    monkeypatch.setattr(verify, "digest", lambda path, sha256: pytest.fail("read once more"))
     assert found(cache) == found(cache, sha256=True) == {}
     report = check(cache.store)
     assert (report.records, report.bodies, report.unnamed) == (5, 4, 0)
