@@ -135,7 +135,7 @@ class Uploader:
         self._deadline = deadline
         self._progress_at = time.monotonic() if show_progress else None
         self._loop = Loop()
-        self._jobs = {}  # number of a job: (session, number of its entry)
+        self._jobs = {}  # number of a job: [(session, number)] of its entry and of older ones
 
     @property
     def progress(self) -> int:
@@ -170,9 +170,8 @@ class Uploader:
             return
         link = PoolLink((fields,), self._loop, self._on_message)
         self._jobs = {
-            link.upload(entry, recovered=True): (session, number)
-            for session in sessions
-            for number, entry in session.pending.items()
+            link.upload(session.pending[number], recovered=True): [(session, number), *older]
+            for (session, number), *older in _by_action(sessions)
         }
         while link.uploads_pending and not self._late():
             self._loop.turn(self._timeout_ms())
@@ -182,12 +181,15 @@ class Uploader:
 
     def _on_message(self, message) -> None:
         if isinstance(message, jobs.UploadResult):
-            session, number = self._jobs.pop(message.number)
+            entries = self._jobs.pop(message.number)
             if message.status == jobs.STORED:
-                self.uploaded += 1
-                session.done(number)
+                self.uploaded += len(entries)
             elif message.status == jobs.DAMAGED:
+                del entries[1:]  # an older put may be right
                 self.dropped += 1
+            else:
+                return
+            for session, number in entries:
                 session.done(number)
 
     def _late(self) -> bool:
@@ -203,3 +205,14 @@ class Uploader:
             sys.stderr.write(f"\r{self.uploaded} uploaded, {left} to go \x1b[K")
             if not left:
                 sys.stderr.write("\r\x1b[K")
+
+
+def _by_action(sessions):
+    """Lists of (session, number) of the entries of one action, the latest put first."""
+    found = {}
+    for session in sessions:
+        for number, entry in session.pending.items():
+            found.setdefault(entry.action, []).append((entry.time_ns, number, session))
+    for entries in found.values():
+        entries.sort(key=lambda entry: entry[:2], reverse=True)
+        yield [(session, number) for _, number, session in entries]

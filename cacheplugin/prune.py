@@ -113,7 +113,7 @@ class _Prune:
         groups = self._look(youngest if max_size_bytes else cutoff)
         if max_size_bytes:
             excess = sum(tally.bytes for tally in self.seen.values()) - max_size_bytes
-            cutoff = max(cutoff, _cutoff_for(excess // _BLOCK_BYTES, groups, youngest))
+            cutoff = max(cutoff, _cutoff_for(-(-excess // _BLOCK_BYTES), groups, youngest))
         self._clean_tmp(now_ns - int(max(min_age_s, MIN_AGE_S) * 1e9))
         for done, group in enumerate(groups):
             self.progress("removing", done, len(groups))

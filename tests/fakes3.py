@@ -100,8 +100,11 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def do_PUT(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self._begin():
+        length = int(self.headers["Content-Length"])
+        body = self.rfile.read(length)
+        if len(body) < length:  # a client that was killed
+            self.close_connection = True
+        elif self._begin():
             with self.s3.lock:
                 exists = self._key in self.s3.objects
                 refused = exists and self.headers.get("If-None-Match") == "*"

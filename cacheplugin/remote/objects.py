@@ -10,7 +10,7 @@ It is the Go program's, byte for byte, so that both may share a bucket.
 import hashlib
 import time
 
-from ..errors import Absent, BodyMismatch, Damaged, Unavailable
+from ..errors import Absent, BodyMismatch, Damaged, RemoteError, Unavailable
 from ..store import EMPTY_OUTPUT
 from . import Fetched, Uploaded
 from .s3 import LARGE_BYTES
@@ -70,9 +70,17 @@ class ObjectsLayout:
             found = not self._upload_output(job)
             sent = 0 if found else job.size
             self._uploaded.add(job.output)
-        record = f"{job.output} {job.time_ns}".encode()
-        self._bucket.write(self._key("action", job.action), record)
+        key = self._key("action", job.action)
+        if not (job.recovered and self._has_newer(key, job.time_ns)):
+            self._bucket.write(key, f"{job.output} {job.time_ns}".encode())
         return Uploaded(found, sent)
+
+    def _has_newer(self, key: str, time_ns: int) -> bool:
+        """Whether the bucket has a later put of the action, which an upload made late must not undo."""
+        try:
+            return parse_action(self._bucket.read(key, _ACTION_BYTES))[1] > time_ns
+        except RemoteError:
+            return False
 
     def _upload_output(self, job) -> bool:
         """Write a job's body unless the bucket has it; returns whether it was written."""

@@ -28,8 +28,8 @@ def markers(cache_dir) -> list:
 
 @pytest.fixture
 def crashed(start, cache_dir):
-    """Ten entries of a session whose machine went down: 0 to 3 have zeros for a body, the records of
-    2 and 3 are lost, that of 4 is torn."""
+    """Ten entries of a session whose machine went down: 0 to 3 have zeros for a body, the records
+    of 2 and 3 are lost, that of 4 is torn."""
     plugin = start().hello()
     for number in range(10):
         plugin.expect_stored(action_id(number), body_of(number))
@@ -57,7 +57,7 @@ def test_what_a_crash_harmed_is_a_miss_and_is_put_again(start, crashed, cache_di
 
 
 def test_what_nobody_asked_for_is_checked_at_the_end(start, crashed, cache_dir):
-    """The session's end removes what is wrong, then the marker: the next one trusts what is left."""
+    """The session's end removes what is wrong, then the marker: the next trusts what is left."""
     plugin = start().hello()
     plugin.expect_hit(action_id(9), body_of(9))
     assert len(markers(cache_dir)) == 1
@@ -88,7 +88,7 @@ def test_a_session_that_writes_is_marked_until_its_end(start, cache_dir):
 
 
 def test_a_killed_session_leaves_its_marker_to_the_next(start, cache_dir):
-    """Its entries are served, as the machine stayed up; the next session that writes clears it away."""
+    """Its entries are served, as the machine stayed up; the next one that writes clears it away."""
     plugin = start().hello()
     plugin.expect_stored(action_id(0), body_of(0))
     plugin.kill()

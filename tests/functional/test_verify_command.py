@@ -115,10 +115,10 @@ def test_a_pipe_in_the_store_holds_nothing_up(run, filled, cache_dir):
     assert run("verify").returncode == 1
 
 
-def test_progress_is_for_terminals(filled, cache_dir, processes):
+def test_progress_is_for_terminals(filled, cache_dir, processes, tmp_path):
     """On a terminal a bar on stderr that is gone at the end; stdout has the report alone."""
     ours, theirs = os.openpty()
-    with open(processes._home / "out", "w+") as out:
+    with open(tmp_path / "out", "w+") as out:
         process = subprocess.Popen(
             [PROGRAM, f"--cache-dir={cache_dir}", "verify"], env=processes.environ(),
             stdin=subprocess.DEVNULL, stdout=out, stderr=theirs,
@@ -193,5 +193,7 @@ def test_stats_prints_text_and_json(run, filled, cache_dir):
     assert done.stdout.startswith("30 entries, 30 outputs\n")
     found = json.loads(run("stats", "--json").stdout)
     assert (found["entries"], found["outputs"]) == (30, 30)
+    (session,) = found["sessions"]
+    assert (session["gets"], session["local_hits"], session["puts"]) == (30, 30, 30)
     assert found["spool"] == {"entries": 0, "outputs": 0, "bytes": 0}
     assert not (cache_dir / "tmp").exists()

@@ -21,7 +21,6 @@ def filled(go_with_std, fake_s3, std_cache):
 @pytest.mark.parametrize("fault", FAILURES)
 def test_a_build_passes_while_s3_fails(filled, fake_s3, fault):
     fake_s3.fail(fault)
-    filled.plugin.append("--drain-timeout=1s")
     done = filled.build()
     counts = counters(done.stderr)
     assert counts["get_fault_error"] >= 1 and "get_fault_hit" not in counts

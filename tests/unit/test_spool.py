@@ -283,13 +283,16 @@ def test_on_a_full_disk_the_body_itself_has_to_do(cache, sessions, monkeypatch):
     ours = sessions()
     path = put(cache, "a", BODY)
 
-    def full(_, to):
-        with open(to, "ab") as file:
+    def no_link(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    def half_a_copy(_, to):
+        with open(to, "wb") as file:
             file.write(BODY[:10])
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(shutil, "copyfile", full)
-    monkeypatch.setattr(os, "link", lambda *_: os.mkdir(ours.directory))  # raises as a link may
+    monkeypatch.setattr(os, "link", no_link)
+    monkeypatch.setattr(shutil, "copyfile", half_a_copy)
     number = ours.add(action_id("a"), OUT, len(BODY), TIME_NS, path)
     assert names(ours) == ["journal"]
     assert ours.pending[number].path == path

@@ -1,0 +1,570 @@
+"""Uploads that survive: whatever ends a session, the bucket gets what was answered, once flushed."""
+import os
+import random
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from fakes3 import FakeS3
+from helpers import (
+    DEADLINE_S, PROGRAM, Plugin, action_id, b64, kill, output_id, proc, time_ns, wait_until,
+)  # fmt: skip
+
+from cacheplugin.spool import count_pending, session_directories
+from cacheplugin.store import Store
+
+BODY = b"what the build made" * 1000
+
+
+@pytest.fixture
+def flush(processes, cache_dir):
+    """flush(*flags): the command's (exit status, stdout, stderr)."""
+
+    def flush(*flags):
+        done = subprocess.run(
+            [PROGRAM, "flush", f"--cache-dir={cache_dir}", *flags], env=processes.environ(),
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        return done.returncode, done.stdout, done.stderr
+
+    return flush
+
+
+@pytest.fixture
+def begin_flush(processes, cache_dir):
+    """begin_flush(*flags): the command as a process of its own, killed after the test."""
+    begun = []
+
+    def begin(*flags):
+        begun.append(
+            subprocess.Popen(
+                [PROGRAM, "flush", f"--cache-dir={cache_dir}", *flags], env=processes.environ(),
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                start_new_session=True,
+            )  # fmt: skip
+        )
+        return begun[-1]
+
+    yield begin
+    for process in begun:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def other_s3():
+    server = FakeS3()
+    yield server
+    server.stop()
+
+
+def put_all(plugin, puts) -> None:
+    """Put {action: body} and see each answered."""
+    for action, body in puts.items():
+        assert "DiskPath" in plugin.answer(plugin.put(action, body))
+
+
+def some(count, word="x") -> dict:
+    """{action: body} of different sizes, an empty one and two equal ones among them."""
+    bodies = [b"", *(f"{word} {max(n, 2)}".encode() * 50**n for n in range(1, count))]
+    return {action_id(f"{word} {n}"): body for n, body in enumerate(bodies)}
+
+
+def in_spool(cache_dir) -> list:
+    """Every file and directory of sessions in the spool."""
+    return sorted(str(p.relative_to(cache_dir)) for p in Path(cache_dir).glob("spool/*/*/**/*"))
+
+
+def stored_time_ns(cache_dir, action) -> int:
+    return time_ns(Store(str(cache_dir)).lookup(action)[2])
+
+
+def expect_uploaded(objects, cache_dir, puts, prefix="") -> None:
+    """The bucket holds ``puts``, {action: body}, as REFERENCE.md lays them out; the spool nothing."""
+    for action, body in puts.items():
+        output = output_id(body)
+        assert objects[f"{prefix}output/{output[:2]}/{output}"] == body
+        record = f"{output} {stored_time_ns(cache_dir, action)}".encode()
+        assert objects[f"{prefix}action/{action[:2]}/{action}"] == record
+    assert session_directories(str(cache_dir)) == []
+
+
+def leave(start, fake_s3, puts, *flags) -> None:
+    """A session that leaves ``puts`` in the spool."""
+    plugin = start(*fake_s3.flags(), "--upload=off", *flags).hello()
+    put_all(plugin, puts)
+    plugin.finish()
+
+
+def hang(fake_s3, method="PUT") -> None:
+    """From now on S3 takes no upload, and says nothing either."""
+    fake_s3.faulty = lambda got, key: got == method
+    fake_s3.fail("hang")
+
+
+def mend(fake_s3) -> None:
+    fake_s3.fail(None)
+    fake_s3.release()
+
+
+def leaders(processes) -> list:
+    """Detached uploaders, each of which leads a session."""
+    found = processes.running("cacheplugin.flush")
+    return [pid for pid in found if os.getsid(pid) == pid]
+
+
+# -- whatever ends a session -----------------------------------------------------------------------
+
+
+def put_until_killed(plugin, source, after_s) -> dict:
+    """Put what ``source`` makes, close, and be killed in the middle; {action: body} answered."""
+    answered = {}
+    timer = threading.Timer(after_s, plugin.process.kill)
+    timer.start()
+    try:
+        for _ in range(60):
+            body = source.randbytes(int(source.paretovariate(0.4)) % 100_000)
+            if source.random() < 0.2 and answered:
+                body = source.choice(list(answered.values()))
+            action = action_id(source.randrange(10**9))
+            number = plugin.put(action, body)
+            got = plugin.line()
+            if got is None:
+                break
+            assert got["ID"] == number and "DiskPath" in got
+            answered[action] = body
+        plugin.close()
+        plugin.line()
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+    plugin.process.wait(DEADLINE_S)
+    timer.cancel()
+    return answered
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_at_any_moment_and_flushed(start, fake_s3, processes, cache_dir, flush, seed):
+    """SIGKILL at random moments: every action that was answered gets into the bucket."""
+    source = random.Random(seed)
+    answered = {}
+    for _ in range(6):
+        plugin = start(*fake_s3.flags(), "--prefix=team").hello()
+        answered |= put_until_killed(plugin, source, source.random() ** 2 * 1.5)
+    processes.expect_none()  # but for an uploader that a session may have started
+    status, out, err = flush()
+    assert (status, err) == (0, "") and out.endswith(" 0 dropped (their bodies are damaged or gone), 0 remain\n")
+    assert len(answered) > 20
+    expect_uploaded(fake_s3.objects, cache_dir, answered, "team/")
+
+
+@pytest.mark.parametrize("end", ["interrupt", "terminate", "drain timeout", "kill", "all killed"])
+def test_what_is_not_uploaded_at_the_end_stays_for_flush(
+    start, fake_s3, processes, cache_dir, flush, end
+):
+    """Ctrl-C, SIGTERM, --drain-timeout and SIGKILL while S3 hangs: flush does the rest."""
+    hang(fake_s3)
+    puts = some(3)
+    flags = ["--drain-timeout=50ms"] if end == "drain timeout" else []
+    plugin = start(*fake_s3.flags(), *flags).hello()
+    put_all(plugin, puts)
+    wait_until(lambda: fake_s3.held, "the upload")
+    if end == "interrupt":
+        os.killpg(plugin.pid, signal.SIGINT)
+    elif end == "terminate":
+        kill(plugin.pid, signal.SIGTERM)
+    elif end == "kill":
+        kill(plugin.pid)
+    elif end == "all killed":
+        for pid in processes.running():
+            kill(pid)
+    if end in ("interrupt", "drain timeout"):
+        plugin.finish()
+    plugin.wait()
+    processes.expect_none()  # no uploader either: S3 is known to hang, or the user wants an end
+    assert not fake_s3.objects
+    assert count_pending(Store(str(cache_dir))) == len(puts)
+    mend(fake_s3)
+    assert flush() == (0, _uploaded(len(puts)), "")
+    expect_uploaded(fake_s3.objects, cache_dir, puts)
+
+
+def _uploaded(count, dropped=0, remain=0) -> str:
+    return (
+        f"{count} entries uploaded, {dropped} dropped (their bodies are damaged or gone), "
+        f"{remain} remain\n"
+    )
+
+
+def test_upload_off_uploads_nothing_until_flush(start, fake_s3, cache_dir, flush, processes):
+    """--upload=off: no request to S3 but for gets; then flush."""
+    puts = some(4)
+    leave(start, fake_s3, puts, "--prefix=a/b")
+    processes.expect_none()
+    assert fake_s3.requests == []
+    assert flush() == (0, _uploaded(4), "")
+    expect_uploaded(fake_s3.objects, cache_dir, puts, "a/b/")
+    assert flush() == (0, _uploaded(0), "")
+
+
+def test_a_session_that_uploads_all_leaves_nothing(start, fake_s3, cache_dir, processes):
+    """After a close that waited the spool is empty, and no uploader was needed."""
+    puts = some(4)
+    plugin = start(*fake_s3.flags()).hello()
+    put_all(plugin, puts)
+    plugin.finish()
+    expect_uploaded(fake_s3.objects, cache_dir, puts)
+    assert fake_s3.count("PUT", "action/") == 4
+
+
+def test_a_put_again_after_its_upload(start, fake_s3, cache_dir, flush):
+    """The later put of an action is what the bucket ends up with, though both were spooled."""
+    a = action_id("a")
+    leave(start, fake_s3, {a: b"first"})
+    leave(start, fake_s3, {a: b"second"})
+    assert flush() == (0, _uploaded(2), "")
+    expect_uploaded(fake_s3.objects, cache_dir, {a: b"second"})
+
+
+def test_small_bodies_are_not_spooled(start, fake_s3, cache_dir, flush):
+    """Below --min-upload-size nothing is to be uploaded, now or later."""
+    leave(start, fake_s3, {action_id("s"): b"123", action_id("l"): b"1234"}, "--min-upload-size=4")
+    assert flush() == (0, _uploaded(1), "")
+    expect_uploaded(fake_s3.objects, cache_dir, {action_id("l"): b"1234"})
+    assert len(fake_s3.objects) == 2
+
+
+def test_without_a_bucket_nothing_is_spooled(start, cache_dir):
+    """A local cache has no spool."""
+    plugin = start().hello()
+    plugin.expect_stored(action_id("a"), BODY)
+    plugin.finish()
+    assert not (cache_dir / "spool").exists()
+
+
+def test_what_prune_takes_is_uploaded_still(start, fake_s3, cache_dir, flush):
+    """The spool's link holds a body whose output and record are gone from the store."""
+    plugin = start(*fake_s3.flags(), "--upload=off").hello()
+    put_time = plugin.expect_stored(action_id("a"), BODY)["Time"]
+    plugin.finish()
+    shutil.rmtree(cache_dir / "output")
+    shutil.rmtree(cache_dir / "action")
+    assert flush() == (0, _uploaded(1), "")
+    a, output = action_id("a"), output_id(BODY)
+    assert fake_s3.objects == {
+        f"action/{a[:2]}/{a}": f"{output} {time_ns(put_time)}".encode(),
+        f"output/{output[:2]}/{output}": BODY,
+    }
+
+
+# -- in the background -----------------------------------------------------------------------------
+
+
+def test_background_answers_close_at_once(start, fake_s3, cache_dir, processes):
+    """S3 is blocked, close is answered, nobody holds stdout or stderr, one uploader does the rest."""
+    fake_s3.hold = lambda method, key: method == "PUT"
+    puts = some(4)
+    plugin = start(*fake_s3.flags(), "--upload=background").hello()
+    put_all(plugin, puts)
+    plugin.finish()  # and stdout ends with it
+    (uploader,) = wait_until(lambda: leaders(processes), "the uploader")
+    stderr = str(plugin._stderr_path)
+    for pid in processes.running():
+        assert stderr not in _open_files(pid)
+    assert set(_open_files(uploader)[:3]) == {os.devnull}
+    wait_until(lambda: fake_s3.held, "the upload")
+    assert not fake_s3.objects
+    fake_s3.release()
+    processes.expect_none()
+    expect_uploaded(fake_s3.objects, cache_dir, puts)
+    assert plugin.stderr == ""
+
+
+def _open_files(pid) -> list:
+    """What a process has open, by descriptor."""
+    found = []
+    for fd in sorted(os.listdir(f"/proc/{pid}/fd"), key=int):
+        try:
+            found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+        except OSError:
+            pass  # closed meanwhile
+    return found
+
+
+def test_one_uploader_for_many_sessions(start, fake_s3, cache_dir, processes):
+    """Sessions that end while an uploader works leave theirs to it."""
+    fake_s3.hold = lambda method, key: method == "PUT"
+    everything = {}
+    for n in range(3):
+        puts = some(3, f"session {n}")
+        everything |= puts
+        plugin = start(*fake_s3.flags(), "--upload=background").hello()
+        put_all(plugin, puts)
+        plugin.finish()
+        (first,) = wait_until(
+            lambda: len(leaders(processes)) == 1 and leaders(processes), "one uploader"
+        )
+        if n == 0:
+            uploader = first
+            wait_until(lambda: processes.pool(), "its pool")
+        assert first == uploader
+    fake_s3.release()
+    processes.expect_none()
+    expect_uploaded(fake_s3.objects, cache_dir, everything)
+
+
+def test_the_next_session_starts_an_uploader_for_a_dead_one(start, fake_s3, cache_dir, processes):
+    """A build that only hits is enough to have the rest of a killed one uploaded."""
+    hang(fake_s3)
+    puts = some(3)
+    plugin = start(*fake_s3.flags()).hello()
+    put_all(plugin, puts)
+    plugin.kill()
+    processes.expect_none()
+    mend(fake_s3)
+    plugin = start(*fake_s3.flags()).hello()
+    plugin.expect_hit(*next(iter(puts.items())))
+    plugin.finish()
+    processes.expect_none()
+    expect_uploaded(fake_s3.objects, cache_dir, puts)
+
+
+def test_a_killed_uploader_is_followed_by_another(start, fake_s3, cache_dir, processes):
+    """What it was uploading is left to the next session's uploader."""
+    hang(fake_s3)
+    puts = some(3)
+    plugin = start(*fake_s3.flags(), "--upload=background").hello()
+    put_all(plugin, puts)
+    plugin.finish()
+    wait_until(lambda: fake_s3.held, "the upload")
+    for pid in processes.running():
+        kill(pid)
+    processes.expect_none()
+    mend(fake_s3)
+    start(*fake_s3.flags(), "--upload=background").hello().finish()
+    processes.expect_none()
+    expect_uploaded(fake_s3.objects, cache_dir, puts)
+
+
+def test_entries_go_only_where_they_were_to_go(
+    start, fake_s3, other_s3, cache_dir, processes, flush
+):
+    """Sessions with another bucket or prefix: each entry reaches its own, and no other."""
+    here, there, prefixed = some(3, "here"), some(3, "there"), some(3, "prefixed")
+    leave(start, fake_s3, here)
+    leave(start, fake_s3, prefixed, "--prefix=p")
+    plugin = start(*other_s3.flags()).hello()
+    put_all(plugin, there)
+    plugin.finish()  # and its uploader uploads the others'
+    processes.expect_none()
+    objects = fake_s3.objects
+    expect_uploaded(other_s3.objects, cache_dir, there)
+    expect_uploaded({k: v for k, v in objects.items() if k[:2] != "p/"}, cache_dir, here)
+    expect_uploaded({k: v for k, v in objects.items() if k[:2] == "p/"}, cache_dir, prefixed, "p/")
+    assert len(objects) == 12 and len(other_s3.objects) == 6
+
+
+@pytest.mark.parametrize("flags", [["--read-only"], ["--read-only", "--upload=background"]])
+def test_a_read_only_session_leaves_the_spool_alone(
+    start, fake_s3, cache_dir, processes, flush, flags
+):
+    """It spools nothing of its own, and starts no uploader for what is there."""
+    puts = some(3)
+    leave(start, fake_s3, puts)
+    before = in_spool(cache_dir)
+    plugin = start(*fake_s3.flags(), *flags).hello()
+    plugin.expect_stored(action_id("read only"), b"read only")
+    plugin.finish()
+    processes.expect_none()
+    assert in_spool(cache_dir) == before and fake_s3.count("PUT") == 0
+    assert flush() == (0, _uploaded(3), "")
+    expect_uploaded(fake_s3.objects, cache_dir, puts)
+    assert len(fake_s3.objects) == 6
+
+
+# -- the command flush -----------------------------------------------------------------------------
+
+
+def test_two_flushes_at_once_are_one_uploader_at_a_time(
+    start, fake_s3, cache_dir, processes, begin_flush
+):
+    """The second waits for the first, then finds nothing to do; nothing is sent twice."""
+    puts = some(3)
+    leave(start, fake_s3, puts)
+    fake_s3.hold = lambda method, key: method == "PUT"
+    first = begin_flush()
+    wait_until(lambda: fake_s3.held, "the upload")
+    second = begin_flush()
+    wait_until(lambda: b"flock" in proc(second.pid, "wchan") + _stack(second), "its wait")
+    assert len(processes.pool()) == 1 and first.poll() is None
+    fake_s3.release()
+    assert first.communicate(timeout=DEADLINE_S) == (_uploaded(3), "")
+    assert second.communicate(timeout=DEADLINE_S) == (_uploaded(0), "")
+    assert first.returncode == second.returncode == 0
+    expect_uploaded(fake_s3.objects, cache_dir, puts)
+    assert fake_s3.count("PUT", "action/") == 3
+
+
+def _stack(process) -> bytes:
+    """The line of /proc/locks of a process that waits for one, where the kernel shows no wchan."""
+    waits = f"-> FLOCK  ADVISORY  WRITE {process.pid} ".encode()
+    return b"flock" if waits in Path("/proc/locks").read_bytes() else b""
+
+
+def test_flush_does_not_wait_for_another_beyond_its_timeout(start, fake_s3, begin_flush, flush):
+    """It says so and exits 1."""
+    leave(start, fake_s3, some(2))
+    hang(fake_s3)
+    first = begin_flush()
+    wait_until(lambda: fake_s3.held, "the upload")
+    status, out, err = flush("--timeout=200ms")
+    assert (status, err) == (1, "") and "another uploader" in out
+    mend(fake_s3)
+    first.communicate(timeout=DEADLINE_S)
+
+
+def test_flush_gives_up_a_hanging_s3_at_its_timeout(
+    start, fake_s3, cache_dir, processes, flush
+):
+    """Exit status 1, what remains is said, and stays."""
+    puts = some(3)
+    leave(start, fake_s3, puts)
+    hang(fake_s3)
+    began = time.monotonic()
+    assert flush("--timeout=1500ms") == (1, _uploaded(0, remain=3), "")
+    assert time.monotonic() - began < 15
+    processes.expect_none()
+    mend(fake_s3)
+    assert flush("--timeout=60s") == (0, _uploaded(3), "")
+    expect_uploaded(fake_s3.objects, cache_dir, puts)
+
+
+@pytest.mark.parametrize("fault", ["refuse", "503", "403", "InvalidAccessKeyId"])
+def test_flush_with_s3_down(start, fake_s3, cache_dir, flush, fault):
+    """Exit status 1, and everything stays for the next time."""
+    puts = some(3)
+    leave(start, fake_s3, puts)
+    fake_s3.fail(fault)
+    status, out, err = flush()
+    assert (status, out) == (1, _uploaded(0, remain=3)) and "Traceback" not in err
+    assert count_pending(Store(str(cache_dir))) == 3
+    if fault != "refuse":
+        fake_s3.fail(None)
+        assert flush() == (0, _uploaded(3), "")
+        expect_uploaded(fake_s3.objects, cache_dir, puts)
+
+
+def test_flush_drops_what_nobody_can_upload(start, fake_s3, cache_dir, flush):
+    """Damaged and vanished bodies are said and dropped; nothing wrong gets into the bucket."""
+    puts = {action_id(word): word.encode() * 99 for word in ("right", "flipped", "cut", "gone")}
+    leave(start, fake_s3, puts)
+
+    def outputs(word):
+        return cache_dir.glob(f"**/{output_id(puts[action_id(word)])}")
+
+    with open(next(outputs("flipped")), "r+b") as file:  # one inode with the spool's link
+        file.write(b"F")
+    os.truncate(next(outputs("cut")), 10)
+    for path in list(outputs("gone")):
+        path.unlink()
+    assert flush() == (0, _uploaded(1, dropped=3), "")
+    right = {action_id("right"): puts[action_id("right")]}
+    expect_uploaded(fake_s3.objects, cache_dir, right)
+    assert len(fake_s3.objects) == 2
+
+
+def test_flush_leaves_a_live_session_its_entries(start, fake_s3, cache_dir, flush):
+    """They are its own to upload; flush says that they remain."""
+    dead, live = some(3, "dead"), some(3, "live")
+    leave(start, fake_s3, dead)
+    plugin = start(*fake_s3.flags(), "--upload=off").hello()
+    put_all(plugin, live)
+    assert flush() == (1, _uploaded(3, remain=3), "")
+    assert len(fake_s3.objects) == 6
+    plugin.finish()
+    assert flush() == (0, _uploaded(3), "")
+    expect_uploaded(fake_s3.objects, cache_dir, dead | live)
+
+
+def test_flush_leaves_a_target_of_another_version_alone(start, fake_s3, cache_dir, flush):
+    """What a newer program spooled is that program's to upload; it is named, and remains."""
+    leave(start, fake_s3, some(2))
+    (target,) = cache_dir.glob("spool/*/target")
+    target.write_text(target.read_text().replace('"objects"', '"bundles"'))
+    before = in_spool(cache_dir)
+    status, out, err = flush()
+    assert (status, out) == (1, _uploaded(0, remain=2))
+    assert err.count("\n") == 1 and "another version" in err
+    assert in_spool(cache_dir) == before and not fake_s3.requests
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_flush_that_is_stopped_loses_nothing(
+    start, fake_s3, cache_dir, processes, flush, begin_flush, number
+):
+    """Ctrl-C, SIGTERM or SIGKILL in the middle: the next flush does the rest."""
+    puts = some(4)
+    leave(start, fake_s3, puts)
+    hang(fake_s3)
+    fake_s3.faulty = lambda method, key: key.startswith("action/")
+    stopped = begin_flush()
+    wait_until(lambda: fake_s3.held, "the upload of a record")
+    os.killpg(stopped.pid, number)
+    _, err = stopped.communicate(timeout=DEADLINE_S)
+    assert stopped.returncode != 0 and "Traceback" not in err
+    processes.expect_none()
+    mend(fake_s3)
+    assert flush() == (0, _uploaded(4), "")
+    expect_uploaded(fake_s3.objects, cache_dir, puts)
+
+
+def test_flush_without_a_cache_directory(flush, cache_dir):
+    """One clear line, exit status 2, and none is made."""
+    status, out, err = flush()
+    assert (status, out) == (2, "") and err.count("\n") == 1
+    assert f"no cache directory {cache_dir}" in err
+    assert not cache_dir.exists()
+
+
+def test_flush_of_a_directory_without_a_spool(start, flush, cache_dir):
+    """Nothing to do is no failure."""
+    cache_dir.mkdir()
+    assert flush() == (0, _uploaded(0), "")
+
+
+# -- large bodies, on a server that knows parts ----------------------------------------------------
+
+
+def test_multipart_uploads_of_the_dead_are_aborted(
+    processes, cache_dir, tmp_path, bucket, flush
+):
+    """Killed between two parts: flush aborts what was begun, of this output only, and uploads."""
+    body = random.Random(1).randbytes(40 << 20)
+    output = output_id(body)
+    key = f"output/{output[:2]}/{output}"
+
+    def unfinished():
+        found = bucket.client.list_multipart_uploads(Bucket=bucket.name)
+        return [upload["Key"] for upload in found.get("Uploads", ())]
+
+    bucket.client.create_multipart_upload(Bucket=bucket.name, Key="output/somebody-elses")
+    plugin = Plugin(
+        [f"--cache-dir={cache_dir}", *bucket.flags], processes.environ(), tmp_path / "stderr"
+    )
+    try:
+        plugin.hello()
+        plugin.answer(plugin.put(action_id("large"), body))
+        wait_until(lambda: key in unfinished(), "its first part")
+    finally:
+        for pid in processes.running():
+            kill(pid)
+        plugin.kill()
+    processes.expect_none()
+    assert sorted(unfinished()) == sorted([key, "output/somebody-elses"])
+    assert flush() == (0, _uploaded(1), "")
+    assert unfinished() == ["output/somebody-elses"]
+    assert bucket.read(key) == body
+    assert len(bucket.keys()) == 2 and session_directories(str(cache_dir)) == []
