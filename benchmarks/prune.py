@@ -44,7 +44,9 @@ class Tree:
                 path = self.path(tree, number)
                 with open(path, "wb", buffering=0) as file:
                     file.write(RECORD)
-                age = EXPIRY_S + 3600 + number if number % ONE_IN == 0 else 7200 + number % EXPIRY_S // 2
+                age = 7200 + number % (EXPIRY_S // 2)
+                if number % ONE_IN == 0:
+                    age += EXPIRY_S
                 os.utime(path, (self.now - age, self.now - age))
         os.sync()  # so that no run pays for the writing
 
@@ -53,18 +55,19 @@ class Tree:
         return f"{self.root}/{tree}/{name[:2]}/{name}"
 
     def list_expired(self) -> int:
-        """Write the list, in the order of the directories as prune goes; returns its length."""
+        """Write the list, in the order in which prune goes; returns its length."""
         paths = sorted(
-            (self.path(tree, number)[: len(self.root) + 11], self.path(tree, number))
+            self.path(tree, number)
             for tree, count in self.counts.items()
             for number in range(0, count, ONE_IN)
         )
         by_directory = {}
-        for _, path in paths:
+        for path in paths:
             by_directory.setdefault(os.path.dirname(path), set()).add(os.path.basename(path))
         with open(self.expired, "w") as file:
             for directory, names in by_directory.items():
-                file.writelines(f"{directory}/{name}\n" for name in os.listdir(directory) if name in names)
+                for name in filter(names.__contains__, os.listdir(directory)):
+                    file.write(f"{directory}/{name}\n")
         return len(paths)
 
 

@@ -5,8 +5,8 @@ cutoff: what was last used before it goes, actions first, so that no lookup meet
 body prune took. Each file is looked at again right before its unlink, as a live build may have
 used it since. Nothing else changes: wherever a prune is stopped, it leaves a valid store.
 
-Files under ``module/`` and ``revproxy/`` count and go as outputs do; ``spool/`` is never touched, and
-neither is any name that the store would not have made.
+Files under ``module/`` and ``revproxy/`` count and go as outputs do; ``spool/`` is never touched,
+and neither is any name that the store would not have made.
 """
 import fcntl
 import os
@@ -119,8 +119,8 @@ class _Prune:
             self.progress("removing", done, len(groups))
             self._remove(group, cutoff)
         kept = {
-            kind: Tally(seen.count - self.removed[kind].count, seen.bytes - self.removed[kind].bytes)
-            for kind, seen in self.seen.items()
+            kind: Tally(seen.count - gone.count, seen.bytes - gone.bytes)
+            for (kind, seen), gone in zip(self.seen.items(), self.removed.values())
         }
         return Result(
             kept, self.removed, None if cutoff == _NEVER else cutoff, time.monotonic() - begin,
@@ -128,7 +128,7 @@ class _Prune:
         )  # fmt: skip
 
     def _look(self, limit_ns) -> list:
-        """Count everything; a _Group for each directory with files last used before ``limit_ns``."""
+        """Count all; a _Group for each directory with files last used before ``limit_ns``."""
         groups = []
         directories = [
             (tree, kind, name)
@@ -209,29 +209,35 @@ class _Prune:
 
     @contextmanager
     def _open(self, tree, name=None):
-        """A descriptor of ``<root>/<tree>[/<name>]``; None where there is no such directory."""
-        fd = None
+        """A descriptor of ``<root>/<tree>[/<name>]``; None where there is no such directory.
+
+        An OSError in the block ends the block only, and is counted.
+        """
+        fds = []
         try:
-            try:
-                fd = os.open(f"{self.root}/{tree}", _OPEN_DIR)
-                if name is not None:
-                    parent, fd = fd, None
-                    try:
-                        fd = os.open(name, _OPEN_DIR, dir_fd=parent)
-                    finally:
-                        os.close(parent)
-            except (FileNotFoundError, NotADirectoryError):
-                pass
-            except OSError as error:
-                self._fail(error)
-            yield fd
+            fds.append(os.open(f"{self.root}/{tree}", _OPEN_DIR))
+            if name is not None:
+                fds.append(os.open(name, _OPEN_DIR, dir_fd=fds[0]))
+        except (FileNotFoundError, NotADirectoryError):
+            found = None
+        except OSError as error:
+            self._fail(error)
+            found = None
+        else:
+            found = fds[-1]
+        try:
+            yield found
+        except OSError as error:
+            self._fail(error)
         finally:
-            if fd is not None:
+            for fd in fds:
                 os.close(fd)
 
     def _list(self, tree) -> list:
         with self._open(tree) as fd:
-            return [] if fd is None else sorted(os.listdir(fd))
+            if fd is not None:
+                return sorted(os.listdir(fd))
+        return []
 
     def _fail(self, error) -> None:
         self.failures += 1
@@ -239,7 +245,7 @@ class _Prune:
 
 
 def _cutoff_for(excess_blocks, groups, youngest) -> int:
-    """The least cutoff before which there are ``excess_blocks``; ``youngest`` where there are fewer."""
+    """The least cutoff with ``excess_blocks`` before it; ``youngest`` where there are fewer."""
     if excess_blocks <= 0:
         return _NEVER
     # A sum for each coarse step, then the times within the one step that holds the cutoff: sorting
@@ -409,14 +415,14 @@ def _print_json(options, result) -> None:
 def _print_text(options, result) -> None:
     verb = "would remove" if options.dry_run else "removed"
     if result.cutoff_ns is None and not options.max_size_bytes:
-        other = result.removed["other"]
-        print(f"without --expiry and --max-size nothing expires; {verb} {other.count} temporary files")
+        count = result.removed["other"].count
+        print(f"nothing expires without --expiry or --max-size; {verb} {count} temporary files")
         return
     print(f"{verb} {_sum_text(result.removed)}")
     print(f"{'would keep' if options.dry_run else 'kept'} {_sum_text(result.kept)}")
     kept_bytes = sum(tally.bytes for tally in result.kept.values())
     if options.max_size_bytes and kept_bytes > options.max_size_bytes:
-        print("that is more than --max-size: the rest was used within --min-age, or waits for upload")
+        print("that is over --max-size: it was used within --min-age, or waits for upload")
 
 
 def _sum_text(tallies) -> str:

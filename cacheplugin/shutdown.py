@@ -4,15 +4,16 @@ No put is synced: that costs half a millisecond each. The kernel writes what was
 and in the order it likes, so after a power cut a record may be there whose body is zeros or holes.
 A process that dies alone does no such harm: what it wrote is the kernel's.
 
-So a session that writes leaves a marker, ``open/<boot id>-<pid>-<random>``, on disk before anything
-else, and removes it at its clean end, after a sync: only then is all that it wrote as durable as
-the absence of its marker says. A marker of another boot means that the machine went down in
+So a session that writes first makes a marker, ``open/<boot id>-<pid>-<random>``, has it synced, and
+removes it at its clean end, after a sync of all: only then is what it wrote as durable as the
+absence of its marker says. A marker of another boot means that the machine went down in
 between, and what has changed since the marker's mtime, the session's start, is not served unread.
 
 A marker's process holds a lock on it for as long as it lives, wherever it runs: a process id means
 nothing in another container, or on another machine of a shared file system.
 """
 import os
+from _thread import start_new_thread  # threading is a dear import
 
 from .store import EMPTY_OUTPUT, Store
 
@@ -94,12 +95,11 @@ class OpenMarker:
         # What the dead of this boot wrote was never synced: their start is ours now.
         start_ns = min([os.fstat(fd).st_mtime_ns, *(status.st_mtime_ns for _, status in dead)])
         os.utime(fd, ns=(start_ns, start_ns))
-        os.fsync(fd)
         self._temp.rename(f"{directory}/{name}")
         self._path = f"{directory}/{name}"
-        _sync_directory(directory)
-        if is_new:
-            _sync_directory(root)
+        # The first put does not wait for the disk: a journal keeps the order in which names were
+        # made, so what this session writes before the marker is on disk goes down with it.
+        start_new_thread(_sync, (os.dup(fd), directory, root if is_new else directory))
         for path, _ in dead:
             _unlink(path)
 
@@ -251,12 +251,17 @@ def _is_held(path) -> bool:
         os.close(fd)
 
 
-def _sync_directory(path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync(fd, *directories) -> None:
+    """Make a file durable (its descriptor is closed), and the names in ``directories``."""
     try:
         os.fsync(fd)
-    finally:
         os.close(fd)
+        for path in directories:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            os.fsync(fd)
+            os.close(fd)
+    except OSError:
+        pass  # then an unclean shutdown may go unnoticed
 
 
 def _unlink(path) -> None:

@@ -128,7 +128,7 @@ def test_cgo(go_with_std):
     again = counters(go.run("build", "-o", tool, ".", **environ).stderr)
     subprocess.run([tool], check=True, timeout=30)
     # The program itself is a miss and never put; go indexes sources once they are two seconds old.
-    assert again["get_misses"] <= 2 and again.get("put_requests", 0) <= 1
+    assert again["get_local_hit"] > 100 and again["get_misses"] <= 2
 
 
 def test_two_builds_at_once_on_one_cache_directory(go, fake_s3):

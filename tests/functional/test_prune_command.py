@@ -32,8 +32,8 @@ from cacheplugin.main import main
 main()
 """
 
-# Puts entries, makes some look old, and reads: a hit is the right body or a failure; two actions share
-# each body, and the first ten are never made old. Ends when stdin does, and prints its hits.
+# Puts entries, makes some look old, and reads: a hit is the right body or a failure. Two actions
+# share each body; the first ten are never made old. Ends when stdin does, and prints its hits.
 BUSY = """
 import hashlib, os, random, select, sys, time
 from cacheplugin.local import LocalCache
