@@ -76,7 +76,8 @@ def test_the_marker_is_synced(root, monkeypatch):
 
     def fsync(fd):
         path = os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), root)
-        calls.append((path.split("/")[0], len(markers(root))))
+        if not path.startswith(".."):  # of a test before this one
+            calls.append((path.split("/")[0], len(markers(root))))
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "sync", lambda: calls.append(("sync", len(markers(root)))))
@@ -85,7 +86,7 @@ def test_the_marker_is_synced(root, monkeypatch):
     marker.close()
     assert calls[3:] == [("sync", 1)]
     OpenMarker(root)
-    assert [what for what, _ in calls[4:]] == ["tmp", "open"]
+    assert [what for what, _ in calls[4:]] == ["open"] * 3
 
 
 def test_markers_of_this_boot_are_no_suspicion(root):
