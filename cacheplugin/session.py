@@ -44,19 +44,19 @@ class Session:
             return
         front = self.front
         lookup, answers, counters = front.lookup, self._answers, front.counters
+        hits = hit_bytes = 0
         for event in self._parser.feed(data):
             kind = event[0]
             if kind == GET:
                 _, number, action = event
-                counters.get_requests += 1
                 found = lookup(action)
                 if found is None:
+                    counters.get_requests += 1
                     front.fetch(self, number, action)
                     continue
                 output, size, put_time, path, mtime = found
-                counters.get_local_hit += 1
-                counters.get_hits += 1
-                counters.get_hit_bytes += size
+                hits += 1
+                hit_bytes += size
                 if not front.plain_paths:
                     path = json_text(path)
                 answers.append(hit_answer(number, output, size, put_time, path))
@@ -75,10 +75,14 @@ class Session:
                 answers.append(protocol.error_answer(event[1], event[2]))
             elif kind == FATAL:
                 self.fault = event[1]
-                self.flush()
-                self.end()
-                return
+        if hits:
+            counters.get_requests += hits
+            counters.get_hits += hits
+            counters.get_local_hit += hits
+            counters.get_hit_bytes += hit_bytes
         self.flush()
+        if self.fault:
+            self.end()
 
     def answer(self, text: str) -> None:
         """Queue an answer; ``flush`` sends it."""

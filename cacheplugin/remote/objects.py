@@ -76,7 +76,7 @@ class ObjectsLayout:
         return Uploaded(found, sent)
 
     def _has_newer(self, key: str, time_ns: int) -> bool:
-        """Whether the bucket has a later put of the action, which an upload made late must not undo."""
+        """Whether the bucket has a later put of the action, which a late upload must not undo."""
         try:
             return parse_action(self._bucket.read(key, _ACTION_BYTES))[1] > time_ns
         except RemoteError:
