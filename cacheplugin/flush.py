@@ -27,7 +27,8 @@ def run(options) -> int:
     try:
         with UploaderLock(options.cache_dir, deadline):
             uploader = Uploader(options, deadline, show_progress=os.isatty(2))
-            uploader.run()
+            if not options.read_only:
+                uploader.run()
     except TimeoutError:
         sys.stdout.write("another uploader is at work and was not done in time\n")
         return 1

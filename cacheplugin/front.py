@@ -41,8 +41,8 @@ class Front:
         self.stale_before = time.time() - MIN_AGE_S / 2
         self._writable = writable
         self._local = None
-        self._used = []  # (action, output) of entries whose clock of use is to be set
-        self.refreshed = set()  # outputs among those: a body's clock hides other actions' behind it
+        self._used = []  # actions whose record's clock of use is to be set
+        self.refreshed = set()  # outputs whose clock was: it hides that of other actions of theirs
         self._pool = None
         self._spool = None
         self._damaged = set()  # outputs that are wrong in the bucket
@@ -150,15 +150,22 @@ class Front:
 
     # -- gets that miss, puts that are stored ------------------------------------------------------
 
-    def note_use(self, action: str, output: str) -> None:
-        """Set an entry's clock of use, once the client leaves time for it."""
-        self._used.append((action, output))
-        self.refreshed.add(output)
+    def note_use(self, action: str, output: str) -> bool:
+        """Set the clock of use of an entry that was not used lately; False: a prune took its body.
+
+        The body's is set before go is told of it, the record's once the client leaves time for it.
+        """
+        if output not in self.refreshed:
+            if not self.store.hold(output):
+                return False
+            self.refreshed.add(output)
+        self._used.append(action)
         self._timed = True
+        return True
 
     def _touch_used(self) -> None:
-        for action, output in self._used:
-            self.store.touch(action, output)
+        for action in self._used:
+            self.store.touch(action)
         self._used.clear()
 
     def fetch(self, session, number: int, action: str) -> None:
@@ -319,9 +326,9 @@ class Front:
         """What is done when nobody waits any more."""
         if self._pool is not None and self._pool.alive:
             self._pool.close()
+        self._upload_rest()
         self._touch_used()
         append_session(self.store.root, self.counters)
-        self._upload_rest()
         if self._writable and not self._terminated:
             self._tidy_up()
 

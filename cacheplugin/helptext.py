@@ -16,6 +16,9 @@ Without a command it speaks the GOCACHEPROG protocol on stdin and stdout, for th
 
   GOCACHEPROG="go-cache-plugin --bucket my-bucket" go build ./...
 
+prune removes what was not used for longest, verify checks what is stored, stats says what is there
+and how it served, flush uploads what earlier sessions left. See help direct-mode.
+
 Options:
   --cache-dir=PATH        where entries are kept  [GOCACHE_DIR; the user's cache directory]
   --bucket=NAME           the S3 bucket; without it the cache is local only  [GOCACHE_S3_BUCKET]
@@ -81,8 +84,26 @@ The go command starts the program, one process for each build:
 
 Hits are answered from the cache directory. What is not there is fetched from the bucket, checked
 against its SHA-256 and kept. What the build makes is stored, answered, and uploaded in the
-background; when the go command is done it waits for the uploads to finish (--drain-timeout bounds
-that). Trouble with S3 never fails a build: it is one warning, and the entry is built again.
+background. Trouble with S3 never fails a build: it is one warning, and the entry is built again.
+
+What is to be uploaded is noted in the cache directory until the bucket has it. --upload=wait has
+the go command wait for that (--drain-timeout bounds it), --upload=background goes on without it,
+--upload=off leaves it. What remains is uploaded after a later session on that directory, or by
+
+  go-cache-plugin flush --timeout=5m
+
+the last step of a CI job whose machine is thrown away. It exits 1 if something remains.
+
+The directory is kept small by cron, or at most once an hour by sessions given the same bounds
+(GOCACHE_EXPIRY, GOCACHE_MAX_SIZE):
+
+  17 4 * * *  go-cache-plugin prune --expiry=720h --max-size=20GB >/dev/null
+
+What was used within --min-age, and what waits for upload, stays. Builds may run meanwhile, as with
+all commands.
+
+  go-cache-plugin stats              what is there, how old, and the hit rates of the last sessions
+  go-cache-plugin verify --repair    read all of it and remove what is wrong; exit 1 if anything was
 """,
     "serve-mode": "serve and connect, one server for many go commands, are not supported yet.\n",
     "module-proxy": "The module proxy (serve --modproxy) is not supported yet.\n",

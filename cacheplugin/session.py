@@ -55,13 +55,16 @@ class Session:
                     front.fetch(self, number, action)
                     continue
                 output, size, put_time, path, mtime = found
+                if mtime < front.stale_before or output in front.refreshed:
+                    if not front.note_use(action, output):
+                        counters.get_requests += 1
+                        front.fetch(self, number, action)
+                        continue
                 hits += 1
                 hit_bytes += size
                 if not front.plain_paths:
                     path = json_text(path)
                 answers.append(hit_answer(number, output, size, put_time, path))
-                if mtime < front.stale_before or output in front.refreshed:
-                    front.note_use(action, output)
             elif kind == CHUNK:
                 self._put_chunk(event[1])
             elif kind == PUT:

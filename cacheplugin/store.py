@@ -87,9 +87,12 @@ class Store:
             return None
         return output, size, time, body, status.st_mtime
 
-    def touch(self, action: str, output: str) -> None:
-        """Note that an entry was used now; another user's files keep their clock."""
-        _touch(self.output_path(output))
+    def hold(self, output: str) -> bool:
+        """Set a body's clock of use to now, so that no prune takes it; False where one has."""
+        return _touch(self.output_path(output))
+
+    def touch(self, action: str) -> None:
+        """Set a record's clock of use to now, after its body's."""
         _touch(self.action_path(action))
 
     def temporary(self) -> "TempFile":
@@ -104,9 +107,8 @@ class Store:
             _make_dirs(os.link, temp.path, path)
         except OSError as error:
             if error.errno == EEXIST:
-                # The same body, unless the disk lost some of it.
-                if _size(path) == size:
-                    _touch(path)
+                # The same body, unless the disk lost some of it, or a prune takes it just now.
+                if _touch(path) and _size(path) == size:
                     return path
             elif error.errno not in _NO_LINKS:
                 raise
@@ -188,11 +190,15 @@ def _unlink(path: str) -> None:
         pass
 
 
-def _touch(path: str) -> None:
+def _touch(path: str) -> bool:
+    """Whether the file is there; another user's keeps its clock."""
     try:
         os.utime(path)
+    except FileNotFoundError:
+        return False
     except OSError:
         pass
+    return True
 
 
 def _size(path: str) -> int:

@@ -92,7 +92,10 @@ class ObjectsLayout:
             self._bucket.write(key, body)
             return True
         if job.recovered:
-            self._bucket.abort_uploads(key)
+            try:
+                self._bucket.abort_uploads(key)
+            except RemoteError:
+                pass  # not allowed to; if S3 is down, what follows says so
         if not job.replace and self._bucket.exists(key):
             return False
         _checked_body(job)

@@ -83,10 +83,11 @@ class Bucket:
         if region:
             return region
         self._region = "us-east-1"
+        client = self._client(FETCH_READ_TIMEOUT_S, FETCH_ATTEMPTS)
         try:
-            answer = self._client(FETCH_READ_TIMEOUT_S, FETCH_ATTEMPTS).get_bucket_location(Bucket=self._name)
-        except (boto.ClientError, boto.HTTPClientError):
-            return self._region  # not allowed to ask, or a store without regions
+            answer = client.get_bucket_location(Bucket=self._name)
+        except (boto.ClientError, boto.HTTPClientError, boto.ConnectionError):
+            return self._region  # not allowed to ask, a store without regions, or S3 is down
         location = answer.get("LocationConstraint") or self._region
         return "eu-west-1" if location == "EU" else location
 

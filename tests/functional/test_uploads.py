@@ -1,6 +1,7 @@
-"""Uploads that survive: whatever ends a session, the bucket gets what was answered, once flushed."""
+"""Uploads that survive: whatever ends a session, a flush gets what it answered into the bucket."""
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from fakes3 import FakeS3
 from helpers import (
-    DEADLINE_S, PROGRAM, Plugin, action_id, b64, kill, output_id, proc, time_ns, wait_until,
+    DEADLINE_S, PROGRAM, Plugin, action_id, kill, output_id, time_ns, wait_until,
 )  # fmt: skip
 
 from cacheplugin.spool import count_pending, session_directories
@@ -84,7 +85,7 @@ def stored_time_ns(cache_dir, action) -> int:
 
 
 def expect_uploaded(objects, cache_dir, puts, prefix="") -> None:
-    """The bucket holds ``puts``, {action: body}, as REFERENCE.md lays them out; the spool nothing."""
+    """The bucket holds ``puts``, {action: body}, in the Go program's layout; the spool nothing."""
     for action, body in puts.items():
         output = output_id(body)
         assert objects[f"{prefix}output/{output[:2]}/{output}"] == body
@@ -98,6 +99,14 @@ def leave(start, fake_s3, puts, *flags) -> None:
     plugin = start(*fake_s3.flags(), "--upload=off", *flags).hello()
     put_all(plugin, puts)
     plugin.finish()
+
+
+def said(uploaded, dropped=0, remain=0) -> str:
+    """What flush says at its end."""
+    return (
+        f"{uploaded} entries uploaded, {dropped} dropped (their bodies are damaged or gone), "
+        f"{remain} remain\n"
+    )
 
 
 def hang(fake_s3, method="PUT") -> None:
@@ -156,7 +165,7 @@ def test_killed_at_any_moment_and_flushed(start, fake_s3, processes, cache_dir, 
         answered |= put_until_killed(plugin, source, source.random() ** 2 * 1.5)
     processes.expect_none()  # but for an uploader that a session may have started
     status, out, err = flush()
-    assert (status, err) == (0, "") and out.endswith(" 0 dropped (their bodies are damaged or gone), 0 remain\n")
+    assert (status, err) == (0, "") and out == said(int(out.partition(" ")[0]))
     assert len(answered) > 20
     expect_uploaded(fake_s3.objects, cache_dir, answered, "team/")
 
@@ -188,15 +197,8 @@ def test_what_is_not_uploaded_at_the_end_stays_for_flush(
     assert not fake_s3.objects
     assert count_pending(Store(str(cache_dir))) == len(puts)
     mend(fake_s3)
-    assert flush() == (0, _uploaded(len(puts)), "")
+    assert flush() == (0, said(len(puts)), "")
     expect_uploaded(fake_s3.objects, cache_dir, puts)
-
-
-def _uploaded(count, dropped=0, remain=0) -> str:
-    return (
-        f"{count} entries uploaded, {dropped} dropped (their bodies are damaged or gone), "
-        f"{remain} remain\n"
-    )
 
 
 def test_upload_off_uploads_nothing_until_flush(start, fake_s3, cache_dir, flush, processes):
@@ -205,9 +207,9 @@ def test_upload_off_uploads_nothing_until_flush(start, fake_s3, cache_dir, flush
     leave(start, fake_s3, puts, "--prefix=a/b")
     processes.expect_none()
     assert fake_s3.requests == []
-    assert flush() == (0, _uploaded(4), "")
+    assert flush() == (0, said(4), "")
     expect_uploaded(fake_s3.objects, cache_dir, puts, "a/b/")
-    assert flush() == (0, _uploaded(0), "")
+    assert flush() == (0, said(0), "")
 
 
 def test_a_session_that_uploads_all_leaves_nothing(start, fake_s3, cache_dir, processes):
@@ -225,14 +227,40 @@ def test_a_put_again_after_its_upload(start, fake_s3, cache_dir, flush):
     a = action_id("a")
     leave(start, fake_s3, {a: b"first"})
     leave(start, fake_s3, {a: b"second"})
-    assert flush() == (0, _uploaded(2), "")
+    assert flush() == (0, said(2), "")
     expect_uploaded(fake_s3.objects, cache_dir, {a: b"second"})
+
+
+def test_what_is_uploaded_late_does_not_undo_a_later_put(start, fake_s3, cache_dir, processes):
+    """The bucket has a newer record already when a dead session's older put gets its turn."""
+    a = action_id("a")
+    leave(start, fake_s3, {a: b"first"})
+    plugin = start(*fake_s3.flags()).hello()
+    put_all(plugin, {a: b"second"})
+    plugin.finish()  # and its uploader uploads the first
+    processes.expect_none()
+    expect_uploaded(fake_s3.objects, cache_dir, {a: b"second"})
+
+
+def test_an_older_put_stands_in_for_a_damaged_one(start, fake_s3, cache_dir, flush):
+    """Where the latest body is no longer right, the one before it is uploaded."""
+    a = action_id("a")
+    leave(start, fake_s3, {a: b"first"})
+    first_time_ns = stored_time_ns(cache_dir, a)
+    leave(start, fake_s3, {a: b"second"})
+    os.truncate(next(cache_dir.glob(f"output/*/{output_id(b'second')}")), 3)
+    assert flush() == (0, said(1, dropped=1), "")
+    output = output_id(b"first")
+    assert fake_s3.objects == {
+        f"action/{a[:2]}/{a}": f"{output} {first_time_ns}".encode(),
+        f"output/{output[:2]}/{output}": b"first",
+    }
 
 
 def test_small_bodies_are_not_spooled(start, fake_s3, cache_dir, flush):
     """Below --min-upload-size nothing is to be uploaded, now or later."""
     leave(start, fake_s3, {action_id("s"): b"123", action_id("l"): b"1234"}, "--min-upload-size=4")
-    assert flush() == (0, _uploaded(1), "")
+    assert flush() == (0, said(1), "")
     expect_uploaded(fake_s3.objects, cache_dir, {action_id("l"): b"1234"})
     assert len(fake_s3.objects) == 2
 
@@ -252,7 +280,7 @@ def test_what_prune_takes_is_uploaded_still(start, fake_s3, cache_dir, flush):
     plugin.finish()
     shutil.rmtree(cache_dir / "output")
     shutil.rmtree(cache_dir / "action")
-    assert flush() == (0, _uploaded(1), "")
+    assert flush() == (0, said(1), "")
     a, output = action_id("a"), output_id(BODY)
     assert fake_s3.objects == {
         f"action/{a[:2]}/{a}": f"{output} {time_ns(put_time)}".encode(),
@@ -264,7 +292,7 @@ def test_what_prune_takes_is_uploaded_still(start, fake_s3, cache_dir, flush):
 
 
 def test_background_answers_close_at_once(start, fake_s3, cache_dir, processes):
-    """S3 is blocked, close is answered, nobody holds stdout or stderr, one uploader does the rest."""
+    """S3 is blocked, close is answered, nobody holds stderr, one uploader does the rest."""
     fake_s3.hold = lambda method, key: method == "PUT"
     puts = some(4)
     plugin = start(*fake_s3.flags(), "--upload=background").hello()
@@ -380,7 +408,7 @@ def test_a_read_only_session_leaves_the_spool_alone(
     plugin.finish()
     processes.expect_none()
     assert in_spool(cache_dir) == before and fake_s3.count("PUT") == 0
-    assert flush() == (0, _uploaded(3), "")
+    assert flush() == (0, said(3), "")
     expect_uploaded(fake_s3.objects, cache_dir, puts)
     assert len(fake_s3.objects) == 6
 
@@ -398,20 +426,19 @@ def test_two_flushes_at_once_are_one_uploader_at_a_time(
     first = begin_flush()
     wait_until(lambda: fake_s3.held, "the upload")
     second = begin_flush()
-    wait_until(lambda: b"flock" in proc(second.pid, "wchan") + _stack(second), "its wait")
+    wait_until(lambda: _waits_for_a_lock(second), "its wait for the first")
     assert len(processes.pool()) == 1 and first.poll() is None
     fake_s3.release()
-    assert first.communicate(timeout=DEADLINE_S) == (_uploaded(3), "")
-    assert second.communicate(timeout=DEADLINE_S) == (_uploaded(0), "")
+    assert first.communicate(timeout=DEADLINE_S) == (said(3), "")
+    assert second.communicate(timeout=DEADLINE_S) == (said(0), "")
     assert first.returncode == second.returncode == 0
     expect_uploaded(fake_s3.objects, cache_dir, puts)
     assert fake_s3.count("PUT", "action/") == 3
 
 
-def _stack(process) -> bytes:
-    """The line of /proc/locks of a process that waits for one, where the kernel shows no wchan."""
-    waits = f"-> FLOCK  ADVISORY  WRITE {process.pid} ".encode()
-    return b"flock" if waits in Path("/proc/locks").read_bytes() else b""
+def _waits_for_a_lock(process) -> bool:
+    waits = rf"-> FLOCK +ADVISORY +WRITE {process.pid} "
+    return bool(re.search(waits, Path("/proc/locks").read_text()))
 
 
 def test_flush_does_not_wait_for_another_beyond_its_timeout(start, fake_s3, begin_flush, flush):
@@ -434,11 +461,11 @@ def test_flush_gives_up_a_hanging_s3_at_its_timeout(
     leave(start, fake_s3, puts)
     hang(fake_s3)
     began = time.monotonic()
-    assert flush("--timeout=1500ms") == (1, _uploaded(0, remain=3), "")
+    assert flush("--timeout=1500ms") == (1, said(0, remain=3), "")
     assert time.monotonic() - began < 15
     processes.expect_none()
     mend(fake_s3)
-    assert flush("--timeout=60s") == (0, _uploaded(3), "")
+    assert flush("--timeout=60s") == (0, said(3), "")
     expect_uploaded(fake_s3.objects, cache_dir, puts)
 
 
@@ -449,11 +476,11 @@ def test_flush_with_s3_down(start, fake_s3, cache_dir, flush, fault):
     leave(start, fake_s3, puts)
     fake_s3.fail(fault)
     status, out, err = flush()
-    assert (status, out) == (1, _uploaded(0, remain=3)) and "Traceback" not in err
+    assert (status, out) == (1, said(0, remain=3)) and "Traceback" not in err
     assert count_pending(Store(str(cache_dir))) == 3
     if fault != "refuse":
         fake_s3.fail(None)
-        assert flush() == (0, _uploaded(3), "")
+        assert flush() == (0, said(3), "")
         expect_uploaded(fake_s3.objects, cache_dir, puts)
 
 
@@ -470,7 +497,7 @@ def test_flush_drops_what_nobody_can_upload(start, fake_s3, cache_dir, flush):
     os.truncate(next(outputs("cut")), 10)
     for path in list(outputs("gone")):
         path.unlink()
-    assert flush() == (0, _uploaded(1, dropped=3), "")
+    assert flush() == (0, said(1, dropped=3), "")
     right = {action_id("right"): puts[action_id("right")]}
     expect_uploaded(fake_s3.objects, cache_dir, right)
     assert len(fake_s3.objects) == 2
@@ -482,10 +509,10 @@ def test_flush_leaves_a_live_session_its_entries(start, fake_s3, cache_dir, flus
     leave(start, fake_s3, dead)
     plugin = start(*fake_s3.flags(), "--upload=off").hello()
     put_all(plugin, live)
-    assert flush() == (1, _uploaded(3, remain=3), "")
+    assert flush() == (1, said(3, remain=3), "")
     assert len(fake_s3.objects) == 6
     plugin.finish()
-    assert flush() == (0, _uploaded(3), "")
+    assert flush() == (0, said(3), "")
     expect_uploaded(fake_s3.objects, cache_dir, dead | live)
 
 
@@ -496,7 +523,7 @@ def test_flush_leaves_a_target_of_another_version_alone(start, fake_s3, cache_di
     target.write_text(target.read_text().replace('"objects"', '"bundles"'))
     before = in_spool(cache_dir)
     status, out, err = flush()
-    assert (status, out) == (1, _uploaded(0, remain=2))
+    assert (status, out) == (1, said(0, remain=2))
     assert err.count("\n") == 1 and "another version" in err
     assert in_spool(cache_dir) == before and not fake_s3.requests
 
@@ -517,7 +544,7 @@ def test_a_flush_that_is_stopped_loses_nothing(
     assert stopped.returncode != 0 and "Traceback" not in err
     processes.expect_none()
     mend(fake_s3)
-    assert flush() == (0, _uploaded(4), "")
+    assert flush() == (0, said(4), "")
     expect_uploaded(fake_s3.objects, cache_dir, puts)
 
 
@@ -532,7 +559,7 @@ def test_flush_without_a_cache_directory(flush, cache_dir):
 def test_flush_of_a_directory_without_a_spool(start, flush, cache_dir):
     """Nothing to do is no failure."""
     cache_dir.mkdir()
-    assert flush() == (0, _uploaded(0), "")
+    assert flush() == (0, said(0), "")
 
 
 # -- large bodies, on a server that knows parts ----------------------------------------------------
@@ -564,7 +591,7 @@ def test_multipart_uploads_of_the_dead_are_aborted(
         plugin.kill()
     processes.expect_none()
     assert sorted(unfinished()) == sorted([key, "output/somebody-elses"])
-    assert flush() == (0, _uploaded(1), "")
+    assert flush() == (0, said(1), "")
     assert unfinished() == ["output/somebody-elses"]
     assert bucket.read(key) == body
     assert len(bucket.keys()) == 2 and session_directories(str(cache_dir)) == []

@@ -261,7 +261,8 @@ def test_what_is_used_meanwhile_stays(cache, monkeypatch):
     def use_one(path, **where):
         unlink(path, **where)
         if path == action_id(first):
-            cache.store.touch(action_id(used), cache.lookup(action_id(used))[0])
+            assert cache.store.hold(cache.lookup(action_id(used))[0])
+            cache.store.touch(action_id(used))
 
     monkeypatch.setattr(os, "unlink", use_one)
     prune(cache.store.root, expiry_s=24 * HOUR_S)

@@ -1,4 +1,4 @@
-"""spool.py: what is to be uploaded outlives the process that put it, and nothing else is believed."""
+"""spool.py: what is to be uploaded outlives its process, and no half a line is believed."""
 
 import errno
 import json
@@ -306,7 +306,7 @@ def test_on_a_full_disk_the_body_itself_has_to_do(cache, sessions, monkeypatch):
 
 
 def test_a_full_disk_leaves_no_half_a_line(cache, sessions, monkeypatch):
-    """A put that is not noted whole is not noted at all; what comes after it is not lost with it."""
+    """A put that is not noted whole is not noted at all, and what comes after it is."""
     ours = sessions()
     first = add(cache, ours, "a")
     path = put(cache, "b", b"other")

@@ -302,15 +302,17 @@ def test_store_under_a_file_is_a_miss(tmp_path):
 
 
 def test_touch(cache):
-    """touch sets the clocks of body and record, and minds no entry that is gone."""
+    """hold and touch set the clocks of body and record; hold says when a prune took the body."""
     path, action_path = put(cache, "a", BODY), cache.store.action_path(A)
     age(path)
     age(action_path)
-    cache.store.touch(A, OUT)
+    assert cache.store.hold(OUT) is True
+    cache.store.touch(A)
     assert min(os.stat(path).st_mtime, os.stat(action_path).st_mtime) > time.time() - 60
     os.unlink(path)
     os.unlink(action_path)
-    cache.store.touch(A, OUT)
+    assert cache.store.hold(OUT) is False
+    cache.store.touch(A)
     assert files(cache.store.root) == {}
 
 
@@ -338,7 +340,8 @@ def use_as_another_user(cache):
             os.setgid(65534)
             os.setuid(65534)
             found = cache.lookup(A)
-            cache.store.touch(A, OUT)
+            cache.store.hold(OUT)
+            cache.store.touch(A)
             missed = cache.lookup(action_id("bad"))
             status = 0 if found[3] == path and read(path) == BODY and missed is None else 2
         finally:
