@@ -48,6 +48,7 @@ class Front:
         self._damaged = set()  # outputs that are wrong in the bucket
         self._spooled = {}  # number of an upload job: number of its entry in the spool
         self._upload_failed = False
+        self._bucket_worked = False  # it answered once; what comes after is worth keeping for it
         self._remote = bool(options.bucket)
         self._fetching = {}  # action: [(session, request id)] that wait for it
         self._timed = False  # whether the loop has more to do than to wait for descriptors
@@ -181,12 +182,14 @@ class Front:
 
     def upload(self, action: str, output: str, size: int, time_ns: int, path: str) -> None:
         """Have a stored entry uploaded, if it is to be."""
-        if not self._remote:
+        if not self.options.bucket:
             return
         if self.options.read_only:
             self.counters.put_skip_read_only += 1
         elif size < self.options.min_upload_bytes:
             self.counters.put_skip_small += 1
+        elif not self._remote and not self._bucket_worked:
+            self.counters.put_s3_skipped += 1  # a spool that nothing ever empties only grows
         else:
             entry, number = self._spool_entry(action, output, size, time_ns, path)
             if self.options.upload != "off" and self._pool_usable():
@@ -232,6 +235,7 @@ class Front:
                 self.warn(f"bucket {self.options.bucket} is not used: {message.reason}")
         elif isinstance(message, jobs.FetchResult):
             counters.get_fault_bytes += message.received
+            self._bucket_worked |= message.status in (jobs.HIT, jobs.MISS, jobs.DAMAGED)
             if message.status == jobs.MISS:
                 counters.get_fault_miss += 1
             elif message.status == jobs.DAMAGED:
@@ -250,6 +254,7 @@ class Front:
             else:
                 self._upload_failed = True
             if message.status == jobs.STORED:
+                self._bucket_worked = True
                 counters.put_s3_action += 1
                 if message.found:
                     counters.put_s3_found += 1
