@@ -46,6 +46,7 @@ class Front:
         self._pool = None
         self._spool = None
         self._damaged = set()  # outputs that are wrong in the bucket
+        self._all_uploaded = True
         self._spooled = {}  # number of an upload job: number of its entry in the spool
         self._upload_failed = False
         self._bucket_worked = False  # it answered once; what comes after is worth keeping for it
@@ -294,6 +295,7 @@ class Front:
             self._status = EXIT_PROTOCOL
             if not self._interrupted:
                 self.warn(session.fault)
+        append_session(self.store.root, self.counters)
         self._print_summary()
         self._let_go(session)
         self._start_drain()
@@ -323,29 +325,36 @@ class Front:
                 session.flush()
             if session.waiting:
                 return  # the client takes its time with the answers
+            # What a user may remove next is complete before go returns.
+            self._release_spool()
+            append_session(self.store.root, self.counters)
             self._print_summary()
             self._let_go(session)
         self._done = True
 
     def _finish(self) -> None:
-        """What is done when nobody waits any more."""
+        """What is done when nobody waits any more; no name is made in the store by it."""
         if self._pool is not None and self._pool.alive:
             self._pool.close()
-        self._upload_rest()
+        self._release_spool()
         self._touch_used()
-        append_session(self.store.root, self.counters)
+        self._upload_rest()
         if self._writable and not self._terminated:
             self._tidy_up()
 
+    def _release_spool(self) -> None:
+        if self._spool is not None:
+            self._all_uploaded = self._spool.release()
+            self._spool = None
+
     def _upload_rest(self) -> None:
-        """Let go of the spool, and start an uploader for what is in it, if that is wanted."""
+        """Start an uploader for what this session or a dead one left in the spool, if wanted."""
         options = self.options
-        all_uploaded = self._spool is None or self._spool.release()
         if self._terminated or self._interrupted or self._upload_failed or not self._remote:
             return
         if options.upload == "off" or options.read_only:
             return
-        if all_uploaded or options.upload == "background":
+        if self._all_uploaded or options.upload == "background":
             try:
                 if os.path.isdir(f"{self.store.root}/spool"):
                     from . import flush

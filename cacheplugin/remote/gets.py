@@ -37,6 +37,11 @@ class DirectGets:
             self._region, self._service = scope[-3:-1]
             self._base = url.removesuffix(_quoted(key))
 
+    @property
+    def ready(self) -> bool:
+        """Whether it knows what a request looks like."""
+        return self._base is not None
+
     def open(self, key: str):
         """The urllib3 response to a GET, its body unread, or None: ask the client.
 

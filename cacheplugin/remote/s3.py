@@ -16,7 +16,7 @@ LARGE_BYTES = 8 << 20
 CONNECT_TIMEOUT_S = 3
 FETCH_READ_TIMEOUT_S = 6  # a get waits for it, and a miss is better than a long wait
 UPLOAD_READ_TIMEOUT_S = 20
-# A fetch that fails as a DirectGet is tried once more by the client.
+# A fetch is tried again by Bucket.open, and only where it did not time out.
 FETCH_ATTEMPTS = 1
 UPLOAD_ATTEMPTS = 2
 
@@ -120,11 +120,12 @@ class Bucket:
     def open(self, key: str):
         """(length in bytes, body with ``read(n)`` and ``close()``) of an object, for the context."""
         with translated():
+            tried = self._gets.ready
             body = self._gets.open(key)
             if body is not None:
                 length = int(body.headers["content-length"])
             else:
-                answer = self._fetches.get_object(Bucket=self._name, Key=key)
+                answer = self._get_object(key, again=not tried)
                 body, length = answer["Body"], answer["ContentLength"]
             whole = False
             try:
@@ -134,6 +135,18 @@ class Bucket:
                 # A connection goes back to the pool with the last byte read; with some unread, never.
                 if not whole or body.read(1):
                     body.close()
+
+    def _get_object(self, key, again):
+        """get_object, and once more after a failure that was not a time-out, if ``again``."""
+        try:
+            with translated():
+                return self._fetches.get_object(Bucket=self._name, Key=key)
+        except TimedOut:
+            raise
+        except Unavailable:
+            if not again:
+                raise
+        return self._fetches.get_object(Bucket=self._name, Key=key)
 
     def exists(self, key: str) -> bool:
         try:
