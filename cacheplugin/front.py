@@ -20,7 +20,7 @@ from .store import MIN_AGE_S, Store
 
 EXIT_PROTOCOL = 1
 EXIT_TERMINATED = 128 + 15
-_TOUCH_BATCH = 256
+_TOUCH_BATCH = 4096
 _TOUCH_DELAY_S = 1.0
 _PROGRESS_AFTER_S = 2.0
 _PROGRESS_EVERY_S = 1.0
@@ -41,6 +41,7 @@ class Front:
         self.stale_before = time.time() - MIN_AGE_S / 2
         self._writable = writable
         self._local = None
+        self._touched = set()  # actions whose use this session has noted
         self._used = []  # actions whose record's clock of use is to be set
         self.refreshed = set()  # outputs whose clock was: it hides that of other actions of theirs
         self._pool = None
@@ -161,8 +162,10 @@ class Front:
             if not self.store.hold(output):
                 return False
             self.refreshed.add(output)
-        self._used.append(action)
-        self._timed = True
+        if action not in self._touched:
+            self._touched.add(action)
+            self._used.append(action)
+            self._timed = True
         return True
 
     def _touch_used(self) -> None:
