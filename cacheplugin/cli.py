@@ -19,10 +19,16 @@ def run(words, argv, options) -> int:
     if words[0] in LATER_COMMANDS:
         raise UsageError(f"{words[0]} is not supported yet")
     usage = USAGE.format(topics=", ".join(TOPICS))
+    if len(words) == 2 and set(words) & {"help"} and set(words) & set(COMMANDS):
+        words = ["help"]  # prune --help, help prune: all flags are on one page
     try:
-        arguments = docopt.docopt(usage, canonical(argv), default_help=False)
+        arguments = docopt.docopt(usage, canonical(argv, words), default_help=False)
     except docopt.DocoptExit:
-        raise UsageError(f"unknown command {' '.join(words)!r}; see 'go-cache-plugin help'") from None
+        if words[0] in (*COMMANDS, "help", "version"):
+            problem = f"{words[0]} takes no argument {words[-1]!r}"
+        else:
+            problem = f"unknown command {' '.join(words)!r}"
+        raise UsageError(f"{problem}; see 'go-cache-plugin help'") from None
     for command in COMMANDS:
         if arguments[command]:
             return importlib.import_module(f".{command}", __package__).run(options)
@@ -39,9 +45,9 @@ def run(words, argv, options) -> int:
     return 0
 
 
-def canonical(argv) -> list:
-    """The command line in the one spelling that docopt neither guesses at nor abbreviates."""
-    words, texts = split(argv)
+def canonical(argv, words) -> list:
+    """The flags of ``argv`` in the one spelling that docopt neither guesses at nor abbreviates."""
+    _, texts = split(argv)
     flags = []
     for flag, _, _, kind, _ in FLAGS:
         if flag in texts and kind != "bool":

@@ -18,8 +18,11 @@ _PAUSE_S = 60
 
 def run(options) -> int:
     """``go-cache-plugin flush``; exit status 1 where something remains."""
+    if not os.path.exists(options.cache_dir):
+        sys.stdout.write(f"{options.cache_dir} does not exist: nothing to upload\n")
+        return 0  # a job that built nothing ends with a flush as well
     if not os.path.isdir(options.cache_dir):
-        raise UsageError(f"there is no cache directory {options.cache_dir}")
+        raise UsageError(f"the cache directory {options.cache_dir} is no directory")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # main.py ignores it, for the front
     os.umask(0o022)
     log.setup(options)

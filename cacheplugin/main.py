@@ -31,7 +31,8 @@ def main() -> None:
         status = 1
     try:
         sys.stdout.flush()
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"go-cache-plugin: cannot write to stdout: {error}\n")
         status = status or 1
     # The go command waits for the end of stdout: leave without the interpreter's own farewells.
     os._exit(status)

@@ -195,7 +195,7 @@ def text(found: dict) -> str:
             end = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(session["end"]))
             counts = (session[key] for key in ("gets", "local_hits", "s3_hits", "misses", "puts"))
             rate = _percent(hit_rate([session]))
-            lines.append(f"{end:<23}" + "".join(f"{count:>8}" for count in counts) + f"{rate:>7}")
+            lines.append(f"{end:<23}" + "".join(f"{count:>8}" for count in counts) + f"{rate:>8}")
         lines.append(f"hit rate of these: {_percent(found['hit_rate'])}")
     else:
         lines.append("no sessions yet")

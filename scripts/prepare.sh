@@ -21,6 +21,7 @@ pip_install() {
 install_project() {
     rm -rf build # modules that are gone would be installed from here again
     pip_install --no-build-isolation --use-pep517 "$@" || fail "pip cannot install the project"
+    rm -rf build go_cache_plugin.egg-info
 }
 
 unset PYTHONPATH PIP_USER || true

@@ -90,7 +90,7 @@ def test_commands_of_later_versions(argv):
 def test_canonical_command_line():
     """docopt gets one spelling: no boolean with a value, no -cache-dir that reads as -c."""
     argv = ["-cache-dir=/x", "help", "--v", "-metrics=false", "-c=4", "debug", "--prefix="]
-    assert cli.canonical(argv) == ["--cache-dir=/x", "--prefix=", "-c", "4", "help", "debug"]
+    assert cli.canonical(argv, ["help", "debug"]) == ["--cache-dir=/x", "--prefix=", "-c", "4", "help", "debug"]
 
 
 def usage_entries() -> dict:

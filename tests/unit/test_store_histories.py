@@ -138,7 +138,8 @@ class Histories(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.base = tempfile.mkdtemp(prefix="histories-")
-        self.tempdir_before, tempfile.tempdir = tempfile.tempdir, self.base
+        self.tmpdir_before = os.environ.get("TMPDIR")
+        os.environ["TMPDIR"] = self.base
         self.root = f"{self.base}/cache"
         os.mkdir(self.root)
         self.kernel = Kernel()
@@ -156,7 +157,9 @@ class Histories(RuleBasedStateMachine):
             self.expect_all_uploaded()
         finally:
             self.kernel.end_process()
-            tempfile.tempdir = self.tempdir_before
+            os.environ.pop("TMPDIR")
+            if self.tmpdir_before is not None:
+                os.environ["TMPDIR"] = self.tmpdir_before
             shutil.rmtree(self.base)
 
     def start_process(self) -> None:
