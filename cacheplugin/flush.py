@@ -180,8 +180,7 @@ class Uploader:
         while link.uploads_pending and not self._late():
             self._loop.turn(self._timeout_ms())
             self._show_progress(link.uploads_pending)
-        if link.alive:
-            link.close()
+        link.close()
 
     def _on_message(self, message) -> None:
         if isinstance(message, jobs.UploadResult):

@@ -253,10 +253,10 @@ class Front:
         else:
             counters.put_s3_bytes += message.sent
             number = self._spooled.pop(message.number)
-            if number is not None and message.status in (jobs.STORED, jobs.DAMAGED):
-                self._spool.done(number)
-            else:
+            if message.status not in (jobs.STORED, jobs.DAMAGED):
                 self._upload_failed = True
+            elif number is not None:
+                self._spool.done(number)
             if message.status == jobs.STORED:
                 self._bucket_worked = True
                 counters.put_s3_action += 1
@@ -337,7 +337,7 @@ class Front:
 
     def _finish(self) -> None:
         """What is done when nobody waits any more; no name is made in the store by it."""
-        if self._pool is not None and self._pool.alive:
+        if self._pool is not None:
             self._pool.close()
         self._release_spool()
         self._touch_used()

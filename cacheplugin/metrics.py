@@ -42,16 +42,17 @@ class Counters:
         lines.append(
             f"go-cache-plugin: {self.get_requests} gets, {self.get_local_hit} local hits, "
             f"{self.get_fault_hit} S3 hits ({rate:.1f} % hit), {self.put_requests} puts; "
-            f"{_bytes(self.get_fault_bytes)} down, {_bytes(self.put_s3_bytes)} up, "
+            f"{byte_text(self.get_fault_bytes)} down, {byte_text(self.put_s3_bytes)} up, "
             f"{self.drain_s:.1f} s waited for uploads"
         )
         return "\n".join(lines) + "\n"
 
 
-def _bytes(count: int) -> str:
-    amount, unit = float(count), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if amount < 1000 or unit == "TB":
-            break
+def byte_text(count: int) -> str:
+    """A number of bytes for a person, in the decimal units that --max-size takes."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1000
-    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+    return f"{amount:.1f} TB"

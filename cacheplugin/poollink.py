@@ -150,7 +150,9 @@ class PoolLink:
                 self._on_message(jobs.upload_failed(job, jobs.LOST))
 
     def close(self) -> None:
-        """Let go of the pool, which then ends with all its workers."""
+        """Let go of the pool, which then ends with all its workers; nothing after it died for good."""
+        if not self.alive:
+            return
         for fd in (self._sender.fd, self._receiver.fd, self._log_fd):
             self._loop.unwatch(fd)
             os.close(fd)

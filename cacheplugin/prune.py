@@ -20,6 +20,7 @@ from stat import S_ISREG
 from typing import NamedTuple
 
 from .errors import UsageError
+from .metrics import byte_text
 from .record import timestamp
 from .store import EMPTY_OUTPUT, MIN_AGE_S
 
@@ -427,18 +428,7 @@ def _print_text(options, result) -> None:
 
 def _sum_text(tallies) -> str:
     counts = ", ".join(f"{tally.count} {kind}" for kind, tally in tallies.items())
-    return f"{counts}: {_amount(sum(tally.bytes for tally in tallies.values()))}"
-
-
-def _amount(count) -> str:
-    """Bytes as --max-size takes them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            break
-        count /= 1000
-    else:
-        unit = "TB"
-    return f"{count} B" if unit == "B" else f"{count:.1f} {unit}"
+    return f"{counts}: {byte_text(sum(tally.bytes for tally in tallies.values()))}"
 
 
 def _say(text) -> None:

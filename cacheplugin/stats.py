@@ -5,6 +5,7 @@ import time
 
 from .errors import UsageError
 from .history import read_sessions
+from .metrics import byte_text
 
 # Upper bounds of the histograms; what lies above the last has a row of its own.
 _AGES_S = (
@@ -165,19 +166,19 @@ def text(found: dict) -> str:
     """``collect``'s answer for a person."""
     lines = [
         f"{found['entries']} entries, {found['outputs']} outputs",
-        f"{_bytes(found['bytes'])}, {_bytes(found['bytes_on_disk'])} on disk",
+        f"{byte_text(found['bytes'])}, {byte_text(found['bytes_on_disk'])} on disk",
     ]
     for name, files in found["others"].items():
         if files["count"]:
-            lines.append(f"{name}: {files['count']} files, {_bytes(files['bytes'])}")
+            lines.append(f"{name}: {files['count']} files, {byte_text(files['bytes'])}")
     spool = found["spool"]
-    lines.append(f"{spool['entries']} entries to upload, {_bytes(spool['bytes'])}")
+    lines.append(f"{spool['entries']} entries to upload, {byte_text(spool['bytes'])}")
     lines += ["", "not used for       entries    outputs       bytes"]
     names = [f"up to {name}" for _, name in _AGES_S] + ["longer"]
     most = max(row["bytes"] for row in found["ages"]) or 1
     for name, row in zip(names, found["ages"]):
         lines.append(
-            f"{name:<15}{row['entries']:>11}{row['outputs']:>11}{_bytes(row['bytes']):>12}"
+            f"{name:<15}{row['entries']:>11}{row['outputs']:>11}{byte_text(row['bytes']):>12}"
             f"  {_bar(row['bytes'], most)}"
         )
     lines += ["", "size of output                outputs       bytes"]
@@ -185,7 +186,7 @@ def text(found: dict) -> str:
     most = max(row["outputs"] for row in found["sizes"]) or 1
     for name, row in zip(names, found["sizes"]):
         lines.append(
-            f"{name:<26}{row['outputs']:>11}{_bytes(row['bytes']):>12}"
+            f"{name:<26}{row['outputs']:>11}{byte_text(row['bytes']):>12}"
             f"  {_bar(row['outputs'], most)}"
         )
     lines.append("")
@@ -208,12 +209,3 @@ def _percent(rate) -> str:
 
 def _bar(amount, most) -> str:
     return "#" * (-(-amount * _BAR // most))
-
-
-def _bytes(count: int) -> str:
-    amount = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cacheplugin.metrics import Counters, _bytes
+from cacheplugin.metrics import Counters, byte_text
 
 REFERENCE = {
     "gocache_server": "get_requests get_hits get_hit_bytes get_misses get_errors put_requests "
@@ -62,4 +62,4 @@ def test_summary():
 )  # fmt: skip
 def test_bytes_for_a_person(count, text):
     """Bytes in decimal units."""
-    assert _bytes(count) == text
+    assert byte_text(count) == text
