@@ -18,10 +18,19 @@ class Sender:
         self._buffer = bytearray()
         os.set_blocking(fd, False)
 
-    def send(self, message: tuple) -> bool:
-        """Queue a message and flush; raises OSError where the other end is gone."""
+    @property
+    def waiting(self) -> bool:
+        """Whether something is queued."""
+        return bool(self._buffer)
+
+    def queue(self, message: tuple) -> None:
+        """Have a message sent by the next ``flush``."""
         data = marshal.dumps(message)
         self._buffer += len(data).to_bytes(_LENGTH_BYTES, "big") + data
+
+    def send(self, message: tuple) -> bool:
+        """Queue a message and flush; raises OSError where the other end is gone."""
+        self.queue(message)
         return self.flush()
 
     def flush(self) -> bool:

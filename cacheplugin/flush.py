@@ -30,10 +30,13 @@ def run(options) -> int:
     try:
         with UploaderLock(options.cache_dir, deadline):
             uploader = Uploader(options, deadline, show_progress=os.isatty(2))
+            for journal in spool.ending_journals(options.cache_dir):
+                _lock(journal, deadline)  # until that session is done
+                os.close(journal)
             if not options.read_only:
                 uploader.run()
     except TimeoutError:
-        sys.stdout.write("another uploader is at work and was not done in time\n")
+        sys.stdout.write("another uploader or session is at work and was not done in time\n")
         return 1
     except KeyboardInterrupt:
         return 130
@@ -92,6 +95,30 @@ def _failed_path(root: str) -> str:
     return f"{root}/spool/failed"
 
 
+def _lock(fd: int, deadline) -> None:
+    """Take the lock of a file; raises TimeoutError at ``deadline`` (monotonic, None: never)."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    except BlockingIOError:
+        pass
+
+    def give_up(*_):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    try:
+        if deadline is not None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            signal.setitimer(signal.ITIMER_REAL, left)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 class UploaderLock:
     """One uploader at a time for a directory; raises TimeoutError at ``deadline`` (monotonic)."""
 
@@ -99,28 +126,10 @@ class UploaderLock:
         os.makedirs(f"{root}/spool", 0o755, exist_ok=True)
         self._fd = os.open(f"{root}/spool/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._wait(deadline)
-
-    def _wait(self, deadline) -> None:
-        def give_up(*_):
-            raise TimeoutError
-
-        before = signal.signal(signal.SIGALRM, give_up)
-        try:
-            if deadline is not None:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError
-                signal.setitimer(signal.ITIMER_REAL, left)
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            _lock(self._fd, deadline)
         except TimeoutError:
             os.close(self._fd)
             raise
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
 
     def __enter__(self) -> "UploaderLock":
         return self
@@ -177,6 +186,7 @@ class Uploader:
             link.upload(session.pending[number], recovered=True): [(session, number), *older]
             for (session, number), *older in _by_action(sessions)
         }
+        link.finish([])
         while link.uploads_pending and not self._late():
             self._loop.turn(self._timeout_ms())
             self._show_progress(link.uploads_pending)

@@ -53,6 +53,12 @@ class Front:
         self._bucket_worked = False  # it answered once; what comes after is worth keeping for it
         self._remote = bool(options.bucket)
         self._fetching = {}  # action: [(session, request id)] that wait for it
+        # What the bundles layout knows and needs to know.
+        self._bundles = self._remote and options.layout != "objects"
+        self.used = [] if self._bundles else None  # actions, in the order of use
+        self.expected = None  # actions that came or come from bundles, and did not hit yet
+        self._complete = False  # whether nothing else is in the bucket
+        self._finishing = False
         self._timed = False  # whether the loop has more to do than to wait for descriptors
         self._loop = Loop()
         self._interrupted = self._terminated = False
@@ -91,6 +97,9 @@ class Front:
         if self.options.verbose:
             self._log_start()
         self._session = Session(self, in_fd, out_fd)
+        if self._bundles and not os.path.exists(f"{self.store.root}/action"):
+            if self._pool_usable():  # all will be missed, so it is wanted at once
+                self._pool.prefetch()
         turn = self._loop.turn
         self._loop.watch(in_fd, READABLE, self._session.on_readable)
         while not self._done:
@@ -178,6 +187,9 @@ class Front:
         waiting = self._fetching.get(action)
         if waiting is not None:
             waiting.append((session, number))
+        elif self._complete and self._remote and action not in self.expected:
+            self.counters.get_fault_miss += 1
+            session.answer_miss(number)
         elif self._pool_usable():
             self._fetching[action] = [(session, number)]
             self._pool.fetch(action)
@@ -188,6 +200,8 @@ class Front:
         """Have a stored entry uploaded, if it is to be."""
         if not self.options.bucket:
             return
+        if self.used is not None:
+            self.used.append(action)
         if self.options.read_only:
             self.counters.put_skip_read_only += 1
         elif size < self.options.min_upload_bytes:
@@ -196,11 +210,15 @@ class Front:
             self.counters.put_s3_skipped += 1  # a spool that nothing ever empties only grows
         else:
             entry, number = self._spool_entry(action, output, size, time_ns, path)
-            if self.options.upload != "off" and self._pool_usable():
+            if self._uploads_wanted and self._pool_usable():
                 job = self._pool.upload(entry, replace=output in self._damaged)
                 self._spooled[job] = number
             else:
                 self.counters.put_s3_skipped += 1
+
+    @property
+    def _uploads_wanted(self) -> bool:
+        return self.options.upload != "off" and not self.options.read_only
 
     def _spool_entry(self, *put):
         """(entry, its number in the spool or None): what is answered shall survive this process."""
@@ -237,51 +255,94 @@ class Front:
             self._remote = False
             if not self._pool.alive:
                 self.warn(f"bucket {self.options.bucket} is not used: {message.reason}")
-        elif isinstance(message, jobs.FetchResult):
+        elif isinstance(message, jobs.Expected):
+            self.expected = set(message.actions)
+            self._complete = message.complete
+            self._bucket_worked = True
+        elif isinstance(message, jobs.Transferred):
             counters.get_fault_bytes += message.received
-            self._bucket_worked |= message.status in (jobs.HIT, jobs.MISS, jobs.DAMAGED)
-            if message.status == jobs.MISS:
-                counters.get_fault_miss += 1
-            elif message.status == jobs.DAMAGED:
-                counters.get_fault_damaged += 1
-                self._damaged.add(message.output)
-            elif message.status == jobs.SKIPPED:
-                counters.get_fault_skipped += 1
-            elif message.status != jobs.HIT:
-                counters.get_fault_error += 1
-            self._answer_waiting(message, message.status == jobs.HIT)
-        else:
             counters.put_s3_bytes += message.sent
-            number = self._spooled.pop(message.number)
-            if message.status not in (jobs.STORED, jobs.DAMAGED):
-                self._upload_failed = True
-            elif number is not None:
-                self._spool.done(number)
-            if message.status == jobs.STORED:
-                self._bucket_worked = True
-                counters.put_s3_action += 1
-                if message.found:
-                    counters.put_s3_found += 1
-                else:
-                    counters.put_s3_object += 1
-            elif message.status == jobs.SKIPPED:
-                counters.put_s3_skipped += 1
-            else:
-                counters.put_s3_error += 1
+            counters.get_fault_damaged += message.damaged
+        elif isinstance(message, jobs.FetchResult):
+            self._on_fetched(message)
+        elif isinstance(message, jobs.UploadResult):
+            self._on_uploaded(message)
+        else:
+            self._finishing = False
 
-    def _answer_waiting(self, result, hit) -> None:
+    def _on_fetched(self, result) -> None:
+        from . import jobs
+
+        counters = self.counters
+        counters.get_fault_bytes += result.received
+        self._bucket_worked |= result.status in (jobs.HIT, jobs.MISS, jobs.DAMAGED)
         waiting = self._fetching.pop(result.action, ())
-        for session, number in waiting:
-            if hit:
-                self.counters.get_fault_hit += 1
-                self.counters.get_hits += 1
-                self.counters.get_hit_bytes += result.size
-                put_time, path = timestamp(result.time_ns), json_text(result.path)
-                session.answer(hit_answer(number, result.output, result.size, put_time, path))
+        if result.status == jobs.ARRIVED:
+            if not all([self._answer_arrived(*one, result.action) for one in waiting]):
+                counters.get_fault_error += 1
+        elif result.status == jobs.HIT:
+            put_time, path = timestamp(result.time_ns), json_text(result.path)
+            for session, number in waiting:
+                answer = hit_answer(number, result.output, result.size, put_time, path)
+                self._answer_hit(session, answer, result.action, result.size)
+        else:
+            if result.status == jobs.MISS:
+                counters.get_fault_miss += 1
+            elif result.status == jobs.DAMAGED:
+                counters.get_fault_damaged += 1
+                self._damaged.add(result.output)
+            elif result.status == jobs.SKIPPED:
+                counters.get_fault_skipped += 1
             else:
+                counters.get_fault_error += 1
+            for session, number in waiting:
                 session.answer_miss(number)
         for session in {session for session, _ in waiting}:
             session.flush()
+
+    def _answer_arrived(self, session, number, action) -> bool:
+        """Answer a get of what a worker has stored; False where it is gone again, a miss."""
+        found = self.lookup(action)
+        if found is not None:
+            output, size, put_time, path, mtime = found
+            if mtime >= self.stale_before or self.note_use(action, output):
+                answer = hit_answer(number, output, size, put_time, json_text(path))
+                self._answer_hit(session, answer, action, size)
+                return True
+        session.answer_miss(number)
+        return False
+
+    def _answer_hit(self, session, answer, action, size) -> None:
+        session.answer(answer)
+        if self.used is not None:
+            self.used.append(action)
+        if self.expected:
+            self.expected.discard(action)
+        self.counters.get_fault_hit += 1
+        self.counters.get_hits += 1
+        self.counters.get_hit_bytes += size
+
+    def _on_uploaded(self, result) -> None:
+        from . import jobs
+
+        counters = self.counters
+        counters.put_s3_bytes += result.sent
+        number = self._spooled.pop(result.number)
+        if result.status not in (jobs.STORED, jobs.DAMAGED):
+            self._upload_failed = True
+        elif number is not None:
+            self._spool.done(number)
+        if result.status == jobs.STORED:
+            self._bucket_worked = True
+            counters.put_s3_action += 1
+            if result.found:
+                counters.put_s3_found += 1
+            else:
+                counters.put_s3_object += 1
+        elif result.status == jobs.SKIPPED:
+            counters.put_s3_skipped += 1
+        else:
+            counters.put_s3_error += 1
 
     # -- close and the end -------------------------------------------------------------------------
 
@@ -302,25 +363,33 @@ class Front:
         self._print_summary()
         self._let_go(session)
         self._start_drain()
+        if self._spool is not None:
+            self._spool.mark_ending()
 
     def _start_drain(self) -> None:
         if self._drain_from is None:
             self._drain_from = time.monotonic()
             self._timed = True
+            if self._bundles and self._pool is not None and self._remote and self._uploads_wanted:
+                self._finishing = True
+                self._pool.finish(list(dict.fromkeys(self.used)))
             if sys.stderr is not None and os.isatty(2):
                 self._progress_at = self._drain_from + _PROGRESS_AFTER_S
 
     def _drain(self) -> None:
         """Go on with closing as far as that is possible now."""
         now, limit = time.monotonic(), self.options.drain_timeout_s
-        pending = len(self._spooled) if self.options.upload == "wait" else 0
-        if pending and not self._interrupted:
-            if limit is None or now < self._drain_from + limit:
+        session, pending = self._session, 0
+        # A bundle that was begun goes on in the background; single objects are left to an uploader.
+        lingers = self.options.upload == "background" and self._bundles
+        if not self._interrupted and (self.options.upload == "wait" or lingers):
+            pending = len(self._spooled) + self._finishing
+        if pending and (session.ended or not lingers):
+            if lingers or limit is None or now < self._drain_from + limit:
                 self._show_progress(now, pending)
                 return
-            self.warn(f"{pending} uploads not finished within --drain-timeout")
+            self.warn(f"{len(self._spooled)} uploads not finished within --drain-timeout")
         self.counters.drain_s = now - self._drain_from
-        session = self._session
         if not session.ended:
             if self._close_pending:
                 self._close_pending = False
@@ -329,10 +398,15 @@ class Front:
             if session.waiting:
                 return  # the client takes its time with the answers
             # What a user may remove next is complete before go returns.
-            self._release_spool()
+            if not pending:
+                self._release_spool()
+            elif self._spool is not None:
+                self._spool.mark_ending()
             append_session(self.store.root, self.counters)
             self._print_summary()
             self._let_go(session)
+            if pending:
+                return
         self._done = True
 
     def _finish(self) -> None:

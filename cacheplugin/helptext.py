@@ -31,6 +31,12 @@ Options:
                           command; off: they stay for a later session or flush
                           [GOCACHE_UPLOAD; wait]
   --drain-timeout=TIME    at close, wait no longer for uploads: 90s, 1m30s  [GOCACHE_DRAIN_TIMEOUT]
+  --layout=LAYOUT         how entries lie in the bucket: auto, bundles, objects, both
+                          [GOCACHE_LAYOUT; auto]
+  --scope=TEXT            whose working set is prefetched and left for others
+                          [GOCACHE_SCOPE; main module, platform and branch]
+  --prefetch-limit=SIZE   prefetch no more than this, compressed; 0: nothing
+                          [GOCACHE_PREFETCH_LIMIT; 4GiB]
   --read-only             fetch, store locally, never upload  [GOCACHE_READ_ONLY]
   --expiry=TIME           prune what was not used for so long: 168h  [GOCACHE_EXPIRY; 0: nothing]
   --max-size=SIZE         prune the least recently used beyond it: 20GB  [GOCACHE_MAX_SIZE; no limit]
@@ -39,6 +45,9 @@ Options:
   --metrics               print counters to stderr at exit  [GOCACHE_METRICS]
   -v                      say what happens; implies --metrics  [GOCACHE_VERBOSE]
   --debug=MASK            log 1: the build cache; implies -v  [GOCACHE_DEBUG]
+
+Of prune and stats:
+  --remote                prune the bucket by --expiry, or say what is in it
 
 Of prune:
   --min-age=TIME          what was used within it stays  [1h]

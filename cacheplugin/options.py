@@ -20,6 +20,9 @@ FLAGS = (
     ("min-upload-size", "GOCACHE_MIN_SIZE", "min_upload_bytes", "size", 0),
     ("upload", "GOCACHE_UPLOAD", "upload", "upload", "wait"),
     ("drain-timeout", "GOCACHE_DRAIN_TIMEOUT", "drain_timeout_s", "duration", None),
+    ("layout", "GOCACHE_LAYOUT", "layout", "layout", "auto"),
+    ("scope", "GOCACHE_SCOPE", "scope", "text", ""),
+    ("prefetch-limit", "GOCACHE_PREFETCH_LIMIT", "prefetch_limit_bytes", "amount", 4 << 30),
     ("read-only", "GOCACHE_READ_ONLY", "read_only", "bool", False),
     ("expiry", "GOCACHE_EXPIRY", "expiry_s", "duration", 0.0),
     ("max-size", "GOCACHE_MAX_SIZE", "max_size_bytes", "amount", 0),
@@ -30,6 +33,7 @@ FLAGS = (
     ("debug", "GOCACHE_DEBUG", "debug", "mask", 0),
     ("min-age", None, "min_age_s", "duration", 3600.0),
     ("dry-run", None, "dry_run", "bool", False),
+    ("remote", None, "remote", "bool", False),
     ("json", None, "json", "bool", False),
     ("sha256", None, "sha256", "bool", False),
     ("repair", None, "repair", "bool", False),
@@ -40,6 +44,7 @@ FLAGS = (
 COMMAND_FLAGS = {
     "min-age": ("prune",),
     "dry-run": ("prune",),
+    "remote": ("prune", "stats"),
     "json": ("prune", "verify", "stats"),
     "sha256": ("verify",),
     "repair": ("verify",),
@@ -47,6 +52,7 @@ COMMAND_FLAGS = {
 }
 
 UPLOAD_MODES = ("wait", "background", "off")
+LAYOUTS = ("auto", "bundles", "objects", "both")
 
 # Known to the Go program, and not built here yet: refused by name, so that nobody waits for them.
 LATER_FLAGS = ("plugin", "http", "modproxy", "revproxy", "sumdb")
@@ -159,9 +165,10 @@ def _value(kind, text, origin):
             return parse_amount(text)
         except ValueError:
             raise UsageError(f"{origin}: {text!r} is not a size such as 500M or 20GiB") from None
-    if kind == "upload":
-        if text not in UPLOAD_MODES:
-            raise UsageError(f"{origin}: {text!r} is not one of {', '.join(UPLOAD_MODES)}")
+    if kind in ("upload", "layout"):
+        words = UPLOAD_MODES if kind == "upload" else LAYOUTS
+        if text not in words:
+            raise UsageError(f"{origin}: {text!r} is not one of {', '.join(words)}")
         return text
     if kind == "url":
         if text and not text.startswith(("http://", "https://")):

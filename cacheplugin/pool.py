@@ -1,4 +1,4 @@
-"""The pool process: takes the front's jobs, hands them to worker processes, supervises those.
+"""The pool process: takes the front's jobs, has worker processes do them, supervises those.
 
 It is started by poollink.py with its jobs on stdin, its results on stdout and its log on stderr,
 all three pipes of the front's, in a session of its own. It imports botocore once and forks the
@@ -12,7 +12,7 @@ import select
 import signal
 from collections import deque
 
-from . import channel, jobs, log, remote
+from . import channel, jobs, log, remote, scope
 from .breaker import HALF_OPEN, OPEN, Breaker
 from .errors import Unusable
 from .local import LocalCache
@@ -48,11 +48,15 @@ class _Worker:
     def __init__(self, process, connection) -> None:
         self.process = process
         self.connection = connection
-        self.jobs = {}  # number: job, of those it has
+        self.tasks = {}  # number: task, of those it has
 
 
 class Supervisor:
-    """Between one front and its workers. The first message on ``receiver`` is the configuration."""
+    """Between one front and its workers. The first message on ``receiver`` is the configuration.
+
+    The plan of the layout (remote/plan.py) says what to do: it gets the front's jobs, gives tasks
+    for workers to ``submit``, hears how each ended, and ``report``s to the front.
+    """
 
     def __init__(self, receiver, sender) -> None:
         self._receiver = receiver
@@ -60,93 +64,119 @@ class Supervisor:
         self._poll = select.poll()
         self._poll.register(receiver.fd, select.POLLIN)
         self._options = None
-        self._layout = None
+        self._remote = None
+        self._plan = None
         self._workers = {}  # descriptor of its connection: _Worker
-        self._queues = {jobs.FetchJob: deque(), jobs.UploadJob: deque()}
-        self._running = {jobs.FetchJob: 0, jobs.UploadJob: 0}
-        self._breakers = {jobs.FetchJob: Breaker(), jobs.UploadJob: Breaker()}
-        self._answered = set()  # numbers of jobs under way whose outcome nobody waits for
-        self._tries = {}  # number of an upload: workers that died with it
+        self._queues = {jobs.FETCHING: deque(), jobs.UPLOADING: deque()}
+        self._running = dict.fromkeys(self._queues, 0)
+        self._breakers = {direction: Breaker() for direction in self._queues}
+        self._answered = set()  # numbers of tasks under way whose outcome nobody waits for
+        self._tries = {}  # number of an uploading task: workers that died with it
         self._deaths = 0
         self._disabled = None
+        self._sending = False  # whether the pipe to the front is full
 
     def run(self) -> None:
         """Serve until the front is gone."""
         try:
             while True:
-                for fd, event in self._poll.poll():
+                for fd, event in self._poll.poll(self._timeout_ms()):
                     if fd == self._receiver.fd:
                         for message in self._receiver.receive():
                             self._take(message)
-                    elif fd == self._sender.fd:
-                        self._flush()
                     elif fd in self._workers:
                         self._hear(self._workers[fd])
+                if self._plan is not None:
+                    self._plan.on_time()
                 self._dispatch()
+                self._flush()
         except (EOFError, BrokenPipeError):
             for worker in self._workers.values():
                 worker.process.kill()
+            if self._plan is not None:
+                self._plan.stop()
+
+    def _timeout_ms(self):
+        timeout_s = self._plan.timeout_s() if self._plan is not None else None
+        return None if timeout_s is None else timeout_s * 1000 + 1
 
     def _take(self, message) -> None:
         if self._options is None:
             self._configure(message)
             return
         job = jobs.unpack(message)
-        if self._disabled is not None:
-            self._skip(job, self._disabled)
+        if isinstance(job, jobs.FetchJob):
+            self._plan.fetch(job)
+        elif isinstance(job, jobs.UploadJob):
+            self._plan.upload(job)
+        elif isinstance(job, jobs.FinishJob):
+            self._plan.finish(job)
         else:
-            self._queues[type(job)].append(job)
+            self._plan.prefetch()
 
     def _configure(self, message) -> None:
         (fields,) = message
         self._options = options = Options(**fields)
         os.umask(0o022)
         log.setup(self._options)
+        cache = LocalCache(Store(options.cache_dir), spill=False)
+        scopes = scope.find(options, os.environ)
+        logger.info("scope %s", ", else ".join(scopes))
+        self._plan = remote.make_plan(options, self, cache.store, scopes[0])
         try:
-            cache = LocalCache(Store(options.cache_dir), spill=False)
-            self._layout = remote.connect(options, cache)
+            self._remote = remote.connect(options, cache, scopes)
         except Unusable as error:
             self._disable(str(error))
 
     # -- out to the workers ------------------------------------------------------------------------
 
-    def _dispatch(self) -> None:
-        fetches, uploads = self._queues[jobs.FetchJob], self._queues[jobs.UploadJob]
-        while fetches and self._running[jobs.FetchJob] < self._options.fetches_at_once:
-            self._start(fetches.popleft())
-        while not fetches and uploads:
-            if self._running[jobs.UploadJob] >= self._options.uploads_at_once:
-                break
-            self._start(uploads.popleft())
+    def submit(self, task) -> None:
+        """Have a worker do a task of the plan's, later."""
+        self._queues[jobs.direction(task)].append(task)
 
-    def _start(self, job) -> None:
-        verdict = self._breakers[type(job)].admit()
-        if verdict == OPEN:
-            self._skip(job, "S3 is turned off after failures")
+    def _dispatch(self) -> None:
+        fetches, uploads = self._queues[jobs.FETCHING], self._queues[jobs.UPLOADING]
+        options, running = self._options, self._running
+        while True:
+            if fetches and running[jobs.FETCHING] < options.fetches_at_once:
+                self._start(fetches.popleft())
+            elif uploads and not fetches and running[jobs.UPLOADING] < options.uploads_at_once:
+                self._start(uploads.popleft())
+            else:
+                break
+
+    def _start(self, task) -> None:
+        if self._disabled is not None:
+            self._skip(task, self._disabled)
             return
-        if verdict == HALF_OPEN and isinstance(job, jobs.FetchJob):
+        direction = jobs.direction(task)
+        verdict = self._breakers[direction].admit()
+        if verdict == OPEN:
+            self._skip(task, "S3 is turned off after failures")
+            return
+        if verdict == HALF_OPEN and direction == jobs.FETCHING:
             # Whether S3 is back is worth finding out, but no build has to wait for it.
-            self._skip(job, "S3 is being tried again")
-            self._answered.add(job.number)
+            self._skip(task, "S3 is being tried again")
+            self._answered.add(task.number)
         worker = self._choose_worker()
-        worker.jobs[job.number] = job
-        self._running[type(job)] += 1
+        worker.tasks[task.number] = task
+        self._running[direction] += 1
         try:
-            worker.connection.send_bytes(marshal.dumps(jobs.pack(job)))
+            worker.connection.send_bytes(marshal.dumps(jobs.pack(task)))
         except OSError:
             self._lost(worker)
 
     def _choose_worker(self) -> _Worker:
         if self._workers:
-            idlest = min(self._workers.values(), key=lambda worker: len(worker.jobs))
+            idlest = min(self._workers.values(), key=lambda worker: len(worker.tasks))
             most = min(os.cpu_count() or 1, MAX_WORKERS)
-            if len(idlest.jobs) < BUSY_JOBS or len(self._workers) >= most:
+            if len(idlest.tasks) < BUSY_JOBS or len(self._workers) >= most:
                 return idlest
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe()
         inherited = [self._receiver.fd, self._sender.fd, ours.fileno(), *self._workers]
         process = context.Process(
-            target=work, args=(theirs, self._layout, self._options, inherited), daemon=True
+            target=work, args=(theirs, self._remote, self._options, inherited), daemon=True
         )
         process.start()
         theirs.close()
@@ -165,41 +195,42 @@ class Supervisor:
             self._lost(worker)
             return
         self._deaths = 0
-        job = worker.jobs.pop(result.number)
-        self._finish(job, result)
+        task = worker.tasks.pop(result.number)
+        self._running[jobs.direction(task)] -= 1
+        self._judge(task, result)
+        self._tries.pop(task.number, None)
+        self._end(task, result)
 
-    def _finish(self, job, result) -> None:
-        self._running[type(job)] -= 1
-        self._judge(job, result)
-        self._tries.pop(job.number, None)
-        if job.number in self._answered:
-            self._answered.discard(job.number)
+    def _end(self, task, result) -> None:
+        """Tell the plan how a task ended, once."""
+        if task.number in self._answered:
+            self._answered.discard(task.number)
         else:
-            self._report(result)
+            self._plan.done(task, result)
 
-    def _judge(self, job, result) -> None:
+    def _judge(self, task, result) -> None:
         """Let the breaker learn from a result, and warn once when it opens."""
-        breaker = self._breakers[type(job)]
-        what = "fetching from" if isinstance(job, jobs.FetchJob) else "uploading to"
+        direction = jobs.direction(task)
+        breaker = self._breakers[direction]
         if result.status == jobs.UNUSABLE:
             self._disable(result.reason)
         elif result.status in (jobs.FAILED, jobs.TIMED_OUT):
-            logger.info("%s S3 failed: %s", what, result.reason)
+            logger.info("%s S3 failed: %s", direction, result.reason)
             timed_out = result.status == jobs.TIMED_OUT
             if breaker.failed(timed_out):
                 logger.warning(
                     "%s bucket %s failed repeatedly, going on without it for %d s at a time: %s",
-                    what, self._options.bucket, breaker.pause_s, result.reason,
+                    direction, self._options.bucket, breaker.pause_s, result.reason,
                 )
-                self._give_up(type(job))
-                if timed_out and isinstance(job, jobs.FetchJob):
-                    self._breakers[jobs.UploadJob].trip()  # it would hang as well
-                    self._give_up(jobs.UploadJob)
+                self._give_up(direction)
+                if timed_out and direction == jobs.FETCHING:
+                    self._breakers[jobs.UPLOADING].trip()  # it would hang as well
+                    self._give_up(jobs.UPLOADING)
         else:
             if result.status in (jobs.DAMAGED, jobs.LOCAL):
-                logger.info("%s S3: %s", what, result.reason)
+                logger.info("%s S3: %s", direction, result.reason)
             if breaker.succeeded():
-                logger.info("%s bucket %s works again", what, self._options.bucket)
+                logger.info("%s bucket %s works again", direction, self._options.bucket)
 
     def _lost(self, worker) -> None:
         """A worker died: answer its fetches, give its uploads to another, count."""
@@ -209,19 +240,20 @@ class Supervisor:
         worker.connection.close()
         worker.process.kill()
         worker.process.join()
-        logger.info("worker %d died with %d jobs", worker.process.pid, len(worker.jobs))
+        logger.info("worker %d died with %d tasks", worker.process.pid, len(worker.tasks))
         self._deaths += 1
         for breaker in self._breakers.values():
             if breaker.state == HALF_OPEN:
-                breaker.failed()  # the probe may have been among its jobs
-        for job in worker.jobs.values():
-            self._running[type(job)] -= 1
-            tries = self._tries[job.number] = self._tries.get(job.number, 0) + 1
-            if isinstance(job, jobs.UploadJob) and tries < UPLOAD_TRIES:
-                self._queues[jobs.UploadJob].appendleft(job)
+                breaker.failed()  # the probe may have been among its tasks
+        for task in worker.tasks.values():
+            direction = jobs.direction(task)
+            self._running[direction] -= 1
+            tries = self._tries[task.number] = self._tries.get(task.number, 0) + 1
+            if direction == jobs.UPLOADING and tries < UPLOAD_TRIES:
+                self._queues[direction].appendleft(task)
             else:
-                self._tries.pop(job.number)
-                self._skip(job, "the worker died", jobs.LOST)
+                self._tries.pop(task.number)
+                self._skip(task, "the worker died", jobs.LOST)
         if self._deaths >= DEATHS_TO_GIVE_UP:
             self._disable("its workers keep dying")
 
@@ -230,32 +262,33 @@ class Supervisor:
         if self._disabled is None:
             self._disabled = reason
             logger.warning("bucket %s is not used: %s", self._options.bucket, reason)
-            self._report(jobs.Disabled(reason))
-            self._give_up(jobs.FetchJob)
-            self._give_up(jobs.UploadJob)
+            self.report(jobs.Disabled(reason))
+            for direction in self._queues:
+                self._give_up(direction)
 
-    def _give_up(self, kind) -> None:
-        """Answer all jobs of a kind; those under way go on, with nobody waiting for them."""
-        queue = self._queues[kind]
+    def _give_up(self, direction) -> None:
+        """Answer all tasks of a direction; those under way go on, with nobody waiting for them."""
+        queue = self._queues[direction]
         while queue:
             self._skip(queue.popleft(), "S3 is turned off")
         for worker in self._workers.values():
-            for job in worker.jobs.values():
-                if isinstance(job, kind):
-                    self._skip(job, "S3 is turned off")
-                    self._answered.add(job.number)
+            for task in worker.tasks.values():
+                if jobs.direction(task) == direction and task.number not in self._answered:
+                    self._skip(task, "S3 is turned off")
+                    self._answered.add(task.number)
 
-    def _skip(self, job, reason, status=jobs.SKIPPED) -> None:
-        failed = jobs.fetch_failed if isinstance(job, jobs.FetchJob) else jobs.upload_failed
-        if job.number in self._answered:
-            self._answered.discard(job.number)
-        else:
-            self._report(failed(job, status, reason))
+    def _skip(self, task, reason, status=jobs.SKIPPED) -> None:
+        self._end(task, jobs.failed(task, status, reason))
 
-    def _report(self, message) -> None:
-        if not self._sender.send(jobs.pack(message)):
-            self._poll.register(self._sender.fd, select.POLLOUT)
+    def report(self, message) -> None:
+        """Tell the front, at the end of this turn of the loop."""
+        self._sender.queue(jobs.pack(message))
 
     def _flush(self) -> None:
+        """Send what was reported; what the pipe does not take waits until it does."""
         if self._sender.flush():
-            self._poll.unregister(self._sender.fd)
+            if self._sending:
+                self._poll.unregister(self._sender.fd)
+        else:
+            self._poll.register(self._sender.fd, select.POLLOUT)
+        self._sending = self._sender.waiting

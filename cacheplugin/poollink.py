@@ -43,7 +43,8 @@ class PoolLink:
         self._configuration = configuration
         self._loop = loop
         self._on_message = on_message
-        self._fetches, self._uploads = {}, {}  # number: job, of those not answered
+        # number: job, of those not answered; finishes are among the uploads
+        self._fetches, self._uploads = {}, {}
         self._number = 0
         self._starts = 0
         self._start()
@@ -64,6 +65,16 @@ class PoolLink:
         self._uploads[job.number] = job
         self._send(jobs.pack(job))
         return job.number
+
+    def prefetch(self) -> None:
+        """Have what the session will want fetched now, where the layout knows what that is."""
+        self._send(jobs.pack(jobs.PrefetchJob(self._next())))
+
+    def finish(self, used) -> None:
+        """A session has ended, which used these actions; a FinishResult says when all is written."""
+        job = jobs.FinishJob(self._next(), used)
+        self._uploads[job.number] = job
+        self._send(jobs.pack(job))
 
     def _next(self) -> int:
         self._number += 1
@@ -111,7 +122,7 @@ class PoolLink:
             return
         for fields in messages:
             message = jobs.unpack(fields)
-            if isinstance(message, jobs.Disabled):
+            if isinstance(message, (jobs.Disabled, jobs.Expected, jobs.Transferred)):
                 self._on_message(message)
             elif self._fetches.pop(message.number, None) or self._uploads.pop(message.number, None):
                 self._on_message(message)
@@ -140,14 +151,14 @@ class PoolLink:
             self._on_message(jobs.Disabled("its processes keep dying"))
         fetches, self._fetches = self._fetches, {}
         for job in fetches.values():
-            self._on_message(jobs.fetch_failed(job, jobs.LOST))
+            self._on_message(jobs.failed(job, jobs.LOST))
         if self.alive:
             for job in self._uploads.values():
                 self._send(jobs.pack(job))
         else:
             uploads, self._uploads = self._uploads, {}
             for job in uploads.values():
-                self._on_message(jobs.upload_failed(job, jobs.LOST))
+                self._on_message(jobs.failed(job, jobs.LOST))
 
     def close(self) -> None:
         """Let go of the pool, which then ends with all its workers; nothing after it died for good."""

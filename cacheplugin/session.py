@@ -44,7 +44,8 @@ class Session:
             return
         front = self.front
         lookup, answers, counters = front.lookup, self._answers, front.counters
-        hits = hit_bytes = 0
+        used, expected = front.used, front.expected
+        hits = hit_bytes = prefetched = 0
         for event in self._parser.feed(data):
             kind = event[0]
             if kind == GET:
@@ -62,6 +63,11 @@ class Session:
                         continue
                 hits += 1
                 hit_bytes += size
+                if used is not None:
+                    used.append(action)
+                    if expected and action in expected:
+                        expected.discard(action)
+                        prefetched += 1
                 if not front.plain_paths:
                     path = json_text(path)
                 answers.append(hit_answer(number, output, size, put_time, path))
@@ -81,7 +87,8 @@ class Session:
         if hits:
             counters.get_requests += hits
             counters.get_hits += hits
-            counters.get_local_hit += hits
+            counters.get_local_hit += hits - prefetched
+            counters.get_fault_hit += prefetched
             counters.get_hit_bytes += hit_bytes
         self.flush()
         if self.fault:

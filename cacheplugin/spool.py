@@ -4,6 +4,7 @@
 
     spool/<target>/target              JSON: where it goes (TARGET_FIELDS of Options)
     spool/<target>/<session>/journal   a line for each put, and one for each that S3 has
+    spool/<target>/<session>/ending    there once nobody waits for the session, and it still uploads
     spool/<target>/<session>/<output>  hard link to a body, which prune may unlink meanwhile
 
 A session's journal is locked while its process lives; what is left of a dead one is any uploader's.
@@ -20,10 +21,13 @@ import time
 
 import xxhash
 
+from . import scope
+from .options import LAYOUTS
 from .store import Store
 
-TARGET_FIELDS = ("endpoint_url", "bucket", "prefix", "region", "path_style")
+TARGET_FIELDS = ("endpoint_url", "bucket", "prefix", "region", "path_style", "layout", "scope")
 _JOURNAL = "journal"
+_ENDING = "ending"
 _PUT = re.compile(rb"put ([0-9a-f]{2,128}) ([0-9a-f]{64}) ([0-9]{1,19}) ([0-9]{1,19})")
 _DONE = re.compile(rb"done ([0-9]{1,19})")
 _BIRTH_S = 60  # from a session's directory to its journal it takes no longer, by far
@@ -55,10 +59,12 @@ class SpoolSession:
     @classmethod
     def create(cls, store: Store, options) -> "SpoolSession":
         """A new session of this process; raises OSError."""
-        target = json.dumps(
-            {field: getattr(options, field) for field in TARGET_FIELDS} | {"layout": "objects"},
-            sort_keys=True,
-        )
+        fields = {field: getattr(options, field) for field in TARGET_FIELDS}
+        if options.layout == "objects":
+            fields["scope"] = ""  # it has none
+        elif not options.scope:
+            fields["scope"] = scope.find(options, os.environ)[0]
+        target = json.dumps(fields, sort_keys=True)
         home = f"{store.root}/spool/{xxhash.xxh3_64_hexdigest(target.encode())}"
         directory = f"{home}/{os.getpid()}-{os.urandom(8).hex()}"
         os.makedirs(directory, 0o755)
@@ -163,6 +169,13 @@ class SpoolSession:
             del self._bodies[entry.output]
             _unlink(f"{self.directory}/{entry.output}")
 
+    def mark_ending(self) -> None:
+        """Say that the session goes on only to upload, so that it is worth waiting for."""
+        try:
+            open(f"{self.directory}/{_ENDING}", "wb").close()
+        except OSError:
+            pass  # then nobody waits
+
     def _append(self, line: str) -> None:
         data = line.encode()
         written = os.write(self._fd, data)
@@ -186,6 +199,18 @@ def session_directories(root: str) -> list:
     found = []
     for target in _directories(f"{root}/spool"):
         found += [(target, session) for session in _directories(target)]
+    return found
+
+
+def ending_journals(root: str) -> list:
+    """Descriptors of the journals of sessions that are ending, to wait for their locks."""
+    found = []
+    for _, directory in session_directories(root):
+        try:
+            os.stat(f"{directory}/{_ENDING}")
+            found.append(os.open(f"{directory}/{_JOURNAL}", os.O_RDWR | os.O_CLOEXEC))
+        except OSError:
+            continue
     return found
 
 
@@ -220,8 +245,11 @@ def read_target(directory: str) -> dict:
     """The fields of Options that say where a target's entries go; raises OSError, ValueError."""
     with open(f"{directory}/target", encoding="utf-8") as file:
         fields = json.load(file)
-    known = {"layout", *TARGET_FIELDS}
-    if not isinstance(fields, dict) or set(fields) != known or fields.pop("layout") != "objects":
+    if (
+        not isinstance(fields, dict)
+        or set(fields) != set(TARGET_FIELDS)
+        or fields["layout"] not in LAYOUTS
+    ):
         raise ValueError(f"{directory}/target is of another version")
     return fields
 

@@ -87,6 +87,16 @@ class Store:
             return None
         return output, size, time, body, status.st_mtime
 
+    def actions(self) -> set:
+        """The actions that have a record, good or not."""
+        found = set()
+        try:
+            for directory in os.listdir(self._actions):
+                found.update(os.listdir(f"{self._actions}{directory}"))
+        except OSError:
+            pass  # none yet, or what is not ours: then more is looked at than need be
+        return found
+
     def hold(self, output: str) -> bool:
         """Set a body's clock of use to now, so that no prune takes it; False where one has."""
         return _touch(self.output_path(output))

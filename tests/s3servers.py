@@ -13,8 +13,11 @@ from helpers import DEADLINE_S, KEYS, wait_until
 class Server(namedtuple("Server", "url")):
     """An S3 server that takes the keys of ``helpers.KEYS``."""
 
-    def flags(self, bucket: str) -> list:
-        return [f"--bucket={bucket}", f"--s3-endpoint-url={self.url}", "--s3-path-style"]
+    def flags(self, bucket: str, layout: str = "objects") -> list:
+        return [
+            f"--bucket={bucket}", f"--s3-endpoint-url={self.url}", "--s3-path-style",
+            f"--layout={layout}",
+        ]  # fmt: skip
 
     def client(self):
         return botocore.session.Session().create_client(
@@ -31,7 +34,8 @@ class Bucket:
     """A bucket of a server, seen with an S3 client of the tests' own."""
 
     def __init__(self, server: Server, name: str) -> None:
-        self.flags = server.flags(name)
+        self.flags = server.flags(name)  # of the objects layout
+        self.server = server
         self.name = name
         self.client = server.client()
         self.client.create_bucket(Bucket=name)

@@ -1,27 +1,58 @@
 """The remote cache. This package alone imports botocore and s3transfer.
 
-A layout is how entries lie in a bucket. It has two methods:
-
-``fetch(action) -> Fetched``
-    Bring an entry into the local cache, verified, and say where it is. Raises Absent, Damaged,
-    Unavailable or Unusable, and OSError where the local disk does not take the body.
-
-``upload(job) -> Uploaded``
-    Make the bucket hold the entry of an UploadJob; doing it twice is harmless. Raises Unavailable,
-    Unusable, Damaged where the local body is gone or wrong, and OSError where it cannot be read.
-
-Both may be called from many threads at once.
+A layout is how entries lie in a bucket. It has two halves. A *plan* (plan.py) lives in the pool
+process: it takes what the front asks (FetchJob, UploadJob, FinishJob), makes tasks for workers of
+it, and hears how they went. ``Remote`` lives in the workers and does the tasks: those of ``objects``
+are the front's own jobs, those of ``bundles`` read manifests and ranges and write whole bundles.
 """
 from collections import namedtuple
+
+from .. import jobs
 
 # received, sent: bytes of bodies over the network; found: the bucket had the body already.
 Fetched = namedtuple("Fetched", "output size time_ns path received")
 Uploaded = namedtuple("Uploaded", "found sent")
+# An object in a listing: its size in bytes, when it was written by the store's own clock (epoch, s).
+Listed = namedtuple("Listed", "key size modified_s")
 
 
-def connect(options, cache):
-    """The layout that ``options`` ask for, over ``cache`` (a LocalCache); raises Unusable."""
-    from .objects import ObjectsLayout
+class Remote:
+    """Does the tasks of workers, each from any of many threads."""
+
+    def __init__(self, options, bucket, cache, scopes) -> None:
+        """``scopes``: those of scope.find; ``cache``: a LocalCache; ``bucket``: an s3.Bucket."""
+        from .bundles.layout import BundlesLayout
+        from .objects import ObjectsLayout
+
+        self._objects = ObjectsLayout(bucket, cache, options.prefix)
+        bundles = BundlesLayout(bucket, cache, options.prefix, scopes, options.layout == "auto")
+        self._perform = {
+            jobs.FetchJob: self._objects.fetch_job,
+            jobs.UploadJob: self._objects.upload_job,
+            jobs.LoadJob: bundles.load,
+            jobs.RangeJob: bundles.fetch,
+            jobs.BundleJob: bundles.upload,
+            jobs.ManifestJob: bundles.write_manifest,
+        }
+
+    def perform(self, task):
+        """Do a task and return its result; raises RemoteError, and OSError for the local disk."""
+        return self._perform[type(task)](task)
+
+
+def connect(options, cache, scopes) -> Remote:
+    """The Remote of the bucket that ``options`` name; raises Unusable."""
     from .s3 import Bucket
 
-    return ObjectsLayout(Bucket(options), cache, options.prefix)
+    return Remote(options, Bucket(options), cache, scopes)
+
+
+def make_plan(options, pool, store, scope: str):
+    """The plan of ``--layout``; ``store`` is the Store that workers write to, ``scope`` a text."""
+    if options.layout == "objects":
+        from .plan import ObjectsPlan
+
+        return ObjectsPlan(pool)
+    from .bundles.plan import BundlesPlan
+
+    return BundlesPlan(options, pool, store, scope)

@@ -3,8 +3,8 @@
 A get_object of the client costs 2.5 times the CPU of the same request made of the parts below it
 (measured: 2.4 against 0.9 ms in one run), most of it to resolve the endpoint and to parse headers
 nobody reads. What a request looks like is learned from the first one that the client sends, so the
-endpoint, the proxy and the addressing are its own; and whatever does not come back as a plain 200 or
-404 is asked for again through the client, whose retries, redirects and errors then apply.
+endpoint, the proxy and the addressing are its own; and whatever does not come back as a plain 200, 206
+or 404 is asked for again through the client, whose retries, redirects and errors then apply.
 """
 from urllib.parse import quote
 
@@ -42,15 +42,17 @@ class DirectGets:
         """Whether it knows what a request looks like."""
         return self._base is not None
 
-    def open(self, key: str):
+    def open(self, key: str, byte_range: str = None):
         """The urllib3 response to a GET, its body unread, or None: ask the client.
 
-        Raises Absent on a 404 for the key, and botocore's time-out errors.
+        ``byte_range`` is what the Range header says. Raises Absent on a 404 for the key, and
+        botocore's time-out errors.
         """
         if self._base is None:
             self._key = key
             return None
-        request = AWSRequest("GET", self._base + _quoted(key), stream_output=True)
+        headers = {"Range": byte_range} if byte_range else None
+        request = AWSRequest("GET", self._base + _quoted(key), headers, stream_output=True)
         signer = S3SigV4Auth(self._credentials.get_frozen_credentials(), self._service, self._region)
         signer.add_auth(request)
         try:
@@ -60,7 +62,8 @@ class DirectGets:
         except HTTPClientError:
             return None
         raw = response.raw
-        if response.status_code == 200 and "content-length" in raw.headers:
+        wanted = 206 if byte_range else 200
+        if response.status_code == wanted and "content-length" in raw.headers:
             return raw
         if response.status_code == 404 and b"<Code>NoSuchKey</Code>" in response.content:
             raise Absent(f"{key} is not in the bucket")

@@ -10,6 +10,7 @@ It is the Go program's, byte for byte, so that both may share a bucket.
 import hashlib
 import time
 
+from .. import jobs
 from ..errors import Absent, BodyMismatch, Damaged, RemoteError, Unavailable
 from ..store import EMPTY_OUTPUT
 from . import Fetched, Uploaded
@@ -34,7 +35,19 @@ class ObjectsLayout:
     def _key(self, kind: str, name: str) -> str:
         return f"{self._prefix}{kind}/{name[:2]}/{name}"
 
+    def fetch_job(self, job) -> jobs.FetchResult:
+        got = self.fetch(job.action)
+        return jobs.FetchResult(job.number, job.action, jobs.HIT, *got, "")
+
+    def upload_job(self, job) -> jobs.UploadResult:
+        done = self.upload(job)
+        return jobs.UploadResult(job.number, jobs.STORED, done.found, done.sent, "")
+
     def fetch(self, action: str) -> Fetched:
+        """Bring an entry into the local cache, verified, and say where it is.
+
+        Raises RemoteError, and OSError where the local disk does not take the body.
+        """
         output, time_ns = parse_action(self._bucket.read(self._key("action", action), _ACTION_BYTES))
         adopted = self._cache.adopt(action, output, time_ns)
         if adopted:
@@ -65,6 +78,11 @@ class ObjectsLayout:
                 return size, writer.commit(time_ns)
 
     def upload(self, job) -> Uploaded:
+        """Make the bucket hold the entry of an UploadJob; doing it twice is harmless.
+
+        Raises RemoteError (Damaged where the local body is gone or wrong), and OSError where it
+        cannot be read.
+        """
         found, sent = True, 0
         if job.output not in self._uploaded or job.replace:
             found = not self._upload_output(job)

@@ -7,7 +7,8 @@ from botocore import exceptions as boto
 from botocore.config import Config
 
 from .. import __version__
-from ..errors import Absent, RemoteError, TimedOut, Unavailable, Unusable
+from ..errors import Absent, Damaged, RemoteError, TimedOut, Unavailable, Unusable
+from . import Listed
 from .gets import DirectGets
 
 # Bodies of more bytes than this go in parts, several at once, through s3transfer.
@@ -20,6 +21,8 @@ UPLOAD_READ_TIMEOUT_S = 20
 FETCH_ATTEMPTS = 1
 UPLOAD_ATTEMPTS = 2
 
+_LIST_KEYS = 1000  # the most that S3 gives in one answer
+_NO_SUCH_RANGE = ("416", "InvalidRange")
 _ABSENT = ("404", "NoSuchKey", "NotFound")
 _REFUSED = (
     "AuthorizationHeaderMalformed",
@@ -116,16 +119,43 @@ class Bucket:
         with self.open(key) as (_, body):
             return body.read(limit)
 
+    def read_all(self, key: str, limit: int) -> bytes:
+        """A small object; raises Damaged where it has more than ``limit`` bytes."""
+        with self.open(key) as (length, body):
+            if length > limit:
+                raise Damaged(f"{key} has {length} bytes")
+            return body.read(limit)
+
     @contextmanager
-    def open(self, key: str):
-        """(length in bytes, body with ``read(n)`` and ``close()``) of an object, for the context."""
+    def open_range(self, key: str, start: int, length: int):
+        """The body of a part of an object, with ``read(n)``, for the context.
+
+        Raises Damaged where the object has no such part.
+        """
+        try:
+            with self.open(key, f"bytes={start}-{start + length - 1}") as (got, body):
+                if got != length:
+                    raise Damaged(f"{key} has {got} of {length} bytes at {start}")
+                yield body
+        except Unavailable as error:
+            cause = error.__cause__
+            if isinstance(cause, boto.ClientError) and _code_and_status(cause)[0] in _NO_SUCH_RANGE:
+                raise Damaged(f"{key} has nothing at {start}") from error
+            raise
+
+    @contextmanager
+    def open(self, key: str, byte_range: str = None):
+        """(length in bytes, body with ``read(n)`` and ``close()``) of an object, for the context.
+
+        ``byte_range``: the part that is asked for, as the Range header says it.
+        """
         with translated():
             tried = self._gets.ready
-            body = self._gets.open(key)
+            body = self._gets.open(key, byte_range)
             if body is not None:
                 length = int(body.headers["content-length"])
             else:
-                answer = self._get_object(key, again=not tried)
+                answer = self._get_object(key, byte_range, again=not tried)
                 body, length = answer["Body"], answer["ContentLength"]
             whole = False
             try:
@@ -136,17 +166,54 @@ class Bucket:
                 if not whole or body.read(1):
                     body.close()
 
-    def _get_object(self, key, again):
+    def _get_object(self, key, byte_range, again):
         """get_object, and once more after a failure that was not a time-out, if ``again``."""
+        part = {"Range": byte_range} if byte_range else {}
+        return self._tried_twice(
+            lambda: self._fetches.get_object(Bucket=self._name, Key=key, **part), again
+        )
+
+    def _tried_twice(self, request, again=True):
         try:
             with translated():
-                return self._fetches.get_object(Bucket=self._name, Key=key)
+                return request()
         except TimedOut:
             raise
         except Unavailable:
             if not again:
                 raise
-        return self._fetches.get_object(Bucket=self._name, Key=key)
+        with translated():
+            return request()
+
+    def list(self, prefix: str, limit: int = _LIST_KEYS) -> list:
+        """The first objects whose keys begin with ``prefix``, as Listed, in the order of keys.
+
+        One request, so 1000 of them at most.
+        """
+        answer = self._tried_twice(
+            lambda: self._fetches.list_objects_v2(
+                Bucket=self._name, Prefix=prefix, MaxKeys=min(limit, _LIST_KEYS)
+            )
+        )
+        return [_listed(item) for item in answer.get("Contents", ())]
+
+    def list_all(self, prefix: str):
+        """All of the objects that ``list`` gives the first of; an iterator."""
+        with translated():
+            pages = self._fetches.get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self._name, Prefix=prefix):
+                for item in page.get("Contents", ()):
+                    yield _listed(item)
+
+    def delete(self, keys) -> None:
+        """Delete objects; one that is not there is no error. Raises Unavailable where one stays."""
+        keys = list(keys)
+        for at in range(0, len(keys), _LIST_KEYS):
+            batch = {"Objects": [{"Key": key} for key in keys[at : at + _LIST_KEYS]], "Quiet": True}
+            with translated():
+                answer = self._uploads.delete_objects(Bucket=self._name, Delete=batch)
+            for error in answer.get("Errors", ()):
+                raise Unavailable(f"{error.get('Key')} stays: {error.get('Code')}")
 
     def exists(self, key: str) -> bool:
         try:
@@ -204,6 +271,15 @@ class Bucket:
             with _transfers(self._uploads) as transfers:
                 transfers.upload(path, self._name, key).result()
 
+    def upload_stream(self, key: str, file) -> None:
+        """Write what ``file.read(n)`` gives to an object, in parallel parts and constant memory.
+
+        What ``file`` raises comes out, and then there is no object.
+        """
+        with translated():
+            with _transfers(self._uploads) as transfers:
+                transfers.upload(file, self._name, key).result()
+
     def abort_uploads(self, key: str) -> None:
         """Abort multipart uploads of an object that somebody began and did not end."""
         with translated():
@@ -251,6 +327,10 @@ def translated():
         raise TimedOut(_one_line(error)) from error
     except (boto.BotoCoreError, RetriesExceededError, HTTPError) as error:
         raise Unavailable(_one_line(error)) from error
+
+
+def _listed(item) -> Listed:
+    return Listed(item["Key"], item["Size"], item["LastModified"].timestamp())
 
 
 def _code_and_status(error):

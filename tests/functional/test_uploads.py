@@ -520,7 +520,7 @@ def test_flush_leaves_a_target_of_another_version_alone(start, fake_s3, cache_di
     """What a newer program spooled is that program's to upload; it is named, and remains."""
     leave(start, fake_s3, some(2))
     (target,) = cache_dir.glob("spool/*/target")
-    target.write_text(target.read_text().replace('"objects"', '"bundles"'))
+    target.write_text(target.read_text().replace('"objects"', '"newer"'))
     before = in_spool(cache_dir)
     status, out, err = flush()
     assert (status, out) == (1, said(0, remain=2))

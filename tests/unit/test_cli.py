@@ -7,7 +7,7 @@ import pytest
 from cacheplugin import __version__, cli
 from cacheplugin.errors import UsageError
 from cacheplugin.helptext import TOPICS, USAGE
-from cacheplugin.options import FLAGS, load, parse_duration
+from cacheplugin.options import FLAGS, load, parse_amount, parse_duration
 
 HOME = {"HOME": "/home/gopher"}
 
@@ -121,12 +121,14 @@ def test_usage_and_table_agree():
         assert (argument is None) == (kind == "bool")
         if variable:
             assert stated.pop(0) == variable
-        if flag in ("cache-dir", "region"):  # whose defaults depend on the machine
+        if flag in ("cache-dir", "region", "scope"):  # whose defaults depend on the machine
             continue
         if not default:
             assert not stated or stated[0].startswith(("0", "no limit"))
         elif kind == "duration":
             assert parse_duration(stated[0]) == default
+        elif kind == "amount":
+            assert parse_amount(stated[0]) == default
         else:
             assert stated == [str(default)]
 

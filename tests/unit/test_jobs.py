@@ -9,15 +9,32 @@ from cacheplugin import jobs
 A, OUT = "ab" * 32, "cd" * 32
 FETCH = jobs.FetchJob(1, A)
 UPLOAD = jobs.UploadJob(2, A, OUT, 2**40, 2**62, "/cache/output/cd/é")
+ROW = (A, OUT, 5, 7, 9, "bundle", 8, 100, 0, 2**64 - 1)
+FINISH, LOAD, RANGE = jobs.FinishJob(3, [A]), jobs.LoadJob(4), jobs.RangeJob(5, "b", 8, 100, [ROW])
+BUNDLE, MANIFEST = jobs.BundleJob(6, [UPLOAD[1:6]]), jobs.ManifestJob(7, b"GCPM")
 MESSAGES = [
+    jobs.PrefetchJob(9),
     FETCH,
     UPLOAD,
+    FINISH,
+    LOAD,
+    RANGE,
+    BUNDLE,
+    MANIFEST,
     jobs.FetchResult(1, A, jobs.HIT, OUT, 5, 7, "/cache/x", 5, ""),
-    jobs.fetch_failed(FETCH, jobs.MISS),
+    jobs.failed(FETCH, jobs.MISS),
     jobs.UploadResult(2, jobs.STORED, True, 0, ""),
-    jobs.upload_failed(UPLOAD, jobs.FAILED, "503 Slow Down"),
+    jobs.failed(UPLOAD, jobs.FAILED, "503 Slow Down"),
+    jobs.FinishResult(3, jobs.STORED, ""),
+    jobs.LoadResult(4, jobs.HIT, "", [ROW], [], [], ["name"], 7.5, [A], True, 1),
+    jobs.RangeResult(5, jobs.HIT, "", [A], [], False, 100),
+    jobs.BundleResult(6, jobs.STORED, "", [ROW], [OUT], 100),
+    jobs.ManifestResult(7, jobs.STORED, "", "name", 5),
     jobs.Disabled("no credentials"),
+    jobs.Expected([A], True),
+    jobs.Transferred(1, 2, 3),
 ]
+TASKS = [FETCH, UPLOAD, LOAD, RANGE, BUNDLE, MANIFEST]
 
 
 @pytest.mark.parametrize("message", MESSAGES)
@@ -37,13 +54,31 @@ def test_every_kind_is_tested():
 
 def test_failures_name_their_job():
     """A failed job's result has its number, its status, no entry and the reason."""
-    assert jobs.fetch_failed(FETCH, jobs.FAILED, "why") == (
+    assert jobs.failed(FETCH, jobs.FAILED, "why") == (
         1, A, jobs.FAILED, None, 0, 0, None, 0, "why",
     )  # fmt: skip
-    assert jobs.upload_failed(UPLOAD, jobs.LOST) == (2, jobs.LOST, False, 0, "")
+    assert jobs.failed(UPLOAD, jobs.LOST) == (2, jobs.LOST, False, 0, "")
+    assert jobs.failed(FETCH, jobs.DAMAGED, "why", OUT).output == OUT
+
+
+@pytest.mark.parametrize("job", [*TASKS, FINISH], ids=lambda job: type(job).__name__)
+def test_every_job_can_fail(job):
+    """Its result is of its own kind, has its number, and brings nothing."""
+    result = jobs.failed(job, jobs.SKIPPED, "why")
+    assert type(result).__name__ == type(job).__name__.replace("Job", "Result")
+    assert (result.number, result.status, result.reason) == (job.number, jobs.SKIPPED, "why")
+    rest = result._asdict().items() - {("number", job.number), ("status", jobs.SKIPPED), ("reason", "why")}
+    assert not any(value for name, value in rest if name != "action")
+
+
+def test_directions():
+    """Every task of a worker is under one of the two breakers."""
+    assert [jobs.direction(task) for task in TASKS] == [
+        jobs.FETCHING, jobs.UPLOADING, jobs.FETCHING, jobs.FETCHING, jobs.UPLOADING, jobs.UPLOADING,
+    ]  # fmt: skip
 
 
 def test_statuses_differ():
     """No two statuses are the same word."""
-    names = "HIT MISS DAMAGED FAILED LOCAL SKIPPED STORED UNUSABLE TIMED_OUT LOST".split()
+    names = "HIT ARRIVED MISS DAMAGED FAILED LOCAL SKIPPED STORED UNUSABLE TIMED_OUT LOST".split()
     assert len({getattr(jobs, name) for name in names}) == len(names)

@@ -44,6 +44,7 @@ VALUES = {
     "duration": [("1m30s", 90.0), ("0", 0.0)],
     "amount": [("2kB", 2000), ("1GiB", 1 << 30)],
     "upload": [("off", "off"), ("wait", "wait")],
+    "layout": [("bundles", "bundles"), ("both", "both")],
 }
 # flag: (variable, field, default, values)
 TABLE = {row[0]: (row[1], row[2], row[4], VALUES[row[3]]) for row in FLAGS}

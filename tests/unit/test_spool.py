@@ -19,7 +19,7 @@ from cacheplugin.store import EMPTY_OUTPUT, Store
 
 BODY = b"what the build made" * 100
 OUT = output_id(BODY)
-OPTIONS = Options(bucket="bucket", endpoint_url="http://127.0.0.1:9", prefix="team")
+OPTIONS = Options(bucket="bucket", endpoint_url="http://127.0.0.1:9", prefix="team", scope="a b c")
 NO_LINKS = [errno.EMLINK, errno.EXDEV, errno.EPERM]
 
 
@@ -441,6 +441,8 @@ def test_behind_a_garbled_line_what_is_done_is_uploaded_again(cache, sessions):
         {"prefix": "another"},
         {"region": "eu-west-1"},
         {"path_style": True},
+        {"layout": "bundles"},
+        {"scope": "another"},
     ],
     ids=lambda other: next(iter(other)),
 )
@@ -462,8 +464,8 @@ def test_what_is_no_part_of_the_target_keeps_nothing_apart(cache, sessions):
 @pytest.mark.parametrize(
     "text",
     [
-        json.dumps({f: "" for f in spool.TARGET_FIELDS} | {"layout": "bundles"}),
-        json.dumps({f: "" for f in spool.TARGET_FIELDS} | {"layout": "objects", "scope": "x"}),
+        json.dumps({f: "" for f in spool.TARGET_FIELDS} | {"layout": "newer"}),
+        json.dumps({f: "" for f in spool.TARGET_FIELDS} | {"layout": "objects", "more": "x"}),
         json.dumps({"layout": "objects", "bucket": "bucket"}),
         json.dumps({"bucket": "bucket"}),
         "[]",

@@ -3,36 +3,27 @@
 import pytest
 
 from cacheplugin import errors, jobs, worker
-from cacheplugin.remote import Fetched, Uploaded
 
 FETCH = jobs.FetchJob(1, "ab" * 32)
 UPLOAD = jobs.UploadJob(2, "ab" * 32, "cd" * 32, 5, 7, "/x")
 
 
-class Layout:
-    """Answers every job with ``answer``, or raises it."""
+class Remote:
+    """Answers every task with ``answer``, or raises it."""
 
     def __init__(self, answer) -> None:
         self.answer = answer
 
-    def fetch(self, _):
+    def perform(self, _):
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
 
-    upload = fetch
 
-
-def test_fetched():
-    """A fetched entry is a HIT with all that the answer needs."""
-    result = worker.perform(Layout(Fetched("cd" * 32, 5, 7, "/x", 4)), FETCH)
-    assert result == jobs.FetchResult(1, FETCH.action, jobs.HIT, "cd" * 32, 5, 7, "/x", 4, "")
-
-
-@pytest.mark.parametrize("done", [Uploaded(True, 0), Uploaded(False, 5)])
-def test_uploaded(done):
-    """An uploaded entry says whether the bucket had the body, and what was sent."""
-    assert worker.perform(Layout(done), UPLOAD) == (2, jobs.STORED, done.found, done.sent, "")
+def test_result():
+    """What the remote answers is the result."""
+    result = jobs.UploadResult(2, jobs.STORED, True, 0, "")
+    assert worker.perform(Remote(result), UPLOAD) is result
 
 
 @pytest.mark.parametrize(
@@ -51,8 +42,8 @@ def test_uploaded(done):
 )
 def test_errors(error, of_a_fetch, of_an_upload):
     """Every error is a status and its text; none comes out."""
-    fetched = worker.perform(Layout(error), FETCH)
+    fetched = worker.perform(Remote(error), FETCH)
     assert (fetched.number, fetched.action, fetched.status) == (1, FETCH.action, of_a_fetch)
-    uploaded = worker.perform(Layout(error), UPLOAD)
+    uploaded = worker.perform(Remote(error), UPLOAD)
     assert (uploaded.number, uploaded.status, uploaded.found) == (2, of_an_upload, False)
     assert "why" in fetched.reason and "why" in uploaded.reason

@@ -1,0 +1,170 @@
+"""The fetching half of the plan: prefetches the working set, and serves the gets that wait for it."""
+import fcntl
+import logging
+import os
+
+from ... import jobs
+from .ranges import DONE, IDLE, QUEUED, RUNNING, Queue, Range, cut
+
+log = logging.getLogger(__name__)
+
+PREFETCHES_AT_ONCE = 8
+DISK_SHARE = 2  # a prefetch takes no more than one part in so many of what the disk has free
+
+
+class Fetching:
+    """``plan`` is the BundlesPlan; ``catalog`` its Catalog, ``store`` the Store that workers fill.
+
+    ``lock_name`` tells this prefetch from those of other working sets on the same store.
+    """
+
+    def __init__(self, plan, catalog, store, limit_bytes: int, lock_name: str) -> None:
+        self._plan = plan
+        self._catalog = catalog
+        self._store = store
+        self._limit_bytes = limit_bytes
+        self._lock = PrefetchLock(store.root, lock_name)
+        self._ranges = {}  # action: its Range, of what the store lacked
+        self._idle = []  # Ranges that are fetched when one of their entries is asked for
+        self._queue = Queue()
+        self._running = 0  # RangeJobs
+        self._waiting = {}  # action: [FetchJob] of gets that wait for a Range
+
+    def begin(self, missing) -> None:
+        """The manifests are known, and ``missing`` are the actions that the store lacks."""
+        self._idle = cut(self._catalog.rows(missing))
+        for found in self._idle:
+            for row in found.rows:
+                self._ranges[row.action] = found
+        self._prefetch()
+
+    def _prefetch(self) -> None:
+        """Queue what is within the bounds, unless another session on this store does so."""
+        if not self._idle or not self._lock.take():
+            return
+        left, disk = self._limit_bytes, free_bytes(self._store.root) // DISK_SHARE
+        idle, self._idle = self._idle, []
+        for found in idle:
+            inflated = sum(row.size for row in found.rows)
+            if found.state == IDLE and found.length <= left and inflated <= disk:
+                left -= found.length
+                disk -= inflated
+                self._queue.add(found)
+            elif found.state == IDLE:
+                self._idle.append(found)
+        self._advance()
+
+    def stop(self) -> None:
+        """Nothing more will be asked for: fetch no more than what waits or is under way."""
+        self._queue.clear()
+        self._lock.release()
+
+    def get(self, job) -> bool:
+        """Answer a get, now or later; False where no bundle has it."""
+        if self._store.lookup(job.action) is not None:
+            self._plan.report(jobs.failed(job, jobs.ARRIVED))
+            return True
+        row = self._catalog.row(job.action)
+        if row is None:
+            return False
+        found = self._ranges.get(job.action)
+        if found is None or found.state == DONE:  # it came, or was here, and went again
+            found = self._ranges[job.action] = cut([row])[0]
+        self._waiting.setdefault(job.action, []).append(job)
+        if found.state in (IDLE, QUEUED):
+            self._start(found)
+        self._prefetch()  # perhaps the session that did so has ended
+        return True
+
+    def _advance(self) -> None:
+        while self._queue and self._running < PREFETCHES_AT_ONCE:
+            self._start(None)
+        if not self._queue and not self._running:
+            self._lock.release()
+
+    def _start(self, wanted) -> None:
+        found = self._queue.take(wanted)
+        self._running += 1
+        rows = [tuple(row) for row in found.rows]
+        self._plan.submit(
+            jobs.RangeJob, (found.bundle, found.start, found.length, rows),
+            lambda _, result: self._arrived(found, result),
+        )  # fmt: skip
+
+    def _arrived(self, found, result) -> None:
+        """A range came, or did not: answer who waits for it."""
+        found.state = DONE
+        self._running -= 1
+        for action in result.arrived:
+            self._answer(action, jobs.ARRIVED, "")
+        self._catalog.forget(result.damaged)
+        if result.gone:
+            self._catalog.forget_bundle(found.bundle)
+        unasked = 0
+        for action in result.damaged:
+            unasked += not self._answer(action, jobs.DAMAGED, result.reason)
+        if result.received or unasked:
+            self._plan.report(jobs.Transferred(result.received, 0, unasked))
+        # What neither came nor is damaged failed with the rest of its range.
+        status = jobs.FAILED if result.status in (jobs.HIT, jobs.DAMAGED) else result.status
+        for row in found.rows:
+            self._answer(row.action, status, result.reason)
+        if result.status == jobs.LOCAL:
+            log.warning("prefetching stops: %s", result.reason)
+            self._queue.clear()
+        self._advance()
+
+    def _answer(self, action, status, reason) -> bool:
+        """Answer the gets that wait for an action; False where there are none."""
+        waiting = self._waiting.pop(action, ())
+        for job in waiting:
+            self._plan.report(jobs.failed(job, status, reason))
+        return bool(waiting)
+
+
+class PrefetchLock:
+    """Held by the one session that prefetches a working set into a store, while it lives.
+
+    It is a file that is there only while somebody holds it.
+    """
+
+    def __init__(self, root: str, name: str) -> None:
+        self._path = f"{root}/tmp/prefetch-{name}"
+        self._fd = -1
+
+    def take(self) -> bool:
+        """Whether this session has it; never waits. True where the directory takes no file."""
+        if self._fd >= 0:
+            return True
+        try:
+            os.makedirs(os.path.dirname(self._path), 0o755, exist_ok=True)
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError:
+            return True
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(fd), os.stat(self._path)):
+                self._fd = fd
+                return True
+        except OSError:
+            pass  # somebody has it, or had it until now and has removed the file
+        os.close(fd)
+        return False
+
+    def release(self) -> None:
+        if self._fd >= 0:
+            try:
+                os.unlink(self._path)
+            except OSError:
+                pass
+            os.close(self._fd)
+            self._fd = -1
+
+
+def free_bytes(path: str) -> int:
+    """What the file system of ``path`` has free for this user; much where that cannot be told."""
+    try:
+        status = os.statvfs(path)
+    except OSError:
+        return 1 << 62
+    return status.f_bavail * status.f_frsize

@@ -1,0 +1,130 @@
+"""A manifest: every action that a session used, in the order of first use, and where it lies.
+
+::
+
+    "GCPM" <version, u32> <xxh3-64 of what follows, u64> zstd frame of:
+        <bytes of the scope, u32> <manifests superseded, u32> <bundles, u32> <rows, u32>
+        scope, UTF-8
+        for each manifest superseded, and then for each bundle: <length, u8> name, ASCII
+        rows (index.py), whose bundle is a number in the list of bundles
+
+Manifests are cumulative: a session carries forward what it loaded and did not use, so the manifests
+that it has read are superseded by its own, and the next session need not read them. Nothing is ever
+rewritten. docs/bundles.rst has the format byte by byte.
+"""
+import hashlib
+import struct
+from collections import namedtuple
+
+import xxhash
+import zstandard
+
+from ...errors import Damaged
+from .bundle import inflate
+from .index import MAX_ROWS, ROW_BYTES, decode_rows, encode_rows
+
+# superseded: names of the manifests of the same scope whose rows are all in this one, or too old.
+Manifest = namedtuple("Manifest", "scope superseded rows")
+
+MAGIC = b"GCPM"
+VERSION = 1
+MAX_SUPERSEDED = 1000
+CARRY_S = 7 * 86400  # what no session used for so long is not carried forward
+CARRY_ROWS = 50_000  # and neither is what is beyond so many
+
+_HEADER = struct.Struct("<4sIQ")
+_COUNTS = struct.Struct("<IIII")
+_LEVEL = 3
+_MAX_BYTES = MAX_ROWS * ROW_BYTES + (1 << 20)
+_LAST_MS = (1 << 48) - 1
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The bytes of a manifest."""
+    bundles = {}
+    for row in manifest.rows:
+        bundles.setdefault(row.bundle, len(bundles))
+    scope = manifest.scope.encode()
+    counts = _COUNTS.pack(
+        len(scope), len(manifest.superseded), len(bundles), len(manifest.rows)
+    )
+    names = b"".join(
+        bytes([len(name)]) + name.encode() for name in (*manifest.superseded, *bundles)
+    )
+    text = counts + scope + names + encode_rows(manifest.rows, bundles)
+    frame = zstandard.ZstdCompressor(level=_LEVEL).compress(text)
+    return _HEADER.pack(MAGIC, VERSION, xxhash.xxh3_64_intdigest(frame)) + frame
+
+
+def decode(data: bytes) -> Manifest:
+    """The manifest in ``data``; raises Damaged."""
+    if len(data) < _HEADER.size:
+        raise Damaged(f"a manifest of {len(data)} bytes")
+    magic, version, xxh3 = _HEADER.unpack_from(data)
+    if magic != MAGIC or version != VERSION:
+        raise Damaged("no manifest, or one of another version")
+    frame = data[_HEADER.size :]
+    if xxhash.xxh3_64_intdigest(frame) != xxh3:
+        raise Damaged("a manifest with a wrong checksum")
+    text = inflate(frame, _MAX_BYTES)
+    try:
+        scope_length, *lengths, rows = _COUNTS.unpack_from(text)
+        position = _COUNTS.size + scope_length
+        scope = text[_COUNTS.size : position].decode()
+        lists = []
+        for count in lengths:
+            names = []
+            for _ in range(count):
+                end = position + 1 + text[position]
+                names.append(text[position + 1 : end].decode("ascii"))
+                position = end
+            lists.append(names)
+    except (struct.error, IndexError, UnicodeDecodeError) as error:
+        raise Damaged(f"a manifest that is cut off: {error}") from error
+    if len(text) - position != rows * ROW_BYTES:
+        raise Damaged("a manifest of another length than it says")
+    superseded, bundles = lists
+    return Manifest(scope, superseded, decode_rows(text[position:], bundles))
+
+
+def merge(manifests) -> dict:
+    """{action: row} of manifests, the newest first: its order, then that of what the others add.
+
+    Of two rows of one action the one with the later put counts, and of equal ones the first.
+    """
+    merged = {}
+    for manifest in manifests:
+        for row in manifest.rows:
+            known = merged.get(row.action)
+            if known is None or row.time_ns > known.time_ns:
+                merged[row.action] = row
+            elif row.used_s > known.used_s:
+                merged[row.action] = known._replace(used_s=row.used_s)
+    return merged
+
+
+def compose(used, known: dict, carried, now_s: int) -> list:
+    """The rows of a session's manifest.
+
+    ``used`` are the actions it used, in order; ``known`` is {action: row} of all it knows;
+    ``carried`` the actions it has from manifests of its scope. ``now_s``: seconds since the epoch.
+    """
+    own = [known[action]._replace(used_s=now_s) for action in used if action in known]
+    chosen = {row.action for row in own}
+    rest = [
+        known[action]
+        for action in carried
+        if action in known and action not in chosen and known[action].used_s > now_s - CARRY_S
+    ]
+    rest.sort(key=lambda row: -row.used_s)
+    return own + rest[:CARRY_ROWS]
+
+
+def scope_key(scope: str) -> str:
+    """How a scope stands in keys: 16 hex digits."""
+    return hashlib.sha256(scope.encode()).hexdigest()[:16]
+
+
+def new_name(now_s: float, unique: str) -> str:
+    """A name that sorts before those made earlier: 12 hex digits, and ``unique`` hex digits."""
+    return f"{_LAST_MS - int(now_s * 1000):012x}-{unique}"

@@ -1,0 +1,141 @@
+"""The plan of the layout ``bundles``, and of ``auto`` and ``both``, which use ``objects`` as well.
+
+The first need of anything loads the manifests. Then a get waits for its range, is a miss at once, or
+is looked for in the objects layout; a put joins a bundle; a finish writes bundle and manifest.
+"""
+import itertools
+import logging
+
+from ... import jobs
+from ..plan import Plan
+from .catalog import Catalog
+from .fetching import Fetching
+from .manifest import scope_key
+from .packing import Packing
+
+log = logging.getLogger(__name__)
+
+
+class BundlesPlan(Plan):
+    """See ../plan.py for what it does for whom; ``scope`` is the text of the session's own."""
+
+    def __init__(self, options, pool, store, scope: str) -> None:
+        super().__init__(pool)
+        self._twofold = options.layout == "both"  # whether all goes into both layouts
+        self._in_objects = self._twofold  # whether what no manifest names may be in the other
+        self._bundles_found = not options.read_only  # whether that is bundled
+        self._catalog = Catalog(scope)
+        self._fetching = Fetching(
+            self, self._catalog, store, options.prefetch_limit_bytes, scope_key(scope)
+        )
+        self._packing = Packing(self, self._catalog)
+        self._numbers = itertools.count(1)
+        self._tasks = {}  # number: what hears its result
+        self._loading = self._loaded = False
+        self._held = []  # jobs that wait for the manifests
+        self._halves = {}  # number of an upload: the result of one layout, with that of the other due
+
+    # -- the front's jobs --------------------------------------------------------------------------
+
+    def prefetch(self) -> None:
+        if not self._loaded:
+            self._load()
+
+    def fetch(self, job) -> None:
+        if not self._loaded:
+            self._held.append(job)
+            self._load()
+        elif not self._fetching.get(job):
+            if self._in_objects:
+                self.submit(
+                    jobs.FetchJob, (job.action,), lambda _, result: self._fetched(job, result)
+                )
+            else:
+                self.report(jobs.failed(job, jobs.MISS))
+
+    def upload(self, job) -> None:
+        if not self._loaded:
+            self._held.append(job)
+            self._load()
+            return
+        if self._twofold:
+            self.submit(jobs.UploadJob, job[1:], lambda _, result: self.uploaded(job, result))
+        self._packing.add(job)
+
+    def finish(self, job) -> None:
+        if self._loading:
+            self._held.append(job)
+        else:
+            self._fetching.stop()
+            self._packing.finish(job)
+
+    def stop(self) -> None:
+        self._fetching.stop()
+
+    def timeout_s(self):
+        return self._packing.timeout_s()
+
+    def on_time(self) -> None:
+        self._packing.on_time()
+
+    # -- tasks -------------------------------------------------------------------------------------
+
+    def submit(self, kind, fields, hear) -> None:
+        """Have a worker do the task ``kind(number, *fields)``; ``hear(task, result)`` gets its end."""
+        task = kind(next(self._numbers), *fields)
+        self._tasks[task.number] = hear
+        self._pool.submit(task)
+
+    def done(self, task, result) -> None:
+        self._tasks.pop(task.number)(task, result)
+
+    def _load(self) -> None:
+        if not self._loading:
+            self._loading = True
+            self.submit(jobs.LoadJob, (), self._load_done)
+
+    def _load_done(self, _, result) -> None:
+        self._loading = False
+        held, self._held = self._held, []
+        if result.status == jobs.HIT:
+            self._loaded = True
+            self._in_objects |= result.objects
+            self._catalog.load(result)
+            log.info("manifests name %d entries, the local store lacks %d of them",
+                     len(self._catalog), len(result.missing))  # fmt: skip
+            if result.damaged:
+                self.report(jobs.Transferred(0, 0, result.damaged))
+            self.report(jobs.Expected(list(result.missing), not self._in_objects))
+            self._fetching.begin(result.missing)
+        for job in held:
+            if isinstance(job, jobs.FinishJob):
+                self.finish(job)
+            elif not self._loaded:
+                self.report(jobs.failed(job, result.status, result.reason))
+            elif isinstance(job, jobs.FetchJob):
+                self.fetch(job)
+            else:
+                self.upload(job)
+
+    # -- together with the objects layout ----------------------------------------------------------
+
+    def _fetched(self, job, result) -> None:
+        """What the objects layout had is answered, and bundled for the next."""
+        self.report(result._replace(number=job.number))
+        if result.status == jobs.HIT and self._bundles_found:
+            put = (result.action, result.output, result.size, result.time_ns, result.path)
+            self._packing.add(jobs.UploadJob(None, *put))
+
+    def uploaded(self, job, result) -> None:
+        """The end of an upload, in both layouts where it goes into both."""
+        result = result._replace(number=job.number)
+        if self._twofold:
+            first = self._halves.pop(job.number, None)
+            if first is None:
+                self._halves[job.number] = result
+                return
+            worse = result if first.status == jobs.STORED else first
+            result = worse._replace(
+                found=first.found and result.found, sent=first.sent + result.sent
+            )
+        self.report(result)
