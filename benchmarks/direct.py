@@ -45,10 +45,7 @@ class Bench:
 
     def build(self, program: str = "", go_cache: str = "own") -> tuple:
         """(wall seconds, CPU seconds) of ``go build std``; ``program`` is GOCACHEPROG."""
-        env = {k: v for k, v in os.environ.items() if not k.startswith("GOCACHE")}
-        env |= {"GOCACHE": os.path.join(self.work, go_cache), "GOFLAGS": "-buildvcs=false"}
-        if program:
-            env["GOCACHEPROG"] = program
+        env = go_environment(os.path.join(self.work, go_cache), program)
         before, begin = os.times(), time.perf_counter()
         subprocess.run(["go", "build", "std"], check=True, env=env, cwd=self.work)
         wall, after = time.perf_counter() - begin, os.times()
@@ -137,7 +134,7 @@ class Bench:
             for _ in range(self.runs):
                 plugin = Plugin(command)
                 wall.append(plugin.gets(actions, 8) / len(actions))
-                cpu.append(family_cpu_s(plugin.process.pid) / len(actions))
+                cpu.append(sum(family(plugin.process.pid).values()) / len(actions))
                 plugin.close()
                 shutil.rmtree(local)
         print(
@@ -147,8 +144,17 @@ class Bench:
         )
 
 
-def family_cpu_s(pid: int) -> float:
-    """CPU seconds of a process and its descendants so far (Linux)."""
+def go_environment(go_cache: str, program: str = "") -> dict:
+    """For a go command with a cache directory of its own; ``program`` is GOCACHEPROG."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("GOCACHE")}
+    env |= {"GOCACHE": go_cache, "GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "local"}
+    if program:
+        env["GOCACHEPROG"] = program
+    return env
+
+
+def family(pid: int) -> dict:
+    """{process id: CPU seconds so far} of a process and its descendants (Linux)."""
     parents, spent = {}, {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -159,11 +165,11 @@ def family_cpu_s(pid: int) -> float:
                 continue
             parents[int(name)] = int(fields[1])
             spent[int(name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    family, found = {pid}, True
+    members, found = set(), {pid} & parents.keys()
     while found:
-        found = {child for child, parent in parents.items() if parent in family} - family
-        family |= found
-    return sum(spent[member] for member in family)
+        members |= found
+        found = {child for child, parent in parents.items() if parent in members} - members
+    return {member: spent[member] for member in members}
 
 
 def report(what, ours, yardstick, theirs, scale, unit) -> None:
@@ -173,6 +179,12 @@ def report(what, ours, yardstick, theirs, scale, unit) -> None:
         f"{what}: {a * scale:.1f} {unit}, {yardstick} {b * scale:.1f} {unit}, "
         f"ratio {statistics.median(pairs):.3f} ({min(pairs):.3f} to {max(pairs):.3f}, {len(pairs)} pairs)"
     )
+
+
+def machine() -> str:
+    """Where this runs, and with what."""
+    go = subprocess.run(["go", "version"], check=True, capture_output=True, text=True).stdout.split()[2]
+    return f"{platform.node()}: {os.cpu_count()} cores, Python {platform.python_version()}, {go}"
 
 
 @contextmanager
@@ -194,8 +206,7 @@ def main() -> None:
     for name in arguments.measures:
         if name not in MEASURES:
             parser.error(f"no measure {name!r}; there are {', '.join(MEASURES)}")
-    go = subprocess.run(["go", "version"], check=True, capture_output=True, text=True).stdout.split()[2]
-    print(f"{platform.node()}: {os.cpu_count()} cores, Python {platform.python_version()}, {go}")
+    print(machine())
     with working_directory(arguments.work) as work:
         bench = Bench(work, arguments.runs)
         for name in arguments.measures or MEASURES:

@@ -13,6 +13,22 @@ KEY, SECRET, BUCKET = "bench", "benchbench", "bench"
 @contextmanager
 def s3_server(work: str):
     """(name of the server, flags for the plugin) while it runs, on loopback, with an empty bucket."""
+    with s3_server_on_port(work) as (name, port):
+        yield name, plugin_flags(port)
+
+
+def plugin_flags(port: int) -> list:
+    """The plugin's flags for the server's bucket, at ``port`` of loopback."""
+    return [f"--bucket={BUCKET}", f"--s3-endpoint-url={_endpoint(port)}", "--s3-path-style"]
+
+
+def _endpoint(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def s3_server_on_port(work: str):
+    """(name of the server, its port) while it runs, on loopback, with an empty bucket."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -38,9 +54,9 @@ def s3_server(work: str):
         _await_port(port, server)
         import boto3
 
-        endpoint = f"http://127.0.0.1:{port}"
-        boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket=BUCKET)
-        yield name, [f"--bucket={BUCKET}", f"--s3-endpoint-url={endpoint}", "--s3-path-style"]
+        client = boto3.client("s3", endpoint_url=_endpoint(port), region_name="us-east-1")
+        client.create_bucket(Bucket=BUCKET)
+        yield name, port
     finally:
         server.terminate()
         server.wait()

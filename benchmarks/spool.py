@@ -26,7 +26,7 @@ from cacheplugin.options import Options
 from cacheplugin.spool import SpoolSession
 from cacheplugin.store import Store
 
-from .direct import PLUGIN, report, working_directory
+from .direct import PLUGIN, go_environment, report, working_directory
 from .s3server import s3_server
 
 
@@ -106,12 +106,7 @@ def go_builds(work: str, runs: int) -> None:
 
 
 def go_build(work: str, program: str) -> float:
-    env = {k: v for k, v in os.environ.items() if not k.startswith("GOCACHE")}
-    env |= {
-        "GOCACHE": os.path.join(work, "go-own"),
-        "GOCACHEPROG": program,
-        "GOFLAGS": "-buildvcs=false",
-    }
+    env = go_environment(os.path.join(work, "go-own"), program)
     begin = time.perf_counter()
     subprocess.run(["go", "build", "std"], check=True, env=env, cwd=work)
     return time.perf_counter() - begin
