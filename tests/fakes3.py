@@ -1,35 +1,98 @@
 """A stand-in for an S3 server, kept in memory, that can be made to fail in every way.
 
-Only what a small object needs: GET, HEAD and PUT (with If-None-Match) in the path style. Where
-the tests need the real thing they use moto or versitygw.
+In the path style: GET and HEAD (with Range), PUT (with If-None-Match) and DELETE of an object,
+ListObjectsV2, DeleteObjects and multipart uploads, for bodies that announce their Content-Length.
+Every bucket exists, and all of them are one. Where the tests need the real thing they use moto or
+versitygw.
 """
+import re
 import socket
+import sys
 import threading
+import time
+import uuid
+from collections import namedtuple
+from collections.abc import MutableMapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qsl, quote, unquote
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
 
 _ERROR = "<Error><Code>{code}</Code><Message>told to</Message></Error>"
 _CODES = {"500": "InternalError", "503": "SlowDown", "403": "AccessDenied"}
+_STATUS = {  # of an error by its code; 403 for any other
+    "EntityTooSmall": 400,
+    "InternalError": 500,
+    "InvalidArgument": 400,
+    "InvalidPart": 400,
+    "InvalidPartOrder": 400,
+    "InvalidRange": 416,
+    "MalformedXML": 400,
+    "NoSuchBucket": 404,
+    "NoSuchKey": 404,
+    "NoSuchUpload": 404,
+    "NotImplemented": 501,
+    "PreconditionFailed": 412,
+    "SlowDown": 503,
+}
+_RANGE = re.compile(r"bytes=(?:(\d+)-(\d*)|-(\d+))")
 
-# What happens in place of an answer, and what happens to the body of one.
+# The query parameters that make another call of a request, and what is noted of it on the bucket.
+_CALLS = {"list-type": "?list", "uploads": "?uploads", "delete": "?delete", "uploadId": "?uploadId"}
+
+# S3's own limits.
+MOST_PER_REQUEST = 1000  # keys in a page of a list, or in a DeleteObjects
+LAST_PART_NUMBER = 10_000
+MIN_PART_BYTES = 5 << 20  # of every part but the last
+
+# What happens in place of an answer, and what happens to the body of an object in one.
 FAILURES = ("refuse", "hang", "500", "503", "403")
 DAMAGE = ("truncate", "flip", "die")
 
+# An unfinished multipart upload: parts {part number: bytes}, began in epoch seconds.
+Upload = namedtuple("Upload", "key parts began")
+
+
+class _Objects(dict):
+    """{key: body} that notes in ``modified`` when a body was put there."""
+
+    def __init__(self, modified) -> None:
+        super().__init__()
+        self._modified = modified
+
+    def __setitem__(self, key, body) -> None:
+        self._modified[key] = time.time()
+        super().__setitem__(key, body)
+
+    update = MutableMapping.update
+    setdefault = MutableMapping.setdefault
+
 
 class FakeS3:
-    """``objects``: {key: body}; ``requests``: [(method, key)] as they came.
+    """``objects``: {key: body}; ``requests``: [(method, key)] as they came; ``served``: how many.
 
-    ``fault``: None, one of FAILURES or DAMAGE, or the code of an error to answer with 403.
-    ``faulty(method, key)`` chooses the requests it strikes. ``hold(method, key)`` chooses those that
-    wait for ``release``; ``held`` counts them.
+    The key noted for a request to the bucket is "?list <prefix>", "?uploads <prefix>" (a list of
+    multipart uploads) or "?delete" (DeleteObjects).
+
+    ``modified``: {key: epoch seconds}, set whenever a body is put into ``objects``; a test may
+    change an entry afterwards. Clients are told whole seconds, as by S3.
+    ``uploads``: {upload id: Upload}.
+
+    ``fault``: None, one of FAILURES or DAMAGE, or the code of an error to answer with.
+    ``faulty(method, key)`` chooses the requests it strikes. ``hold(method, key)`` chooses those
+    that wait for ``release``; ``held`` counts them.
     """
 
     def __init__(self) -> None:
-        self.objects, self.requests = {}, []
+        self.modified, self.uploads, self.requests = {}, {}, []
+        self.objects = _Objects(self.modified)
+        self.served = 0
         self.fault = None
         self.faulty = lambda method, key: True
         self.hold = lambda method, key: False
         self.held = 0
         self.lock = threading.Lock()
+        self._nth = {}
         self._released = threading.Event()
         self._server = None
         self._listen(0)
@@ -41,14 +104,38 @@ class FakeS3:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
 
-    def flags(self, bucket: str = "bucket") -> list:
-        return [f"--bucket={bucket}", f"--s3-endpoint-url={self.url}", "--s3-path-style"]
+    def flags(self, bucket: str = "bucket", layout: str = "objects") -> list:
+        return [
+            f"--bucket={bucket}", f"--s3-endpoint-url={self.url}", "--s3-path-style",
+            f"--layout={layout}",
+        ]  # fmt: skip
 
     def fail(self, fault) -> None:
         """From now on, strike with ``fault``."""
         self.fault = fault
         if fault == "refuse":
             self._close()
+
+    def fail_nth(self, n: int, fault) -> None:
+        """Strike the ``n``-th request from now (1: the next) with ``fault``, and only that one.
+
+        Whatever ``faulty`` says, and in place of what ``fail`` set. "refuse" ends the connection.
+        """
+        with self.lock:
+            self._nth[self.served + n] = fault
+
+    def begin(self, method: str, key: str):
+        """Note a request and hold it if it is to be held; returns the fault that strikes it."""
+        with self.lock:
+            self.served += 1
+            number = self.served
+            self.requests.append((method, key))
+        if self.hold(method, key):
+            self.wait_for_release()
+        with self.lock:
+            if number in self._nth:
+                return self._nth.pop(number)
+        return self.fault if self.faulty(method, key) else None
 
     def count(self, method: str, word: str = "") -> int:
         return sum(got == method and word in key for got, key in list(self.requests))
@@ -82,47 +169,51 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, request, client_address):
-        pass  # a client that was killed
+        if not isinstance(sys.exc_info()[1], OSError):  # one is a client that was killed
+            super().handle_error(request, client_address)
+
+
+class _Refused(Exception):
+    """Its text is the code of the error to answer with."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or a body waits 40 ms behind its head
     s3 = None
 
     def do_GET(self):
-        if self._begin():
-            body = self.s3.objects.get(self._key)
-            if body is None:
-                self._error(404, "NoSuchKey")
-            else:
-                self._send(body)
+        self._serve(b"")
 
-    do_HEAD = do_GET
+    do_HEAD = do_DELETE = do_GET
 
     def do_PUT(self):
         length = int(self.headers["Content-Length"])
         body = self.rfile.read(length)
         if len(body) < length:  # a client that was killed
             self.close_connection = True
-        elif self._begin():
-            with self.s3.lock:
-                exists = self._key in self.s3.objects
-                refused = exists and self.headers.get("If-None-Match") == "*"
-                if not refused:
-                    self.s3.objects[self._key] = body
-            if refused:
-                self._error(412, "PreconditionFailed")
-            else:
-                self._reply(200, b"")
+        else:
+            self._serve(body)
+
+    do_POST = do_PUT
+
+    def _serve(self, body) -> None:
+        path, _, query = self.path.partition("?")
+        self._bucket, _, key = path.lstrip("/").partition("/")
+        self._key, self._body = unquote(key), body
+        self._query = dict(parse_qsl(query, keep_blank_values=True))
+        self._call = next((call for call in _CALLS if call in self._query), "")
+        if self._begin():
+            about = "object" if self._key else "bucket"
+            try:
+                self._ACTIONS.get((self.command, about, self._call), _Handler._unknown)(self)
+            except _Refused as refused:
+                self._error(str(refused))
 
     def _begin(self) -> bool:
         """Note the request; returns whether it is to be served."""
         s3 = self.s3
-        self._key = self.path.partition("?")[0].lstrip("/").partition("/")[2]
-        s3.requests.append((self.command, self._key))
-        if s3.hold(self.command, self._key):
-            s3.wait_for_release()
-        fault = s3.fault if s3.faulty(self.command, self._key) else None
+        fault = s3.begin(self.command, self._key or self._bucket_call())
         self._damage = fault if fault in DAMAGE else None
         if fault is None or self._damage:
             return True
@@ -130,38 +221,286 @@ class _Handler(BaseHTTPRequestHandler):
             if fault == "hang":
                 s3.wait_for_release()
             self.close_connection = True
-        elif fault in _CODES:
-            self._error(int(fault), _CODES[fault])
         else:
-            self._error(403, fault)
+            self._error(_CODES.get(fault, fault))
         return False
 
-    def _send(self, body) -> None:
+    def _bucket_call(self) -> str:
+        """What is noted as the key of a request to the bucket."""
+        if not self._call:
+            return ""
+        name = _CALLS[self._call]
+        return f"{name} {self._query.get('prefix', '')}" if self.command == "GET" else name
+
+    def _unknown(self) -> None:
+        raise _Refused("NotImplemented")
+
+    def _get(self) -> None:
+        with self.s3.lock:
+            if self._key not in self.s3.objects:
+                raise _Refused("NoSuchKey")
+            body, modified_s = self.s3.objects[self._key], self.s3.modified[self._key]
+        size = len(body)
+        span = _span(self.headers.get("Range", ""), size)
+        start, end = span or (0, size)
+        if self._damage == "truncate":  # whole by its own account, and too short
+            end = size = start + (end - start) // 2
+        if span and start >= size:
+            raise _Refused("InvalidRange")
+        headers = {"ETag": _etag(body), "Last-Modified": self.date_time_string(modified_s)}
+        if span:
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+        self._send(206 if span else 200, body[start:end], headers)
+
+    def _send(self, status, body, headers) -> None:
+        """Answer with an object's ``body``, damaged as the request's fault says."""
         if self._damage == "flip":
             body = body[:-1] + bytes([body[-1] ^ 1]) if body else b""
-        elif self._damage == "truncate":  # whole by its own account, and too short
-            body = body[: len(body) // 2]
         elif self._damage == "die":
-            self._head(200, len(body))
-            self.wfile.write(body[: len(body) // 2])
+            self._head(status, len(body), headers)
+            self._write(body[: len(body) // 2])
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
             return
-        self._reply(200, body)
+        self._reply(status, body, headers)
 
-    def _error(self, status, code) -> None:
-        self._reply(status, _ERROR.format(code=code).encode())
+    def _put(self) -> None:
+        with self.s3.lock:
+            self._store(self._body)
+        self._reply(200, b"", {"ETag": _etag(self._body)})
 
-    def _reply(self, status, body) -> None:
-        self._head(status, len(body))
+    def _store(self, body) -> None:
+        """Keep an object, with the lock held."""
+        if self._key in self.s3.objects and self.headers.get("If-None-Match") == "*":
+            raise _Refused("PreconditionFailed")
+        self.s3.objects[self._key] = body
+
+    def _delete(self) -> None:
+        self._remove([self._key])
+        self._reply(204)
+
+    def _delete_many(self) -> None:
+        order = _parsed(self._body)
+        keys = [listed.findtext("{*}Key") for listed in order.findall("{*}Object")]
+        if not keys or len(keys) > MOST_PER_REQUEST or None in keys:
+            raise _Refused("MalformedXML")
+        self._remove(keys)
+        quiet = order.findtext("{*}Quiet") == "true"
+        deleted = [] if quiet else [_element("Deleted", _element("Key", escape(k))) for k in keys]
+        self._answer("DeleteResult", *deleted)
+
+    def _remove(self, keys) -> None:
+        with self.s3.lock:
+            for key in keys:
+                self.s3.objects.pop(key, None)
+                self.s3.modified.pop(key, None)
+
+    def _list(self) -> None:
+        query = self._query
+        prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
+        try:
+            limit = min(int(query.get("max-keys", MOST_PER_REQUEST)), MOST_PER_REQUEST)
+            token = bytes.fromhex(query.get("continuation-token", "")).decode()
+        except ValueError:
+            raise _Refused("InvalidArgument") from None
+        after = "" if token else query.get("start-after", "")
+        url = query.get("encoding-type") == "url"
+
+        def named(tag, name):
+            return _element(tag, quote(name) if url else escape(name))
+
+        with self.s3.lock:
+            objects, modified = dict(self.s3.objects), dict(self.s3.modified)
+        names = {}  # {key, or the common prefix that stands for some: whether it is one}
+        for key in sorted(objects):
+            if key.startswith(prefix) and key > after:
+                cut = key.find(delimiter, len(prefix)) if delimiter else -1
+                name = key if cut < 0 else key[: cut + len(delimiter)]
+                if name > token:
+                    names[name] = cut >= 0
+        page = list(names)[:limit]
+        more = 0 < limit < len(names)
+        answer = [
+            _element("Name", escape(self._bucket)),
+            named("Prefix", prefix),
+            _element("MaxKeys", limit),
+            _element("KeyCount", len(page)),
+            _element("IsTruncated", str(more).lower()),
+        ]
+        if delimiter:
+            answer.append(named("Delimiter", delimiter))
+        if url:
+            answer.append(_element("EncodingType", "url"))
+        if more:
+            answer.append(_element("NextContinuationToken", page[-1].encode().hex()))
+        for name in page:
+            if names[name]:
+                answer.append(_element("CommonPrefixes", named("Prefix", name)))
+            else:
+                about = [
+                    named("Key", name),
+                    _element("LastModified", _iso(modified[name])),
+                    _element("ETag", escape(_etag(objects[name]))),
+                    _element("Size", len(objects[name])),
+                    _element("StorageClass", "STANDARD"),
+                ]
+                answer.append(_element("Contents", *about))
+        self._answer("ListBucketResult", *answer)
+
+    def _list_uploads(self) -> None:
+        """All of them on one page, whatever the page size asked for."""
+        prefix = self._query.get("prefix", "")
+        with self.s3.lock:
+            uploads = [(upload.key, upload.began, n) for n, upload in self.s3.uploads.items()]
+        answer = [
+            _element("Bucket", escape(self._bucket)),
+            _element("Prefix", escape(prefix)),
+            _element("IsTruncated", "false"),
+        ]
+        for key, began, upload_id in sorted(uploads):
+            if key.startswith(prefix):
+                about = [
+                    _element("Key", escape(key)),
+                    _element("UploadId", escape(upload_id)),
+                    _element("Initiated", _iso(began)),
+                ]
+                answer.append(_element("Upload", *about))
+        self._answer("ListMultipartUploadsResult", *answer)
+
+    def _create_upload(self) -> None:
+        upload_id = uuid.uuid4().hex
+        with self.s3.lock:
+            self.s3.uploads[upload_id] = Upload(self._key, {}, time.time())
+        self._answer(
+            "InitiateMultipartUploadResult",
+            _element("Bucket", escape(self._bucket)),
+            _element("Key", escape(self._key)),
+            _element("UploadId", upload_id),
+        )
+
+    def _upload(self) -> Upload:
+        """The upload that the request is about; with the lock held."""
+        upload = self.s3.uploads.get(self._query["uploadId"])
+        if upload is None or upload.key != self._key:
+            raise _Refused("NoSuchUpload")
+        return upload
+
+    def _put_part(self) -> None:
+        number = self._query.get("partNumber", "")
+        if not number.isdecimal() or not 1 <= int(number) <= LAST_PART_NUMBER:
+            raise _Refused("InvalidArgument")
+        with self.s3.lock:
+            self._upload().parts[int(number)] = self._body
+        self._reply(200, b"", {"ETag": _etag(self._body)})
+
+    def _complete(self) -> None:
+        listed = [
+            (int(part.findtext("{*}PartNumber")), part.findtext("{*}ETag"))
+            for part in _parsed(self._body).findall("{*}Part")
+        ]
+        with self.s3.lock:
+            whole = _joined(listed, self._upload().parts)
+            self._store(whole)
+            del self.s3.uploads[self._query["uploadId"]]
+        self._answer(
+            "CompleteMultipartUploadResult",
+            _element("Bucket", escape(self._bucket)),
+            _element("Key", escape(self._key)),
+            _element("ETag", escape(_etag(whole))),
+        )
+
+    def _abort(self) -> None:
+        with self.s3.lock:
+            self._upload()
+            del self.s3.uploads[self._query["uploadId"]]
+        self._reply(204)
+
+    _ACTIONS = {
+        ("GET", "object", ""): _get,
+        ("HEAD", "object", ""): _get,
+        ("PUT", "object", ""): _put,
+        ("DELETE", "object", ""): _delete,
+        ("GET", "bucket", "list-type"): _list,
+        ("POST", "bucket", "delete"): _delete_many,
+        ("GET", "bucket", "uploads"): _list_uploads,
+        ("POST", "object", "uploads"): _create_upload,
+        ("PUT", "object", "uploadId"): _put_part,
+        ("POST", "object", "uploadId"): _complete,
+        ("DELETE", "object", "uploadId"): _abort,
+    }
+
+    def _answer(self, root, *elements) -> None:
+        xmlns = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
+        text = f'<?xml version="1.0" encoding="UTF-8"?><{root} {xmlns}>{"".join(elements)}</{root}>'
+        self._reply(200, text.encode(), {"Content-Type": "application/xml"})
+
+    def _error(self, code) -> None:
+        self._reply(_STATUS.get(code, 403), _ERROR.format(code=code).encode())
+
+    def _reply(self, status, body=b"", headers=None) -> None:
+        self._head(status, len(body), headers or {})
+        self._write(body)
+
+    def _head(self, status, length, headers) -> None:
+        self.send_response(status)
+        if status != 204:
+            self.send_header("Content-Length", str(length))
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def _write(self, body) -> None:
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def _head(self, status, length) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(length))
-        self.send_header("ETag", '"none"')
-        self.end_headers()
-
     def log_message(self, *_):
         pass
+
+
+def _span(header, size):
+    """(first byte, byte behind the last) that a Range header asks of ``size`` bytes; None: all."""
+    found = _RANGE.fullmatch(header)
+    if not found:
+        return None
+    first, last, length = found.groups()
+    if length:
+        return max(0, size - int(length)), size
+    if last and int(last) < int(first):
+        return None
+    return int(first), min(int(last) + 1, size) if last else size
+
+
+def _joined(listed, parts) -> bytes:
+    """The object that [(part number, ETag)] make of {part number: bytes}; refused as S3 does."""
+    numbers = [number for number, _ in listed]
+    if not listed:
+        raise _Refused("MalformedXML")
+    if numbers != sorted(set(numbers)):
+        raise _Refused("InvalidPartOrder")
+    for number, etag in listed:
+        if number not in parts or etag.strip('"') != _etag(parts[number]).strip('"'):
+            raise _Refused("InvalidPart")
+    if any(len(parts[number]) < MIN_PART_BYTES for number in numbers[:-1]):
+        raise _Refused("EntityTooSmall")
+    return b"".join(parts[number] for number in numbers)
+
+
+def _etag(body) -> str:
+    """The same for the same bytes as long as this process lives, and at no cost the second time."""
+    return f'"{hash(body) % 2**64:032x}"'
+
+
+def _parsed(body):
+    try:
+        return ElementTree.fromstring(body)
+    except ElementTree.ParseError:
+        raise _Refused("MalformedXML") from None
+
+
+def _element(tag, *content) -> str:
+    """``content``: elements, or one text that is escaped already."""
+    return f"<{tag}>{''.join(map(str, content))}</{tag}>"
+
+
+def _iso(epoch_s) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(epoch_s))

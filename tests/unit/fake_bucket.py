@@ -1,15 +1,22 @@
 """An in-memory remote.s3.Bucket that notes what is asked of it."""
 
 import io
+import threading
 from contextlib import contextmanager
 
-from cacheplugin.errors import Absent
+from cacheplugin.errors import Absent, Damaged
+from cacheplugin.remote import Listed
+
+BEGAN_S = 1_700_000_000.0
 
 
 class FakeBucket:
     """``objects`` is {key: bytes}; ``calls`` the (method, key) asked; ``faults`` {key: exception}.
 
     ``lengths`` {key: length} makes an object announce another length than it has.
+
+    ``modified`` is {key: epoch seconds}, set at each write to ``clock``, which then goes on by a
+    second. What a test put into ``objects`` was written at BEGAN_S unless ``modified`` says more.
     """
 
     def __init__(self) -> None:
@@ -17,6 +24,9 @@ class FakeBucket:
         self.calls = []
         self.faults = {}
         self.lengths = {}
+        self.modified = {}
+        self.clock = BEGAN_S
+        self._lock = threading.Lock()
 
     def _note(self, method, key):
         self.calls.append((method, key))
@@ -29,17 +39,63 @@ class FakeBucket:
             raise Absent(key)
         return self.objects[key]
 
+    def _store(self, key, data, unless_there=False):
+        """Returns whether it was stored."""
+        with self._lock:
+            if unless_there and key in self.objects:
+                return False
+            self.objects[key], self.modified[key] = data, self.clock
+            self.clock += 1
+        return True
+
     def methods(self) -> list:
         return [method for method, _ in self.calls]
 
     def read(self, key, limit):
         return self._get("read", key)[:limit]
 
+    def read_all(self, key, limit):
+        data = self._get("read_all", key)
+        if len(data) > limit:
+            raise Damaged(f"{key} has {len(data)} bytes")
+        return data
+
     @contextmanager
     def open(self, key):
         data = self._get("open", key)
         with io.BytesIO(data) as body:
             yield self.lengths.get(key, len(data)), body
+
+    @contextmanager
+    def open_range(self, key, start, length):
+        data = self._get("open_range", key)[start : start + length]
+        if len(data) != length:
+            raise Damaged(f"{key} has {len(data)} of {length} bytes at {start}")
+        with io.BytesIO(data) as body:
+            yield body
+
+    def list(self, prefix, limit=1000):
+        self._note("list", prefix)
+        return self._listed(prefix)[:limit]
+
+    def list_all(self, prefix):
+        self._note("list_all", prefix)
+        yield from self._listed(prefix)
+
+    def _listed(self, prefix):
+        with self._lock:
+            return [
+                Listed(key, len(self.objects[key]), self.modified.get(key, BEGAN_S))
+                for key in sorted(self.objects)
+                if key.startswith(prefix)
+            ]
+
+    def delete(self, keys):
+        for key in keys:
+            self._note("delete", key)
+            with self._lock:
+                self.objects.pop(key, None)
+                self.modified.pop(key, None)
 
     def download(self, key, file, size):
         data = self._get("download", key)
@@ -55,16 +111,17 @@ class FakeBucket:
 
     def write(self, key, data):
         self._note("write", key)
-        self.objects[key] = data
+        self._store(key, data)
 
     def write_new(self, key, data):
         self._note("write_new", key)
-        if key in self.objects:
-            return False
-        self.objects[key] = data
-        return True
+        return self._store(key, data, unless_there=True)
 
     def upload_file(self, key, path):
         self._note("upload_file", key)
         with open(path, "rb") as file:
-            self.objects[key] = file.read()
+            self._store(key, file.read())
+
+    def upload_stream(self, key, file):
+        self._note("upload_stream", key)
+        self._store(key, b"".join(iter(lambda: file.read(1 << 16), b"")))
