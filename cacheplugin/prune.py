@@ -342,6 +342,10 @@ def _stamp_is_due(root) -> bool:
 
 def run(options) -> int:
     """``go-cache-plugin prune``; returns the exit status, raises UsageError."""
+    if options.remote:
+        from .remote import prune as remote_prune
+
+        return remote_prune.run(options)
     root = options.cache_dir
     if not os.path.lexists(root):
         return _nothing_done(options, f"{root} does not exist: nothing to prune")

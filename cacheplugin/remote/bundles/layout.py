@@ -31,21 +31,17 @@ class BundlesLayout:
     """``bucket`` is a remote.s3.Bucket, ``cache`` a LocalCache, ``prefix`` clean or empty.
 
     ``scopes`` are those of scope.find; ``look_for_objects``: say whether there are objects of the
-    objects layout as well.
+    objects layout as well. ``bundles`` and ``manifests`` are how all their keys begin.
     """
 
     def __init__(self, bucket, cache, prefix: str, scopes, look_for_objects: bool) -> None:
         self._bucket = bucket
         self._cache = cache
-        self._prefix = prefix if prefix in ("", "/") else f"{prefix}/"
+        prefix = prefix if prefix in ("", "/") else f"{prefix}/"
+        self.bundles, self.manifests = f"{prefix}bundle/", f"{prefix}manifest/"
+        self._actions = f"{prefix}action/"
         self._scopes = [manifest.scope_key(scope) for scope in scopes]
         self._look_for_objects = look_for_objects
-
-    def bundle_key(self, name: str) -> str:
-        return f"{self._prefix}bundle/{name}"
-
-    def _manifests(self, scope: str) -> str:
-        return f"{self._prefix}manifest/{scope}/"
 
     # -- what there is -----------------------------------------------------------------------------
 
@@ -58,9 +54,9 @@ class BundlesLayout:
         with ThreadPoolExecutor(len(self._scopes) + 1) as pool:
             objects = None
             if self._look_for_objects:
-                objects = pool.submit(self._bucket.list, f"{self._prefix}action/", 1)
+                objects = pool.submit(self._bucket.list, self._actions, 1)
             own, *others = [
-                pool.submit(reader.read, self._manifests(scope), most)
+                pool.submit(reader.read, f"{self.manifests}{scope}/", most)
                 for scope, most in zip(self._scopes, (_MOST_MANIFESTS, _OTHERS, _OTHERS))
             ]
             own_list, own = own.result()  # without these there is nothing to go on with
@@ -68,7 +64,7 @@ class BundlesLayout:
             foreign = []
             if not own and not others:
                 for scope in self._foreign_scopes():
-                    foreign += reader.read(self._manifests(scope), _OTHERS)[1]
+                    foreign += reader.read(f"{self.manifests}{scope}/", _OTHERS)[1]
             has_objects = objects is not None and bool(_ignoring(objects, True))
         rows = [
             list(manifest.merge(read.manifest for read in reads).values())
@@ -84,7 +80,7 @@ class BundlesLayout:
 
     def _foreign_scopes(self) -> list:
         """The scopes that were written for last, by the names of bundles."""
-        names = [_name(one).split("-") for one in _newest(self._bucket, f"{self._prefix}bundle/")]
+        names = [_name(one).split("-") for one in _newest(self._bucket, self.bundles)]
         found = dict.fromkeys(parts[1] for parts in names if len(parts) == 3)
         return [scope for scope in found if scope not in self._scopes][:_FOREIGN_SCOPES]
 
@@ -108,7 +104,7 @@ class BundlesLayout:
             start, end = wanted[0].offset, max(row.offset + row.length for row in wanted)
             received = end - start
             try:
-                with self._bucket.open_range(self.bundle_key(job.bundle), start, received) as body:
+                with self._bucket.open_range(self.bundles + job.bundle, start, received) as body:
                     self._take(body, start, wanted, arrived, damaged)
             except (Absent, Damaged) as error:
                 status, reason, gone = jobs.DAMAGED, str(error), isinstance(error, Absent)
@@ -179,7 +175,7 @@ class BundlesLayout:
         packer = Packer([_Entry(*entry) for entry in job.entries], name)
         stream = Stream(packer.chunks())
         try:
-            self._bucket.upload_stream(self.bundle_key(name), stream)
+            self._bucket.upload_stream(self.bundles + name, stream)
         except Damaged as error:  # of all that was to be in it nothing can be
             return jobs.BundleResult(job.number, jobs.STORED, str(error), (), list(packer.bad), 0)
         return jobs.BundleResult(
@@ -190,7 +186,7 @@ class BundlesLayout:
     def write_manifest(self, job) -> jobs.ManifestResult:
         """Write a manifest for this scope; raises RemoteError."""
         name = manifest.new_name(time.time(), os.urandom(4).hex())
-        self._bucket.write(f"{self._manifests(self._scopes[0])}{name}", job.data)
+        self._bucket.write(f"{self.manifests}{self._scopes[0]}/{name}", job.data)
         return jobs.ManifestResult(job.number, jobs.STORED, "", name, len(job.data))
 
 

@@ -56,13 +56,29 @@ def encode(manifest: Manifest) -> bytes:
     return _HEADER.pack(MAGIC, VERSION, xxhash.xxh3_64_intdigest(frame)) + frame
 
 
+class NewerVersion(Damaged):
+    """A manifest that a newer program wrote: nobody here knows what it names."""
+
+
 def decode(data: bytes) -> Manifest:
-    """The manifest in ``data``; raises Damaged."""
+    """The manifest in ``data``; raises Damaged, NewerVersion among it."""
+    scope, superseded, bundles, rows = _parts(data)
+    return Manifest(scope, superseded, decode_rows(rows, bundles))
+
+
+def decode_names(data: bytes):
+    """(scope, superseded, bundles) of a manifest, all but its rows; raises as ``decode`` does."""
+    return _parts(data)[:3]
+
+
+def _parts(data):
     if len(data) < _HEADER.size:
         raise Damaged(f"a manifest of {len(data)} bytes")
     magic, version, xxh3 = _HEADER.unpack_from(data)
-    if magic != MAGIC or version != VERSION:
-        raise Damaged("no manifest, or one of another version")
+    if magic != MAGIC or not version:
+        raise Damaged("no manifest")
+    if version > VERSION:
+        raise NewerVersion(f"a manifest of version {version}")
     frame = data[_HEADER.size :]
     if xxhash.xxh3_64_intdigest(frame) != xxh3:
         raise Damaged("a manifest with a wrong checksum")
@@ -84,7 +100,7 @@ def decode(data: bytes) -> Manifest:
     if len(text) - position != rows * ROW_BYTES:
         raise Damaged("a manifest of another length than it says")
     superseded, bundles = lists
-    return Manifest(scope, superseded, decode_rows(text[position:], bundles))
+    return scope, superseded, bundles, text[position:]
 
 
 def merge(manifests) -> dict:

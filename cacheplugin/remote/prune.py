@@ -1,0 +1,234 @@
+"""``prune --remote``: deletes manifests and bundles that nobody needs, and rewrites scattered ones.
+
+1. A manifest goes when it was not renewed for --expiry, or when another one supersedes it since
+   more than a day.
+2. Bundles of which little is live, and many small ones that one working set is scattered over, are
+   rewritten: their live entries go into fresh bundles, and each scope that needs them gets a new
+   manifest, which supersedes those it replaces.
+3. A bundle goes when no manifest names it and it is older than a day.
+
+A session that runs meanwhile never fails: at worst it misses, and what it writes is younger than a
+day.
+"""
+import itertools
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
+
+from .. import jobs, log
+from ..errors import RemoteError, UsageError
+from ..local import LocalCache
+from ..metrics import byte_text
+from ..store import Store
+from .bundles import manifest
+from .bundles.census import Census, working_set
+from .bundles.index import Row
+from .bundles.layout import BundlesLayout
+from .bundles.packing import BUNDLE_BYTES
+from .bundles.ranges import cut
+from .s3 import Bucket
+
+logger = logging.getLogger(__name__)
+
+GRACE_S = 86400  # no session runs for longer between its first bundle and its manifest
+LIVE_SHARE = 0.5  # a bundle of which less is live is rewritten
+SMALL_BYTES = 8 << 20  # one of which less is live is small
+SCATTERED = 16  # more small ones than this in one working set are rewritten
+_AT_ONCE = 8
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+# bytes: of the objects; rewritten: bundles that were replaced by fresh ones.
+Result = namedtuple("Result", "manifests bundles bytes rewritten kept kept_bytes")
+
+
+def run(options) -> int:
+    """The command; returns the exit status, raises UsageError."""
+    if not options.bucket:
+        raise UsageError("prune --remote needs --bucket")
+    if not options.expiry_s:
+        raise UsageError("prune --remote needs --expiry")
+    if options.max_size_bytes:
+        raise UsageError("prune --remote bounds the bucket in age only, not by --max-size")
+    if options.read_only and not options.dry_run:
+        raise UsageError("prune --remote deletes, which --read-only forbids; --dry-run does not")
+    log.setup(options)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # main.py ignores it, for the front
+    try:
+        bucket = Bucket(options)
+        result = RemotePrune(bucket, options.prefix).run(options.expiry_s, options.dry_run)
+    except (RemoteError, OSError) as error:
+        sys.stderr.write(f"go-cache-plugin: bucket {options.bucket}: {error}\n")
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    _report(options, result)
+    return 0
+
+
+def _report(options, result) -> None:
+    if options.json:
+        import json
+
+        print(json.dumps({"dry_run": options.dry_run, **result._asdict()}))
+        return
+    would = "would " if options.dry_run else ""
+    verb = "delete" if options.dry_run else "deleted"
+    print(
+        f"{would}{verb} {result.manifests} manifests and {result.bundles} bundles,"
+        f" {byte_text(result.bytes)}; {result.rewritten} bundles"
+        f" {'to be rewritten' if options.dry_run else 'rewritten'}"
+    )
+    print(f"{would}{'keep' if would else 'kept'} {result.kept} bundles, {byte_text(result.kept_bytes)}")
+
+
+class RemotePrune:
+    """Prunes the bundles below ``prefix`` of a Bucket. ``wall`` gives epoch seconds."""
+
+    def __init__(self, bucket, prefix: str, wall=time.time) -> None:
+        self._bucket = bucket
+        self._prefix = prefix
+        self._wall = wall
+        self._numbers = itertools.count(1)
+
+    def run(self, expiry_s: float, dry_run: bool = False) -> Result:
+        """Do all of it, or only say what would be done; raises RemoteError and OSError."""
+        layout = self._layout("", None)
+        census, now_s = Census(self._bucket, layout), self._wall()
+        if census.unknown:
+            logger.warning("a newer program left manifests here: only that one can delete bundles")
+        superseded = census.superseded_since()
+        gone = [
+            one
+            for one in census.manifests
+            if one.modified_s < now_s - max(expiry_s, GRACE_S)
+            or superseded.get((one.scope, one.name), now_s) < now_s - GRACE_S
+            or (one.bundles is None and not census.unknown and one.modified_s < now_s - GRACE_S)
+        ]
+        heads = census.heads(without=gone)
+        scattered = self._scattered(census, heads)
+        if scattered and not dry_run:
+            self._rewrite(heads, scattered)
+        gone_keys = {one.key for one in gone}
+        named = {
+            name
+            for one in census.manifests
+            if one.key not in gone_keys
+            for name in one.bundles or ()
+        }
+        unneeded = [
+            name
+            for name, listed in census.bundles.items()
+            if name not in named and listed.modified_s < now_s - GRACE_S and not census.unknown
+        ]
+        if not dry_run:
+            self._bucket.delete([one.key for one in gone])
+            self._bucket.delete([layout.bundles + name for name in unneeded])
+        deleted = sum(one.size for one in gone)
+        deleted += sum(census.bundles[name].size for name in unneeded)
+        kept = [listed.size for name, listed in census.bundles.items() if name not in unneeded]
+        return Result(
+            len(gone), len(unneeded), deleted, len(scattered), len(kept), sum(kept)
+        )
+
+    def _layout(self, scope: str, cache) -> BundlesLayout:
+        return BundlesLayout(self._bucket, cache, self._prefix, [scope], False)
+
+    # -- rewriting ---------------------------------------------------------------------------------
+
+    def _scattered(self, census, heads) -> set:
+        """The bundles whose live entries are better off in fresh ones."""
+        sets = [working_set(some) for some in heads.values()]
+        live = census.live_bytes(row for rows in sets for row in rows)
+        found = {
+            name for name, count in live.items() if count < LIVE_SHARE * census.bundles[name].size
+        }
+        for rows in sets:
+            small = {row.bundle for row in rows if live.get(row.bundle, SMALL_BYTES) < SMALL_BYTES}
+            if len(small) > SCATTERED:
+                found |= small
+        return found
+
+    def _rewrite(self, heads, scattered) -> None:
+        """Put what is live in ``scattered`` into fresh bundles, and write the manifests for it."""
+        directory = tempfile.mkdtemp(prefix="go-cache-plugin-")
+        try:
+            places = {}  # output: Row in a fresh bundle
+            cache = LocalCache(Store(directory), spill=False)
+            for some in heads.values():
+                rows = working_set(some)
+                affected = [row for row in rows if row.bundle in scattered]
+                layout = self._layout(some[0][1].scope, cache)
+                for batch in _batches(row for row in affected if row.output not in places):
+                    self._move(layout, cache, batch, places)
+                if affected:
+                    self._write_manifest(layout, some, rows, scattered, places)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _move(self, layout, cache, rows, places) -> None:
+        """Fetch the entries of ``rows``, checked, and write them into one fresh bundle."""
+        tasks = [
+            jobs.RangeJob(next(self._numbers), part.bundle, part.start, part.length,
+                          [tuple(row) for row in part.rows])
+            for part in cut(rows)
+        ]  # fmt: skip
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            arrived = {action for result in pool.map(layout.fetch, tasks) for action in result.arrived}
+        entries = [
+            (row.action, row.output, row.size, row.time_ns, cache.store.output_path(row.output))
+            for row in rows
+            if row.action in arrived
+        ]
+        if entries:
+            result = layout.upload(jobs.BundleJob(next(self._numbers), entries))
+            for fields in result.rows:
+                row = Row(*fields)
+                places[row.output] = row
+        for row in rows:
+            for path in (cache.store.output_path(row.output), cache.store.action_path(row.action)):
+                try:
+                    os.unlink(path)
+                except FileNotFoundError:
+                    pass
+
+    def _write_manifest(self, layout, heads, rows, scattered, places) -> None:
+        """A manifest of the scope in place of its ``heads``; what could not be moved is left out."""
+        moved = []
+        for row in rows:
+            if row.bundle not in scattered:
+                moved.append(row)
+            elif row.output in places:
+                place = places[row.output]
+                moved.append(
+                    row._replace(
+                        bundle=place.bundle, offset=place.offset, length=place.length,
+                        inner=place.inner,
+                    )
+                )  # fmt: skip
+        names = dict.fromkeys(name for one, text in heads for name in (one.name, *text.superseded))
+        scope = heads[0][1].scope
+        text = manifest.Manifest(scope, list(names)[: manifest.MAX_SUPERSEDED], moved)
+        layout.write_manifest(jobs.ManifestJob(next(self._numbers), manifest.encode(text)))
+
+
+def _batches(rows):
+    """Lists of ``rows`` whose bodies make one bundle each."""
+    batch, size, seen = [], 0, set()
+    for row in rows:
+        batch.append(row)
+        if row.output not in seen:
+            seen.add(row.output)
+            size += row.size
+        if size >= BUNDLE_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
