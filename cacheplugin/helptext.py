@@ -76,6 +76,10 @@ counts as unset. Flags take one or two dashes, --flag=value or --flag value; a b
   export GOCACHEPROG=go-cache-plugin GOCACHE_S3_BUCKET=my-bucket
   go build ./...
 
+--layout says how entries lie in the bucket. With bundles (auto, bundles, both) a session leaves what
+it used as the working set of its scope, by default main module, platform and branch, and the next
+one in that scope fetches it before the go command asks.
+
 Credentials and region come from where every AWS program takes them: variables, ~/.aws, the
 instance's role. For MinIO, R2, GCS and the like give --s3-endpoint-url, and --s3-path-style where
 bucket names are no host names.
@@ -109,7 +113,9 @@ The directory is kept small by cron, or at most once an hour by sessions given t
   17 4 * * *  go-cache-plugin prune --expiry=720h --max-size=20GB >/dev/null
 
 What was used within --min-age, and what waits for upload, stays. Builds may run meanwhile, as with
-all commands.
+all commands. The bucket is kept small in the same way, by one machine:
+
+  27 4 * * *  go-cache-plugin prune --remote --expiry=720h >/dev/null
 
   go-cache-plugin stats              what is there, how old, and the hit rates of the last sessions
   go-cache-plugin verify --repair    read all of it and remove what is wrong; exit 1 if anything was
