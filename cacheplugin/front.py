@@ -370,7 +370,9 @@ class Front:
         if self._drain_from is None:
             self._drain_from = time.monotonic()
             self._timed = True
-            if self._bundles and self._pool is not None and self._remote and self._uploads_wanted:
+            # Also where S3 is turned off: what is gathered for a bundle has to be answered.
+            alive = self._pool is not None and self._pool.alive
+            if self._bundles and alive and self._uploads_wanted:
                 self._finishing = True
                 self._pool.finish(list(dict.fromkeys(self.used)))
             if sys.stderr is not None and os.isatty(2):

@@ -129,7 +129,8 @@ def _branch(environ, git) -> str:
     for variable in _BRANCH_VARIABLES:
         if environ.get(variable):
             return _branch_name(environ[variable])
-    return _symbolic_ref(f"{git}/HEAD", "refs/heads/") if git else ""
+    name = _symbolic_ref(f"{git}/HEAD", "refs/heads/") if git else ""
+    return "" if name == ".invalid" else name  # a repository whose refs are no files
 
 
 def _default_branches(environ, git) -> tuple:
@@ -174,5 +175,5 @@ def _read(path) -> str:
             return os.read(fd, _READ_BYTES).decode(errors="replace")
         finally:
             os.close(fd)
-    except (OSError, TypeError):
+    except (OSError, TypeError, ValueError):  # None, and what has a NUL, among paths
         return ""

@@ -56,6 +56,14 @@ def test_lookup(cache):
     assert cache.lookup(action_id("b")) is None
 
 
+def test_names(cache):
+    """All records and bodies by name, and nothing of an empty store."""
+    assert cache.store.names() == (set(), set())
+    put(cache, "a", b"body")
+    put(cache, "b", b"body")
+    assert cache.store.names() == ({action_id("a"), action_id("b")}, {output_id(b"body")})
+
+
 def test_lookup_creates_nothing(tmp_path):
     """A miss in a directory that is not there makes none."""
     assert Store(str(tmp_path / "none")).lookup(A) is None

@@ -56,7 +56,7 @@ class Packer:
         yield self._emit(HEADER.pack(MAGIC, VERSION))
         for output, (entry, *_) in self._entries.items():
             if output == EMPTY_OUTPUT:
-                self._add(output, 0, 0, 0, xxhash.xxh3_64_intdigest(b""))
+                self._add(output, 0, 0, 0, 0, xxhash.xxh3_64_intdigest(b""))
             elif entry.size > LARGE_BYTES:
                 yield from self._large(entry)
             else:
@@ -74,11 +74,11 @@ class Packer:
         self._offset += len(data)
         return data
 
-    def _add(self, output, offset, length, inner, xxh3) -> None:
+    def _add(self, output, size, offset, length, inner, xxh3) -> None:
         for entry in self._entries[output]:
             self.rows.append(
                 Row(
-                    entry.action, output, entry.size, entry.time_ns, 0, self._name, offset, length,
+                    entry.action, output, size, entry.time_ns, 0, self._name, offset, length,
                     inner, xxh3,
                 )
             )  # fmt: skip
@@ -97,7 +97,7 @@ class Packer:
         xxh3 = xxhash.xxh3_64_intdigest(body)
         if entry.size > SMALL_BYTES:
             block = self._compress(body)
-            self._add(entry.output, self._offset, len(block), 0, xxh3)
+            self._add(entry.output, len(body), self._offset, len(block), 0, xxh3)
             yield self._emit(block)
         else:
             self._group.append((entry.output, body, xxh3))
@@ -110,7 +110,7 @@ class Packer:
             block = self._compress(b"".join(body for _, body, _ in self._group))
             inner = 0
             for output, body, xxh3 in self._group:
-                self._add(output, self._offset, len(block), inner, xxh3)
+                self._add(output, len(body), self._offset, len(block), inner, xxh3)
                 inner += len(body)
             self._group, self._group_bytes = [], 0
             yield self._emit(block)
@@ -132,7 +132,7 @@ class Packer:
             self.bad[entry.output] = f"{entry.path}: {error.strerror}"
         yield self._emit(compressor.flush())
         if size == entry.size and sha256.hexdigest() == entry.output:
-            self._add(entry.output, begin, self._offset - begin, 0, xxh3.intdigest())
+            self._add(entry.output, size, begin, self._offset - begin, 0, xxh3.intdigest())
         else:
             self.bad.setdefault(entry.output, f"{entry.path} is not what its name says")
 
@@ -212,7 +212,12 @@ def read_index(read_range, size: int, name: str) -> list:
     check_header(read_range(0, HEADER.size))
     trailer = read_range(size - TRAILER.size, TRAILER.size)
     offset, length, xxh3, version, magic = TRAILER.unpack(trailer)
-    if magic != MAGIC or version != VERSION or offset + length + TRAILER.size != size:
+    if (
+        magic != MAGIC
+        or version != VERSION
+        or offset + length + TRAILER.size != size
+        or length > MAX_ROWS * ROW_BYTES
+    ):
         raise Damaged("a bundle without an index, or of another version")
     index = read_range(offset, length)
     if xxhash.xxh3_64_intdigest(index) != xxh3:

@@ -1,5 +1,5 @@
 """What a session knows of the bucket: which entries lie in which bundles, and by whose manifests."""
-from .index import Row
+from .index import MAX_USED_S, Row
 from .manifest import MAX_SUPERSEDED, Manifest, compose
 
 REFRESH_S = 86400  # a manifest older than this is written again, so that prune sees its use
@@ -58,18 +58,21 @@ class Catalog:
         """A Row that says where a body lies, or None."""
         return self._bodies.get(output)
 
-    def forget(self, actions) -> None:
-        """These are damaged where they lie: they are in no bundle any more."""
-        for action in actions:
-            row = self._rows.pop(action, None)
-            if row is not None and self._bodies.get(row.output, row)[5:9] == row[5:9]:
-                self._bodies.pop(row.output, None)
+    def forget(self, rows) -> None:
+        """What these Rows say is not there, or damaged: nothing lies there any more."""
+        for row in rows:
+            known = self._rows.get(row.action)
+            if known is not None and known[5:9] == row[5:9]:
+                del self._rows[row.action]
+                self._unnamed.pop(row.action, None)
+            body = self._bodies.get(row.output)
+            if body is not None and body[5:9] == row[5:9]:
+                del self._bodies[row.output]
 
     def forget_bundle(self, name: str) -> None:
         """A bundle is gone, and all that was in it."""
-        self.forget([action for action, row in self._rows.items() if row.bundle == name])
-        for output in [output for output, row in self._bodies.items() if row.bundle == name]:
-            del self._bodies[output]
+        everything = (*self._rows.values(), *self._bodies.values())
+        self.forget([row for row in everything if row.bundle == name])
 
     # -- the session's own manifest ----------------------------------------------------------------
 
@@ -83,13 +86,17 @@ class Catalog:
         if not self._unnamed and not (used and (is_old or not self._own.issuperset(used))):
             return None
         used = dict.fromkeys((*used, *self._unnamed))
-        rows = compose(used, self._rows, self._carried, int(now_s))
+        now_s = min(max(0, int(now_s)), MAX_USED_S)  # whatever the clock says
+        rows = compose(used, self._rows, self._carried, now_s)
         return Manifest(self._scope, self._superseded, rows)
 
     def wrote(self, name: str, manifest: Manifest, now_s: float) -> None:
         """A manifest is in the bucket, under ``name``."""
         for row in manifest.rows:
-            self._unnamed.pop(row.action, None)
+            known = self._rows.get(row.action)
+            if known is not None and known[:4] + known[5:] == row[:4] + row[5:]:  # all but its use
+                self._rows[row.action] = row
+                self._unnamed.pop(row.action, None)
         self._superseded = [name, *self._superseded][:MAX_SUPERSEDED]
         self._written_s = now_s
         self._own = {row.action for row in manifest.rows}

@@ -9,13 +9,13 @@ from .layout import MAX_MANIFEST_BYTES
 _AT_ONCE = 16
 
 # bundles: the names of those it names; None where it cannot be read. text: that of its scope.
-Listed = namedtuple("Listed", "key scope name size modified_s text superseded bundles")
+ManifestInfo = namedtuple("ManifestInfo", "key scope name size modified_s text superseded bundles")
 
 
 class Census:
     """What a bucket held when it was counted.
 
-    ``manifests`` are Listed, the newest first; ``bundles`` {name: remote.Listed}; ``unknown`` is
+    ``manifests`` are ManifestInfo, the newest first; ``bundles`` {name: remote.Listed}; ``unknown`` is
     whether a newer program left manifests, of which nobody here can say what they need.
     """
 
@@ -35,7 +35,7 @@ class Census:
         }
 
     def _read(self, found):
-        """A Listed; None where it is gone by now."""
+        """A ManifestInfo; None where it is gone by now."""
         scope, _, name = found.key.rpartition("/")
         text, superseded, bundles = "", (), None
         try:
@@ -47,7 +47,7 @@ class Census:
             return None
         except Damaged:
             pass
-        return Listed(
+        return ManifestInfo(
             found.key, scope.rpartition("/")[2], name, found.size, found.modified_s, text,
             superseded, bundles,
         )  # fmt: skip
@@ -61,9 +61,9 @@ class Census:
         return since
 
     def heads(self, without=()) -> dict:
-        """{scope: [(Listed, Manifest)]} of what none supersedes, the newest first.
+        """{scope: [(ManifestInfo, Manifest)]} of what none supersedes, the newest first.
 
-        ``without`` are Listed to pass over. Raises RemoteError.
+        ``without`` are ManifestInfo to pass over. Raises RemoteError.
         """
         gone = set(self.superseded_since())
         gone.update((one.scope, one.name) for one in without)
@@ -98,5 +98,5 @@ class Census:
 
 
 def working_set(heads) -> list:
-    """The rows of the [(Listed, Manifest)] of one scope, as a session would merge them."""
+    """The rows of the [(ManifestInfo, Manifest)] of one scope, as a session would merge them."""
     return list(manifest.merge(text for _, text in heads).values())

@@ -25,33 +25,33 @@ class Fetching:
         self._limit_bytes = limit_bytes
         self._lock = PrefetchLock(store.root, lock_name)
         self._ranges = {}  # action: its Range, of what the store lacked
-        self._idle = []  # Ranges that are fetched when one of their entries is asked for
+        self._all = []  # Ranges, in the order in which a prefetch takes them
+        self._planned = False  # whether this session prefetches, or has done so
         self._queue = Queue()
+        self._gone = set()  # bundles
         self._running = 0  # RangeJobs
         self._waiting = {}  # action: [FetchJob] of gets that wait for a Range
 
     def begin(self, missing) -> None:
         """The manifests are known, and ``missing`` are the actions that the store lacks."""
-        self._idle = cut(self._catalog.rows(missing))
-        for found in self._idle:
+        self._all = cut(self._catalog.rows(missing))
+        for found in self._all:
             for row in found.rows:
                 self._ranges[row.action] = found
         self._prefetch()
 
     def _prefetch(self) -> None:
         """Queue what is within the bounds, unless another session on this store does so."""
-        if not self._idle or not self._lock.take():
+        if self._planned or not self._all or not self._lock.take():
             return
+        self._planned = True
         left, disk = self._limit_bytes, free_bytes(self._store.root) // DISK_SHARE
-        idle, self._idle = self._idle, []
-        for found in idle:
+        for found in self._all:
             inflated = sum(row.size for row in found.rows)
             if found.state == IDLE and found.length <= left and inflated <= disk:
                 left -= found.length
                 disk -= inflated
                 self._queue.add(found)
-            elif found.state == IDLE:
-                self._idle.append(found)
         self._advance()
 
     def stop(self) -> None:
@@ -97,14 +97,20 @@ class Fetching:
         self._running -= 1
         for action in result.arrived:
             self._answer(action, jobs.ARRIVED, "")
-        self._catalog.forget(result.damaged)
-        if result.gone:
+        damaged = set(result.damaged)
+        self._catalog.forget([row for row in found.rows if row.action in damaged])
+        if result.gone and found.bundle not in self._gone:
+            self._gone.add(found.bundle)
             self._catalog.forget_bundle(found.bundle)
-        unasked = 0
+            self._queue.drop(found.bundle)
+        uncounted = 0
         for action in result.damaged:
-            unasked += not self._answer(action, jobs.DAMAGED, result.reason)
-        if result.received or unasked:
-            self._plan.report(jobs.Transferred(result.received, 0, unasked))
+            waiting = self._waiting.pop(action, ())
+            for job in waiting:
+                uncounted += self._plan.not_in_bundles(job, jobs.DAMAGED, result.reason)
+            uncounted += not waiting
+        if result.received or uncounted:
+            self._plan.report(jobs.Transferred(result.received, 0, uncounted))
         # What neither came nor is damaged failed with the rest of its range.
         status = jobs.FAILED if result.status in (jobs.HIT, jobs.DAMAGED) else result.status
         for row in found.rows:
@@ -114,12 +120,10 @@ class Fetching:
             self._queue.clear()
         self._advance()
 
-    def _answer(self, action, status, reason) -> bool:
-        """Answer the gets that wait for an action; False where there are none."""
-        waiting = self._waiting.pop(action, ())
-        for job in waiting:
+    def _answer(self, action, status, reason) -> None:
+        """Answer the gets that wait for an action."""
+        for job in self._waiting.pop(action, ()):
             self._plan.report(jobs.failed(job, status, reason))
-        return bool(waiting)
 
 
 class PrefetchLock:

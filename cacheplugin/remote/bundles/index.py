@@ -16,6 +16,7 @@ from ...store import EMPTY_OUTPUT
 Row = namedtuple("Row", "action output size time_ns used_s bundle offset length inner xxh3")
 
 MAX_ROWS = 1 << 20
+MAX_USED_S = (1 << 32) - 1
 _ROW = struct.Struct("<B64s32sQQIIQQIQ")
 ROW_BYTES = _ROW.size
 _MAX_ACTION_BYTES = 64

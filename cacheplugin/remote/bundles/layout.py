@@ -23,8 +23,7 @@ _MAX_BLOCK_BYTES = LARGE_BYTES + (LARGE_BYTES >> 7)  # zstd adds less to what it
 # A body slower than this is given up, so that no get waits for ever on a trickle.
 _PATIENCE_S = 30
 _SLOWEST_BYTES_PER_S = 1 << 18
-
-_Read = namedtuple("_Read", "name manifest modified_s")
+_PIECE_BYTES = 1 << 18
 
 
 class BundlesLayout:
@@ -50,39 +49,81 @@ class BundlesLayout:
 
         One that cannot be used is counted and passed over.
         """
-        reader = _Reader(self._bucket)
         with ThreadPoolExecutor(len(self._scopes) + 1) as pool:
             objects = None
             if self._look_for_objects:
                 objects = pool.submit(self._bucket.list, self._actions, 1)
             own, *others = [
-                pool.submit(reader.read, f"{self.manifests}{scope}/", most)
+                pool.submit(self._read_scope, scope, most)
                 for scope, most in zip(self._scopes, (_MOST_MANIFESTS, _OTHERS, _OTHERS))
             ]
-            own_list, own = own.result()  # without these there is nothing to go on with
-            others = [read for other in others for read in _ignoring(other, ((), ()))[1]]
+            own = own.result()  # without these there is nothing to go on with
+            others = [_ignoring(other, _NOTHING) for other in others]
             foreign = []
-            if not own and not others:
-                for scope in self._foreign_scopes():
-                    foreign += reader.read(f"{self.manifests}{scope}/", _OTHERS)[1]
+            if not own.manifests and not any(other.manifests for other in others):
+                foreign = _ignoring(pool.submit(self._read_foreign), ())
             has_objects = objects is not None and bool(_ignoring(objects, True))
         rows = [
-            list(manifest.merge(read.manifest for read in reads).values())
-            for reads in (own, others, foreign)
+            list(manifest.merge(text for scope in scopes for text in scope.manifests).values())
+            for scopes in ((own,), others, foreign)
         ]
-        present = self._cache.first_store().actions()
+        actions, outputs = self._cache.first_store().names()
+        missing = dict.fromkeys(
+            row.action
+            for some in rows
+            for row in some
+            if row.action not in actions or row.output not in outputs
+        )
         return jobs.LoadResult(
             job.number, jobs.HIT, "", *([tuple(row) for row in some] for some in rows),
-            _superseded(own_list, own), max((read.modified_s for read in own), default=0),
-            [row.action for some in rows for row in some if row.action not in present],
-            has_objects, len(reader.damaged),
+            own.superseded, own.written_s, list(missing), has_objects,
+            sum(scope.damaged for scope in (own, *others, *foreign)),
         )  # fmt: skip
 
-    def _foreign_scopes(self) -> list:
-        """The scopes that were written for last, by the names of bundles."""
+    def _read_scope(self, scope: str, most: int) -> "_Scope":
+        """Read the manifests of a scope, up to ``most``, and none that another one supersedes.
+
+        Raises RemoteError where they cannot be listed, or those that are there cannot be read.
+        """
+        listed = _newest(self._bucket, f"{self.manifests}{scope}/")
+        found, damaged, superseded, failure = {}, 0, set(), None
+        at_once, rest = 1, listed  # as a rule the newest supersedes all others
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            while rest and most > 0 and (failure is None or found):
+                batch, rest = rest[: min(at_once, most)], rest[min(at_once, most) :]
+                most -= len(batch)
+                for one, got in zip(batch, pool.map(self._read_manifest, batch)):
+                    if isinstance(got, manifest.Manifest):
+                        found[_name(one)] = got
+                        superseded.update(got.superseded)
+                    elif isinstance(got, (Absent, Damaged)):
+                        damaged += 1  # perhaps only on the way: it is not superseded for that
+                    else:
+                        failure = got
+                rest = [one for one in rest if _name(one) not in superseded]
+                at_once = _AT_ONCE
+        if failure is not None and not found:
+            raise failure
+        return _Scope(
+            [text for name, text in found.items() if name not in superseded],
+            [name for name in map(_name, listed) if name in superseded or name in found],
+            max((one.modified_s for one in listed if _name(one) in found), default=0),
+            damaged,
+        )  # fmt: skip
+
+    def _read_manifest(self, listed):
+        """The Manifest that is listed, or the RemoteError that kept it from being read."""
+        try:
+            return manifest.decode(self._bucket.read_all(listed.key, MAX_MANIFEST_BYTES))
+        except RemoteError as error:
+            return error
+
+    def _read_foreign(self) -> list:
+        """The _Scopes that were written for last, by the names of bundles; raises RemoteError."""
         names = [_name(one).split("-") for one in _newest(self._bucket, self.bundles)]
         found = dict.fromkeys(parts[1] for parts in names if len(parts) == 3)
-        return [scope for scope in found if scope not in self._scopes][:_FOREIGN_SCOPES]
+        scopes = [scope for scope in found if scope not in self._scopes][:_FOREIGN_SCOPES]
+        return [self._read_scope(scope, _OTHERS) for scope in scopes]
 
     # -- fetching ----------------------------------------------------------------------------------
 
@@ -127,32 +168,30 @@ class BundlesLayout:
 
     def _take(self, body, position, rows, arrived, damaged) -> None:
         """Store the entries of ``rows`` from a part of a bundle that begins at ``position``."""
-        deadline = time.monotonic() + _PATIENCE_S
+        body = _Patient(body)
         for (offset, length), block_rows in groupby(rows, key=lambda row: row[6:8]):
             block_rows = list(block_rows)
-            while position < offset:
-                position += len(body.read(min(offset - position, LARGE_BYTES)))
-            position += length
-            deadline += length / _SLOWEST_BYTES_PER_S
+            if offset < position:
+                raise Damaged(f"blocks that overlap at {offset}")
+            body.read(offset - position)
+            position = offset + length
             if block_rows[0].size > LARGE_BYTES:
                 with closing(inflate_pieces(body.read, length)) as pieces:
-                    self._store(block_rows[0], _in_time(pieces, deadline), arrived, damaged)
-                continue
-            if length > _MAX_BLOCK_BYTES:
-                raise Damaged(f"a block of {length} bytes at {offset}")
-            block = body.read(length)
-            try:
-                inflated = inflate(block, LARGE_BYTES)
-            except Damaged:
+                    self._store(block_rows.pop(0), pieces, arrived, damaged)
                 inflated = b""
+            elif length > _MAX_BLOCK_BYTES:
+                raise Damaged(f"a block of {length} bytes at {offset}")
+            else:
+                try:
+                    inflated = inflate(body.read(length), LARGE_BYTES)
+                except Damaged:
+                    inflated = b""
             for row in block_rows:
-                if not self._is_here(row):  # two actions may share it
+                if self._is_here(row):  # two actions may share a body
+                    arrived.append(row.action)
+                else:
                     piece = memoryview(inflated)[row.inner : row.inner + row.size]
                     self._store(row, (piece,), arrived, damaged)
-                else:
-                    arrived.append(row.action)
-            if time.monotonic() > deadline:
-                raise Unavailable("a bundle comes too slowly")
 
     def _store(self, row, pieces, arrived, damaged) -> None:
         """Publish one entry, or find it damaged; raises OSError."""
@@ -193,58 +232,15 @@ class BundlesLayout:
 _Entry = namedtuple("_Entry", "action output size time_ns path")
 
 
-class _Reader:
-    """Reads the manifests of scopes, and none that another one of its scope supersedes."""
-
-    def __init__(self, bucket) -> None:
-        self.damaged = []  # errors; (appended to by many threads)
-        self._bucket = bucket
-
-    def read(self, prefix: str, most: int):
-        """(all that is listed, up to ``most`` of them as _Read), the newest first.
-
-        Raises RemoteError where nothing could be listed, or not one could be read.
-        """
-        listed = _newest(self._bucket, prefix)
-        found, superseded, failure = [], set(), None
-        at_once, rest = 1, listed  # as a rule the newest supersedes all others
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            while rest and len(found) < most:
-                batch, rest = rest[:at_once], rest[at_once:]
-                for one, got in zip(batch, pool.map(self._get, batch)):
-                    if isinstance(got, RemoteError):
-                        failure = got
-                    elif got is not None:
-                        found.append(_Read(_name(one), got, one.modified_s))
-                        superseded.update(got.superseded)
-                rest = [one for one in rest if _name(one) not in superseded]
-                at_once = min(_AT_ONCE, most)
-        if failure is not None and not found:
-            raise failure
-        return listed, [read for read in found if read.name not in superseded]
-
-    def _get(self, listed):
-        """The manifest; None where there is none that can be used; or what failed."""
-        try:
-            return manifest.decode(self._bucket.read_all(listed.key, MAX_MANIFEST_BYTES))
-        except (Absent, Damaged) as error:
-            self.damaged.append(error)
-        except RemoteError as error:
-            return error
-        return None
+# manifests: those that count, the newest first; superseded: names of all whose rows these have;
+# written_s: when the newest was written; damaged: how many could not be used.
+_Scope = namedtuple("_Scope", "manifests superseded written_s damaged")
+_NOTHING = _Scope((), (), 0, 0)
 
 
 def _newest(bucket, prefix) -> list:
     """What one page lists below ``prefix``, the newest first by the store's own clock."""
     return sorted(bucket.list(prefix), key=lambda one: one.modified_s, reverse=True)
-
-
-def _superseded(listed, own) -> list:
-    """The names of all manifests whose rows are in ``own``, the newest first."""
-    read = {read.name for read in own}
-    for one in own:
-        read.update(one.manifest.superseded)
-    return [_name(one) for one in listed if _name(one) in read][: manifest.MAX_SUPERSEDED]
 
 
 def _name(listed) -> str:
@@ -259,8 +255,23 @@ def _ignoring(future, default):
         return default
 
 
-def _in_time(pieces, deadline):
-    for piece in pieces:
-        yield piece
-        if time.monotonic() > deadline:
-            raise Unavailable("a bundle comes too slowly")
+class _Patient:
+    """A body that is read to its end, unless it comes too slowly: then Unavailable is raised."""
+
+    def __init__(self, body) -> None:
+        self._body = body
+        self._deadline = time.monotonic() + _PATIENCE_S
+
+    def read(self, amount: int) -> bytes:
+        """The next ``amount`` bytes, no fewer."""
+        pieces = []
+        while amount:
+            piece = self._body.read(min(amount, _PIECE_BYTES))
+            if not piece:
+                raise Unavailable("a bundle ends early")
+            amount -= len(piece)
+            self._deadline += len(piece) / _SLOWEST_BYTES_PER_S
+            if time.monotonic() > self._deadline:
+                raise Unavailable("a bundle comes too slowly")
+            pieces.append(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)

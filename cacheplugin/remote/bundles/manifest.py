@@ -85,6 +85,8 @@ def _parts(data):
     text = inflate(frame, _MAX_BYTES)
     try:
         scope_length, *lengths, rows = _COUNTS.unpack_from(text)
+        if lengths[0] > MAX_SUPERSEDED or lengths[1] > rows:
+            raise Damaged("a manifest of more names than there can be")
         position = _COUNTS.size + scope_length
         scope = text[_COUNTS.size : position].decode()
         lists = []
@@ -112,10 +114,11 @@ def merge(manifests) -> dict:
     for manifest in manifests:
         for row in manifest.rows:
             known = merged.get(row.action)
-            if known is None or row.time_ns > known.time_ns:
+            if known is None:
                 merged[row.action] = row
-            elif row.used_s > known.used_s:
-                merged[row.action] = known._replace(used_s=row.used_s)
+                continue
+            latest = row if row.time_ns > known.time_ns else known
+            merged[row.action] = latest._replace(used_s=max(row.used_s, known.used_s))
     return merged
 
 

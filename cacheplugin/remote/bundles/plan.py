@@ -23,7 +23,8 @@ class BundlesPlan(Plan):
         super().__init__(pool)
         self._twofold = options.layout == "both"  # whether all goes into both layouts
         self._in_objects = self._twofold  # whether what no manifest names may be in the other
-        self._bundles_found = not options.read_only  # whether that is bundled
+        # Whether what is found there is bundled.
+        self._bundles_found = not options.read_only and options.upload != "off"
         self._catalog = Catalog(scope)
         self._fetching = Fetching(
             self, self._catalog, store, options.prefetch_limit_bytes, scope_key(scope)
@@ -46,12 +47,7 @@ class BundlesPlan(Plan):
             self._held.append(job)
             self._load()
         elif not self._fetching.get(job):
-            if self._in_objects:
-                self.submit(
-                    jobs.FetchJob, (job.action,), lambda _, result: self._fetched(job, result)
-                )
-            else:
-                self.report(jobs.failed(job, jobs.MISS))
+            self.not_in_bundles(job, jobs.MISS, "")
 
     def upload(self, job) -> None:
         if not self._loaded:
@@ -106,7 +102,8 @@ class BundlesPlan(Plan):
             if result.damaged:
                 self.report(jobs.Transferred(0, 0, result.damaged))
             self.report(jobs.Expected(list(result.missing), not self._in_objects))
-            self._fetching.begin(result.missing)
+            if not any(isinstance(job, jobs.FinishJob) for job in held):
+                self._fetching.begin(result.missing)
         for job in held:
             if isinstance(job, jobs.FinishJob):
                 self.finish(job)
@@ -118,6 +115,14 @@ class BundlesPlan(Plan):
                 self.upload(job)
 
     # -- together with the objects layout ----------------------------------------------------------
+
+    def not_in_bundles(self, job, status, reason) -> bool:
+        """Look for an entry in the objects layout; False where that is none, and it is answered."""
+        if not self._in_objects:
+            self.report(jobs.failed(job, status, reason))
+            return False
+        self.submit(jobs.FetchJob, (job.action,), lambda _, result: self._fetched(job, result))
+        return True
 
     def _fetched(self, job, result) -> None:
         """What the objects layout had is answered, and bundled for the next."""

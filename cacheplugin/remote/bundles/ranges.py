@@ -76,6 +76,12 @@ class Queue:
         wanted.state = RUNNING
         return wanted
 
+    def drop(self, bundle: str) -> None:
+        """Let go of the ranges of a bundle that is gone."""
+        for found in [found for found in self._ranges if found.bundle == bundle]:
+            self._ranges.remove(found)
+            found.state = DONE
+
     def clear(self) -> None:
         for found in self._ranges:
             found.state = IDLE

@@ -1,0 +1,137 @@
+"""A BundlesPlan between a test that plays the front and one that plays the workers."""
+
+from entries import TIME_NS, action_id, output_id, put
+
+from cacheplugin import jobs
+from cacheplugin.local import LocalCache
+from cacheplugin.options import Options
+from cacheplugin.remote.bundles import manifest
+from cacheplugin.remote.bundles.packing import Packing
+from cacheplugin.remote.bundles.plan import BundlesPlan
+from cacheplugin.store import Store
+
+SCOPE = "example.com/a linux/amd64 main"
+WALL_S = 1_800_000_000
+
+
+class Driver:
+    """``now`` is the plan's clock, ``store`` that of the workers; ``tasks`` wait for one."""
+
+    def __init__(self, root, **options) -> None:
+        self.now = 0.0
+        self.tasks, self.messages = [], []
+        self.store = Store(str(root))
+        self.plan = BundlesPlan(Options(**{"layout": "bundles"} | options), self, self.store, SCOPE)
+        self.plan._packing = Packing(
+            self.plan, self.plan._catalog, lambda: self.now, lambda: WALL_S + self.now
+        )
+        self._number = 0
+
+    # -- what the plan wants of its pool
+
+    def submit(self, task) -> None:
+        self.tasks.append(task)
+
+    def report(self, message) -> None:
+        self.messages.append(message)
+
+    # -- the front
+
+    def _next(self) -> int:
+        self._number += 1
+        return self._number
+
+    def get(self, name) -> int:
+        """The number of a get of the action ``name``."""
+        job = jobs.FetchJob(self._next(), action_id(name))
+        self.plan.fetch(job)
+        return job.number
+
+    def put(self, name, body=None, time_ns=TIME_NS, size=1000) -> int:
+        """The number of a put, of a body of its own unless ``body`` says more."""
+        output = output_id((body or name).encode())
+        job = jobs.UploadJob(
+            self._next(), action_id(name), output, size, time_ns, f"/store/{output}"
+        )
+        self.plan.upload(job)
+        return job.number
+
+    def finish(self, used="") -> int:
+        job = jobs.FinishJob(self._next(), [action_id(name) for name in used])
+        self.plan.finish(job)
+        return job.number
+
+    def said(self) -> dict:
+        """{number: status} of what was answered since the last call; each job once."""
+        answers = [one for one in self.messages if hasattr(one, "number")]
+        self.messages = [one for one in self.messages if not hasattr(one, "number")]
+        found = {one.number: one.status for one in answers}
+        assert len(found) == len(answers)
+        return found
+
+    # -- the workers
+
+    def take(self, kind) -> list:
+        """The tasks of one kind, which are then under way."""
+        found = [task for task in self.tasks if isinstance(task, kind)]
+        self.tasks = [task for task in self.tasks if not isinstance(task, kind)]
+        return found
+
+    def only(self, kind):
+        """The one task of this kind, which is then under way."""
+        (task,) = self.take(kind)
+        return task
+
+    def load(self, own=(), others=(), foreign=(), missing="", objects=False, damaged=0) -> None:
+        """Do the LoadJob that is due; all rows were used of late."""
+        task = self.only(jobs.LoadJob)
+        rows = [
+            [tuple(one._replace(used_s=WALL_S - 10)) for one in some]
+            for some in (own, others, foreign)
+        ]
+        written_s = WALL_S - 10 if own else 0
+        actions = [action_id(name) for name in missing]
+        result = jobs.LoadResult(
+            task.number, jobs.HIT, "", *rows, ["m-1"] if own else [], written_s, actions, objects,
+            damaged,
+        )  # fmt: skip
+        self.plan.done(task, result)
+
+    def begin(self, *own, **result) -> None:
+        """Load manifests of these rows of the scope."""
+        self.plan.prefetch()
+        self.load(own, **result)
+
+    def fail(self, task, status=jobs.FAILED) -> None:
+        self.plan.done(task, jobs.failed(task, status, "why"))
+
+    def arrive(self, task, **fields) -> None:
+        """Do a RangeJob: all of its rows arrive unless ``fields`` say more."""
+        known = {
+            "number": task.number, "status": jobs.HIT, "reason": "",
+            "arrived": [one[0] for one in task.rows], "damaged": [], "gone": False,
+            "received": task.length,
+        }  # fmt: skip
+        self.plan.done(task, jobs.RangeResult(**known | fields))
+
+    def store_entry(self, name) -> None:
+        """The local store has this action by now."""
+        put(LocalCache(self.store, spill=False), name, name.encode())
+
+    def bundle(self, task, bad=(), bundle="bundle-n") -> None:
+        """Do a BundleJob: all goes into one block, but for outputs that are ``bad``."""
+        bad = [output_id(name.encode()) for name in bad]
+        rows = [
+            (action, output, size, time_ns, 0, bundle, 8, 100, at, 7)
+            for at, (action, output, size, time_ns, _) in enumerate(task.entries)
+            if output not in bad
+        ]
+        self.plan.done(task, jobs.BundleResult(task.number, jobs.STORED, "", rows, bad, 500))
+
+    def manifest(self, name="m-2") -> manifest.Manifest:
+        """Do the ManifestJob that is due, and say what was written."""
+        task = self.only(jobs.ManifestJob)
+        written = manifest.decode(task.data)
+        result = jobs.ManifestResult(task.number, jobs.STORED, "", name, len(task.data))
+        self.plan.done(task, result)
+        return written

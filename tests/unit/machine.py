@@ -1,0 +1,98 @@
+"""A machine for tests: a store, and a remote behind a pool that does its tasks when told to."""
+
+import marshal
+from collections import deque
+
+from entries import TIME_NS, action_id, output_id, put
+
+from cacheplugin import jobs, worker
+from cacheplugin.local import LocalCache
+from cacheplugin.options import Options
+from cacheplugin.remote import Remote, make_plan
+from cacheplugin.store import Store
+
+SCOPE = "example.com/a linux/amd64 main"
+BODY = b"package main\n" * 5000
+
+
+def crossed(message):
+    """What the other process gets."""
+    return jobs.unpack(marshal.loads(marshal.dumps(jobs.pack(message))))
+
+
+class Machine:
+    """One machine with a session: its local cache, and its way to the bucket that all share.
+
+    ``received`` and ``sent`` are bytes over the network. ``scopes`` are those of scope.find.
+    """
+
+    def __init__(self, layout, bucket, root, scopes=(SCOPE,)) -> None:
+        options = Options(layout=layout, prefix="prefix")
+        self.cache = LocalCache(Store(str(root)), spill=False)
+        self.received = self.sent = 0
+        self.expected = None  # the Expected that was told of last
+        self.remote = Remote(options, bucket, self.cache, scopes)
+        self._tasks = deque()
+        self._results = {}  # number: result
+        self._damaged = set()  # outputs
+        self._number = 0
+        self._plan = make_plan(options, self, self.cache.store, scopes[0])
+
+    # -- what the plan wants of its pool
+
+    def submit(self, task) -> None:
+        self._tasks.append(crossed(task))
+
+    def report(self, message) -> None:
+        message = crossed(message)
+        if isinstance(message, jobs.Expected):
+            self.expected = message
+        else:
+            self.received += getattr(message, "received", 0)
+            self.sent += getattr(message, "sent", 0)
+        if hasattr(message, "number"):
+            assert message.number not in self._results
+            self._results[message.number] = message
+
+    def _run(self) -> None:
+        while self._tasks:
+            task = self._tasks.popleft()
+            self._plan.done(task, crossed(worker.perform(self.remote, task)))
+
+    # -- the front
+
+    def _do(self, do, kind, *fields):
+        """The number of a job of the front's, and what it is answered with, perhaps only later."""
+        self._number += 1
+        do(crossed(kind(self._number, *fields)))
+        self._run()
+        return self._number, self._results.pop(self._number, None)
+
+    def begin(self) -> None:
+        """Learn what the bucket has."""
+        self._plan.prefetch()
+        self._run()
+
+    def fetch(self, name) -> jobs.FetchResult:
+        _, result = self._do(self._plan.fetch, jobs.FetchJob, action_id(name))
+        if result.status == jobs.DAMAGED:
+            self._damaged.add(result.output)
+        return result
+
+    def upload(self, name, body=BODY, time_ns=TIME_NS, path=None) -> jobs.UploadResult:
+        """Put an entry, by default into the local store, and end the session that did so."""
+        path = path or put(self.cache, name, body, time_ns)
+        action, output = action_id(name), output_id(body)
+        number, result = self._do(
+            self._plan.upload, jobs.UploadJob, action, output, len(body), time_ns, path, False,
+            output in self._damaged,
+        )  # fmt: skip
+        self.finish([action])
+        return result or self._results.pop(number)
+
+    def finish(self, used) -> jobs.FinishResult:
+        return self._do(self._plan.finish, jobs.FinishJob, used)[1]
+
+    def lookup(self, name):
+        """As Store.lookup."""
+        return self.cache.lookup(action_id(name))

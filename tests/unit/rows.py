@@ -1,0 +1,38 @@
+"""Rows of bundles for tests, which say no more than the test is about."""
+
+from entries import TIME_NS, action_id, output_id
+
+from cacheplugin.remote.bundles.index import Row
+from cacheplugin.store import EMPTY_OUTPUT
+
+
+def row(name, offset=8, length=100, **fields) -> Row:
+    """The row of the action ``name``, whose body is one of its own unless ``output`` says more."""
+    known = {
+        "action": action_id(name),
+        "output": output_id(name.encode()),
+        "size": 1000,
+        "time_ns": TIME_NS,
+        "used_s": 0,
+        "bundle": "bundle-a",
+        "offset": offset,
+        "length": length,
+        "inner": 0,
+        "xxh3": 7,
+    }
+    return Row(**known | fields)
+
+
+def empty_row(name, **fields) -> Row:
+    """The row of an action with an empty body."""
+    return row(name, **{"offset": 0, "length": 0, "output": EMPTY_OUTPUT, "size": 0} | fields)
+
+
+def names(rows) -> list:
+    """The actions of rows, in their order."""
+    return [one.action for one in rows]
+
+
+def ids(text) -> list:
+    """The actions of names that have one letter each."""
+    return [action_id(name) for name in text]
