@@ -57,6 +57,7 @@ class Front:
         self._bundles = self._remote and options.layout != "objects"
         self.used = [] if self._bundles else None  # actions, in the order of use
         self.expected = None  # actions that came or come from bundles, and did not hit yet
+        self._known = None  # all that bundles have
         self._complete = False  # whether nothing else is in the bucket
         self._finishing = False
         self._timed = False  # whether the loop has more to do than to wait for descriptors
@@ -124,7 +125,7 @@ class Front:
         if self._drain_from is not None:
             now = time.monotonic()
             ends = [self._progress_at] if self._progress_at is not None else []
-            if self.options.drain_timeout_s is not None:
+            if self.options.drain_timeout_s is not None and not self._lingers:
                 ends.append(self._drain_from + self.options.drain_timeout_s)
             return max(0, min(ends) - now) * 1000 + 1 if ends else None
         return _TOUCH_DELAY_S * 1000
@@ -187,7 +188,7 @@ class Front:
         waiting = self._fetching.get(action)
         if waiting is not None:
             waiting.append((session, number))
-        elif self._complete and self._remote and action not in self.expected:
+        elif self._complete and self._remote and action not in self._known:
             self.counters.get_fault_miss += 1
             session.answer_miss(number)
         elif self._pool_usable():
@@ -215,6 +216,14 @@ class Front:
                 self._spooled[job] = number
             else:
                 self.counters.put_s3_skipped += 1
+
+    @property
+    def _lingers(self) -> bool:
+        """Whether a bundle that was begun goes on without the go command.
+
+        (Single objects are left to an uploader.)
+        """
+        return self._bundles and self.options.upload == "background"
 
     @property
     def _uploads_wanted(self) -> bool:
@@ -257,6 +266,7 @@ class Front:
                 self.warn(f"bucket {self.options.bucket} is not used: {message.reason}")
         elif isinstance(message, jobs.Expected):
             self.expected = set(message.actions)
+            self._known = self.expected | set(message.others)
             self._complete = message.complete
             self._bucket_worked = True
         elif isinstance(message, jobs.Transferred):
@@ -363,8 +373,8 @@ class Front:
         self._print_summary()
         self._let_go(session)
         self._start_drain()
-        if self._spool is not None:
-            self._spool.mark_ending()
+        if self._finishing:
+            self._mark_ending()
 
     def _start_drain(self) -> None:
         if self._drain_from is None:
@@ -381,16 +391,15 @@ class Front:
     def _drain(self) -> None:
         """Go on with closing as far as that is possible now."""
         now, limit = time.monotonic(), self.options.drain_timeout_s
-        session, pending = self._session, 0
-        # A bundle that was begun goes on in the background; single objects are left to an uploader.
-        lingers = self.options.upload == "background" and self._bundles
-        if not self._interrupted and (self.options.upload == "wait" or lingers):
+        session, pending = self._session, 0  # pending: what somebody or something is to wait for
+        if not self._interrupted and (self.options.upload == "wait" or self._lingers):
             pending = len(self._spooled) + self._finishing
-        if pending and (session.ended or not lingers):
-            if lingers or limit is None or now < self._drain_from + limit:
+        if pending and (session.ended or not self._lingers):
+            if self._lingers or limit is None or now < self._drain_from + limit:
                 self._show_progress(now, pending)
                 return
-            self.warn(f"{len(self._spooled)} uploads not finished within --drain-timeout")
+            what = f"{len(self._spooled)} uploads" if self._spooled else "the manifest"
+            self.warn(f"{what} not finished within --drain-timeout")
         self.counters.drain_s = now - self._drain_from
         if not session.ended:
             if self._close_pending:
@@ -400,16 +409,28 @@ class Front:
             if session.waiting:
                 return  # the client takes its time with the answers
             # What a user may remove next is complete before go returns.
-            if not pending:
+            if pending:
+                self._mark_ending()
+            else:
                 self._release_spool()
-            elif self._spool is not None:
-                self._spool.mark_ending()
             append_session(self.store.root, self.counters)
             self._print_summary()
+            self._loop.unwatch(session.in_fd)
             self._let_go(session)
             if pending:
                 return
         self._done = True
+
+    def _mark_ending(self) -> None:
+        """Let a flush wait for what this session still writes, be it a manifest alone."""
+        try:
+            if self._spool is None:
+                from .spool import SpoolSession
+
+                self._spool = SpoolSession.create(self.store, self.options)
+            self._spool.mark_ending()
+        except OSError:
+            pass  # then it does not wait
 
     def _finish(self) -> None:
         """What is done when nobody waits any more; no name is made in the store by it."""

@@ -75,8 +75,8 @@ ManifestResult = namedtuple("ManifestResult", "number status reason name sent")
 
 # The remote is of no more use to this session.
 Disabled = namedtuple("Disabled", "reason")
-# What the bucket has and the store lacks; complete: there is nothing else in the bucket.
-Expected = namedtuple("Expected", "actions complete")
+# What bundles have: actions that the store lacks, and others; complete: the bucket has nothing else.
+Expected = namedtuple("Expected", "actions others complete")
 # Bytes over the network that belong to no one job; damaged: things found wrong by no one's get.
 Transferred = namedtuple("Transferred", "received sent damaged")
 

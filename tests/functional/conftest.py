@@ -1,4 +1,6 @@
 """The real program over pipes, against moto's server or a stand-in that fails as it is told to."""
+import re
+import subprocess
 import sys
 import uuid
 from pathlib import Path
@@ -9,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import s3servers  # noqa: E402
 from fakes3 import FakeS3  # noqa: E402
-from helpers import Plugin, Processes  # noqa: E402
+from helpers import PROGRAM, Plugin, Processes  # noqa: E402
 
 
 @pytest.fixture
@@ -60,3 +62,48 @@ def moto_server():
 @pytest.fixture
 def bucket(moto_server):
     return s3servers.Bucket(moto_server, f"bucket-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture
+def machine(start, fake_s3, tmp_path):
+    """machine(name, *flags): a session in the layout bundles, on a cache directory of that name."""
+
+    def machine(name, *flags, layout="bundles", **more):
+        flags = [*fake_s3.flags(layout=layout), "--scope=ours", "--metrics", *flags]
+        return start(*flags, cache_dir=tmp_path / name, **more).hello()
+
+    return machine
+
+
+@pytest.fixture
+def begin_flush_of(processes, tmp_path):
+    """begin_flush_of(name, *flags): the command flush on the cache directory of that name."""
+    begun = []
+
+    def begin(name, *flags):
+        begun.append(
+            subprocess.Popen(
+                [PROGRAM, "flush", f"--cache-dir={tmp_path / name}", *flags],
+                env=processes.environ(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE, text=True, start_new_session=True,
+            )  # fmt: skip
+        )
+        return begun[-1]
+
+    yield begin
+    for process in begun:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def flush_of(begin_flush_of):
+    """flush_of(name, *flags): the same, when it is done: (exit status, uploaded, remaining)."""
+
+    def flush_of(name, *flags):
+        process = begin_flush_of(name, *flags)
+        out, err = process.communicate(timeout=60)
+        uploaded, _, remain = re.findall(r"[0-9]+(?= entries| dropped| remain)", out)
+        return process.returncode, int(uploaded), int(remain)
+
+    return flush_of

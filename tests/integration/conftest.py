@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import uuid
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import s3servers  # noqa: E402
 from fakes3 import FakeS3  # noqa: E402
-from helpers import PROGRAM, Processes  # noqa: E402
+from helpers import PROGRAM, Processes, counters  # noqa: E402
 
 GO_TIMEOUT_S = 90
 
@@ -236,3 +237,19 @@ def bucket(request):
     """A bucket on each of the servers."""
     server = request.getfixturevalue(f"{request.param}_server")
     return s3servers.Bucket(server, f"bucket-{uuid.uuid4().hex[:12]}")
+
+
+# The module of a cold build, {key: body} of the bucket it filled, counters of it and of the next.
+Cold = namedtuple("Cold", "module objects cold warm")
+
+
+@pytest.fixture(scope="session")
+def cold(go_command, moto_server, tmp_path_factory):
+    """A build of all, std as well, that filled a bucket with bundles."""
+    path = tmp_path_factory.mktemp("cold")
+    bucket = s3servers.Bucket(moto_server, "bundles-of-a-cold-build")
+    go = Go(go_command, Processes(path), write_module(path / "module"), path / "cache")
+    go.plugin += moto_server.flags(bucket.name, layout="bundles")
+    cold, warm = (counters(go.build().stderr) for _ in range(2))
+    go.processes.expect_none()
+    return Cold(go.module, {key: bucket.read(key) for key in bucket.keys()}, cold, warm)

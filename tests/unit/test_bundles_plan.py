@@ -55,7 +55,7 @@ def test_gets_wait_for_the_manifests(driver):
     assert driver.tasks == []
 
 
-@pytest.mark.parametrize("status", [jobs.FAILED, jobs.TIMED_OUT, jobs.SKIPPED, jobs.LOST])
+@pytest.mark.parametrize("status", [jobs.FAILED, jobs.TIMED_OUT, jobs.SKIPPED])
 def test_manifests_that_do_not_load(driver, status):
     """Whatever waits gets the status; what comes next tries again."""
     get, put, finish = driver.get("a"), driver.put("b"), driver.finish("ab")
@@ -66,6 +66,17 @@ def test_manifests_that_do_not_load(driver, status):
     again = driver.get("a")
     driver.load()
     assert driver.said() == {again: jobs.MISS}
+
+
+def test_worker_that_dies_while_manifests_load(driver):
+    """The get is a miss at once; what is to be uploaded waits for another worker to read them."""
+    get, put, finish = driver.get("a"), driver.put("b"), driver.finish("ab")
+    driver.fail(driver.only(jobs.LoadJob), jobs.LOST)
+    assert driver.said() == {get: jobs.LOST}
+    driver.load()
+    driver.bundle(driver.only(jobs.BundleJob))
+    driver.manifest()
+    assert driver.said() == {put: jobs.STORED, finish: jobs.STORED}
 
 
 def test_finish_while_manifests_load(driver):
@@ -88,10 +99,11 @@ def test_finish_without_any_need(driver):
 @pytest.mark.parametrize("layout", ["auto", "bundles", "both"])
 @pytest.mark.parametrize("objects", [False, True])
 def test_the_front_is_told_what_to_expect(tmp_path, layout, objects):
-    """It hears what the bucket has and the store lacks, and whether that is all there is."""
+    """It hears what bundles have, what of it the store lacks, and whether there is more."""
     driver = Driver(tmp_path, layout=layout)
     driver.begin(*apart("abc"), missing="cb", objects=objects, damaged=2)
-    assert jobs.Expected(ids("cb"), not objects and layout != "both") in driver.messages
+    expected = jobs.Expected(ids("cb"), ids("a"), not objects and layout != "both")
+    assert expected in driver.messages
     assert jobs.Transferred(0, 0, 2) in driver.messages
 
 

@@ -31,7 +31,7 @@ MESSAGES = [
     jobs.BundleResult(6, jobs.STORED, "", [ROW], [OUT], 100),
     jobs.ManifestResult(7, jobs.STORED, "", "name", 5),
     jobs.Disabled("no credentials"),
-    jobs.Expected([A], True),
+    jobs.Expected([A], [OUT], True),
     jobs.Transferred(1, 2, 3),
 ]
 TASKS = [FETCH, UPLOAD, LOAD, RANGE, BUNDLE, MANIFEST]

@@ -50,6 +50,14 @@ class Catalog:
         """The Row of an action, or None."""
         return self._rows.get(action)
 
+    def actions(self):
+        """All that have a Row."""
+        return self._rows.keys()
+
+    def is_named(self, action: str) -> bool:
+        """Whether a manifest of the session's own scope names an action."""
+        return action in self._own
+
     def rows(self, actions) -> list:
         """The Rows of those of ``actions`` that have one."""
         return [self._rows[action] for action in actions if action in self._rows]

@@ -34,8 +34,12 @@ class Packing:
     def add(self, job) -> None:
         """Take a put, or what was fetched from the objects layout (with ``number`` None)."""
         known = self._catalog.row(job.action)
-        if known is not None and known.time_ns > job.time_ns:
-            self._answer(job, jobs.STORED, found=True)  # a late upload does not undo a later put
+        if known is not None and known.time_ns > job.time_ns:  # a late upload undoes no later put
+            if self._catalog.is_named(job.action):
+                self._answer(job, jobs.STORED, found=True)
+            else:
+                self._catalog.add(known)
+                self._unnamed.append((job, True))
             return
         place = self._catalog.place(job.output)
         if place is not None and place.size == job.size:

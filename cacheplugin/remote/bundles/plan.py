@@ -101,11 +101,16 @@ class BundlesPlan(Plan):
                      len(self._catalog), len(result.missing))  # fmt: skip
             if result.damaged:
                 self.report(jobs.Transferred(0, 0, result.damaged))
-            self.report(jobs.Expected(list(result.missing), not self._in_objects))
+            missing = set(result.missing)
+            others = [action for action in self._catalog.actions() if action not in missing]
+            self.report(jobs.Expected(list(result.missing), others, not self._in_objects))
             if not any(isinstance(job, jobs.FinishJob) for job in held):
                 self._fetching.begin(result.missing)
         for job in held:
-            if isinstance(job, jobs.FinishJob):
+            if result.status == jobs.LOST and not isinstance(job, jobs.FetchJob):
+                self._held.append(job)  # with its worker: uploads are tried again
+                self._load()
+            elif isinstance(job, jobs.FinishJob):
                 self.finish(job)
             elif not self._loaded:
                 self.report(jobs.failed(job, result.status, result.reason))
