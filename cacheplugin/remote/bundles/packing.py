@@ -99,7 +99,8 @@ class Packing:
 
     def _named_next(self, job, place, found) -> None:
         """A job's body lies at ``place``: the next manifest names it."""
-        self._catalog.add(place._replace(action=job.action, time_ns=job.time_ns, used_s=0))
+        row = place._replace(action=job.action, time_ns=job.time_ns, used_s=0)
+        self._catalog.add(row if row.length else row._replace(bundle=""))  # it lies nowhere
         self._unnamed.append((job, found))
 
     # -- manifests ---------------------------------------------------------------------------------

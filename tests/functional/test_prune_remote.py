@@ -1,0 +1,160 @@
+"""prune --remote and stats --remote, the commands, beside sessions that run."""
+import json
+import subprocess
+import time
+
+import pytest
+from bundle_sessions import expect_all, fill, get_all, in_bundles, keys, noise, put_all, some
+from helpers import PROGRAM, wait_until
+
+DAY_S = 86400
+PUTS = some(6)
+
+
+@pytest.fixture
+def command(processes, fake_s3):
+    """command(word, *flags): (exit status, stdout, stderr) of prune or stats --remote."""
+
+    def command(word, *flags):
+        done = subprocess.run(
+            [PROGRAM, word, "--remote", *fake_s3.flags(layout="bundles"), *flags],
+            env=processes.environ(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=60,
+        )  # fmt: skip
+        return done.returncode, done.stdout, done.stderr
+
+    return command
+
+
+def age(fake_s3, days: float) -> None:
+    """Make all that is in the bucket so old."""
+    for key in fake_s3.objects:
+        fake_s3.modified[key] = time.time() - days * DAY_S
+
+
+def test_what_is_old_goes_and_what_is_young_stays(machine, fake_s3, command):
+    """The last session's working set still hits; an older scope's is deleted."""
+    fill(machine("old", "--scope=theirs"), some(4, "old"))
+    age(fake_s3, 31)
+    fill(machine("young"), PUTS)
+    assert command("prune", "--expiry=720h", "--dry-run")[1].startswith(
+        "would delete 1 manifests and 1 bundles"
+    )
+    assert len(fake_s3.objects) == 4
+    status, out, err = command("prune", "--expiry=720h")
+    assert (status, err) == (0, "") and out.startswith("deleted 1 manifests and 1 bundles")
+    assert len(fake_s3.objects) == 2
+    plugin = machine("fresh")
+    expect_all(plugin, PUTS)
+    plugin.finish()
+
+
+def test_json(machine, fake_s3, command):
+    """Both say it for machines, in one line."""
+    fill(machine("a"), PUTS)
+    found = json.loads(command("stats", "--json")[1])
+    assert (found["bundles"], found["manifests"]) == (1, 1)
+    assert found["scopes"][0]["scope"] == "ours" and found["scopes"][0]["entries"] == len(PUTS)
+    done = json.loads(command("prune", "--expiry=720h", "--json")[1])
+    assert (done["manifests"], done["bundles"], done["kept"]) == (0, 0, 1)
+    assert done["kept_bytes"] == found["bundle_bytes"]
+
+
+def test_a_session_whose_bundles_are_pruned_goes_on(machine, fake_s3, command):
+    """It misses what is gone, and leaves it in the bucket again; nobody fails."""
+    fill(machine("first"), PUTS)
+    age(fake_s3, 31)
+    fake_s3.hold = lambda method, key: method == "GET" and key.startswith("bundle/")
+    plugin = machine("second")
+    numbers = [plugin.get(action) for action in PUTS]
+    wait_until(lambda: fake_s3.held, "the ranges")
+    assert command("prune", "--expiry=720h")[0] == 0
+    assert not fake_s3.objects
+    fake_s3.release()
+    missed = [
+        action for action, number in zip(PUTS, numbers) if plugin.answer(number).get("Miss")
+    ]
+    assert missed
+    put_all(plugin, {action: PUTS[action] for action in missed})
+    plugin.finish()
+    again = machine("second")
+    expect_all(again, PUTS)
+    again.finish()
+    fresh = machine("third")
+    expect_all(fresh, {action: PUTS[action] for action in missed})
+    fresh.finish()
+
+
+def test_prune_again_and_again_beside_sessions(machine, fake_s3, command):
+    """Each session gets what those before it left, whatever is rewritten and deleted meanwhile."""
+    everything = {}
+    for turn in range(4):
+        puts = noise(3, 40_000, f"turn {turn}")
+        plugin = machine(f"machine {turn}")
+        expect_all(plugin, everything)
+        put_all(plugin, puts)
+        assert command("prune", "--expiry=720h")[0] == 0  # its bundles are in no manifest yet
+        plugin.finish()
+        everything |= puts
+        age(fake_s3, 2)  # past all grace: what is superseded goes
+    status, out, _ = command("prune", "--expiry=720h")
+    assert status == 0 and "deleted 3 manifests" in out or "deleted 1 manifests" in out
+    plugin = machine("fresh")
+    expect_all(plugin, everything)
+    plugin.finish()
+
+
+def test_a_scattered_working_set_is_put_together(machine, fake_s3, command):
+    """After many small sessions and a prune a fresh machine needs fewer requests."""
+    everything = {}
+    for turn in range(18):
+        puts = noise(1, 1000, f"turn {turn}")
+        fill(machine("one"), puts)
+        everything |= puts
+    plugin = machine("before")
+    get_all(plugin, everything)
+    plugin.finish()
+    assert in_bundles(fake_s3) == 18
+    status, out, _ = command("prune", "--expiry=720h")
+    assert status == 0 and "18 bundles rewritten" in out
+    del fake_s3.requests[:]
+    plugin = machine("after")
+    expect_all(plugin, everything)
+    plugin.finish()
+    assert in_bundles(fake_s3) == 1
+    assert len(keys(fake_s3, "bundle")) == 19  # the old ones have their day
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        ([], "needs --expiry"),
+        (["--expiry=1h", "--max-size=1GB"], "not by --max-size"),
+        (["--expiry=1h", "--read-only"], "--read-only forbids"),
+    ],
+)
+def test_what_it_is_not_for(command, fake_s3, flags, said):
+    """One line, exit 2, and no request."""
+    status, out, err = command("prune", *flags)
+    assert (status, out) == (2, "") and said in err and err.count("\n") == 1
+    assert not fake_s3.requests
+
+
+@pytest.mark.parametrize("word, flags", [("prune", ["--expiry=1h"]), ("stats", [])])
+def test_a_bucket_that_fails(machine, fake_s3, command, word, flags):
+    """One line, exit 1, and nothing is deleted."""
+    fill(machine("a"), PUTS)
+    age(fake_s3, 31)
+    before = dict(fake_s3.objects)
+    fake_s3.fail("403")
+    status, out, err = command(word, *flags)
+    assert (status, out) == (1, "") and err.startswith("go-cache-plugin: bucket bucket: ")
+    assert err.count("\n") == 1 and fake_s3.objects == before
+
+
+def test_without_a_bucket(processes):
+    """There is nothing that could be meant."""
+    done = subprocess.run(
+        [PROGRAM, "stats", "--remote"], env=processes.environ(), capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr == "go-cache-plugin: stats --remote needs --bucket\n"
