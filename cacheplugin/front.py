@@ -13,8 +13,7 @@ from .history import append_session
 from .loop import READABLE, WRITABLE, Loop
 from .metrics import Counters
 from .options import DEBUG_BUILD_CACHE
-from .protocol import close_answer, hit_answer, json_text
-from .record import timestamp
+from .protocol import close_answer, json_text
 from .session import Session
 from .store import MIN_AGE_S, Store
 
@@ -39,29 +38,14 @@ class Front:
         self.lookup = self.store.lookup  # until a session store may hold entries as well
         self.plain_paths = json_text(options.cache_dir) == options.cache_dir
         self.stale_before = time.time() - MIN_AGE_S / 2
-        self._writable = writable
+        self.writable = writable
         self._local = None
         self._touched = set()  # actions whose use this session has noted
         self._used = []  # actions whose record's clock of use is to be set
         self.refreshed = set()  # outputs whose clock was: it hides that of other actions of theirs
-        self._pool = None
-        self._spool = None
-        self._damaged = set()  # outputs that are wrong in the bucket
-        self._all_uploaded = True
-        self._spooled = {}  # number of an upload job: number of its entry in the spool
-        self._upload_failed = False
-        self._bucket_worked = False  # it answered once; what comes after is worth keeping for it
-        self._remote = bool(options.bucket)
-        self._fetching = {}  # action: [(session, request id)] that wait for it
-        # What the bundles layout knows and needs to know.
-        self._bundles = self._remote and options.layout != "objects"
-        self.used = [] if self._bundles else None  # actions, in the order of use
-        self.expected = None  # actions that came or come from bundles, and did not hit yet
-        self._known = None  # all that bundles have
-        self._complete = False  # whether nothing else is in the bucket
-        self._finishing = False
+        self.loop = Loop()
+        self.uplink = self._make_uplink()
         self._timed = False  # whether the loop has more to do than to wait for descriptors
-        self._loop = Loop()
         self._interrupted = self._terminated = False
         self._status = 0
         self._session = None  # the client of direct mode
@@ -76,14 +60,22 @@ class Front:
         if self._local is None:
             from .local import LocalCache
 
-            self._mark_open()
-            self._local = LocalCache(self.store, self._writable)
+            self.mark_open()
+            self._local = LocalCache(self.store, self.writable)
             self.lookup = self._local.lookup
         return self._local
 
-    def _mark_open(self) -> None:
+    def _make_uplink(self):
+        """The way to S3, where there is a bucket; None leaves its module unread."""
+        if not self.options.bucket:
+            return None
+        from .uplink import Uplink
+
+        return Uplink(self)
+
+    def mark_open(self) -> None:
         """Before this session or a worker of it writes to the store."""
-        if self._marker is None and self._writable:
+        if self._marker is None and self.writable:
             from .shutdown import OpenMarker
 
             self._marker = OpenMarker(self.store.root)
@@ -98,11 +90,10 @@ class Front:
         if self.options.verbose:
             self._log_start()
         self._session = Session(self, in_fd, out_fd)
-        if self._bundles and not os.path.exists(f"{self.store.root}/action"):
-            if self._pool_usable():  # all will be missed, so it is wanted at once
-                self._pool.prefetch()
-        turn = self._loop.turn
-        self._loop.watch(in_fd, READABLE, self._session.on_readable)
+        if self.uplink is not None:
+            self.uplink.begin()
+        turn = self.loop.turn
+        self.loop.watch(in_fd, READABLE, self._session.on_readable)
         while not self._done:
             busy = turn(self._timeout_ms() if self._timed else None)
             if self._timed:
@@ -113,19 +104,20 @@ class Front:
     def watch_output(self, session, waiting: bool, full: bool) -> None:
         """Watch a client's output while answers wait, and its input unless too many do."""
         if waiting:
-            self._loop.watch(session.out_fd, WRITABLE, session.flush)
+            self.loop.watch(session.out_fd, WRITABLE, session.flush)
         elif session.out_fd != session.in_fd:
-            self._loop.unwatch(session.out_fd)
+            self.loop.unwatch(session.out_fd)
         if full:
-            self._loop.unwatch(session.in_fd)
-        elif not self._loop.watches(session.in_fd) and not session.ended:
-            self._loop.watch(session.in_fd, READABLE, session.on_readable)
+            self.loop.unwatch(session.in_fd)
+        elif not self.loop.watches(session.in_fd) and not session.ended:
+            self.loop.watch(session.in_fd, READABLE, session.on_readable)
 
     def _timeout_ms(self):
         if self._drain_from is not None:
             now = time.monotonic()
             ends = [self._progress_at] if self._progress_at is not None else []
-            if self.options.drain_timeout_s is not None and not self._lingers:
+            lingers = self.uplink is not None and self.uplink.lingers
+            if self.options.drain_timeout_s is not None and not lingers:
                 ends.append(self._drain_from + self.options.drain_timeout_s)
             return max(0, min(ends) - now) * 1000 + 1 if ends else None
         return _TOUCH_DELAY_S * 1000
@@ -146,7 +138,7 @@ class Front:
         set_wakeup_fd(wake_in, warn_on_full_buffer=False)
         signal(SIGINT, self._on_signal)
         signal(SIGTERM, self._on_signal)
-        self._loop.watch(wake_out, READABLE, lambda _: self._act_on_signals(wake_out))
+        self.loop.watch(wake_out, READABLE, lambda _: self._act_on_signals(wake_out))
 
     def _on_signal(self, number, _frame) -> None:
         if number == SIGINT:
@@ -161,7 +153,7 @@ class Front:
             self._status = EXIT_TERMINATED
             self._done = True
 
-    # -- gets that miss, puts that are stored ------------------------------------------------------
+    # -- the clock of use --------------------------------------------------------------------------
 
     def note_use(self, action: str, output: str) -> bool:
         """Set the clock of use of an entry that was not used lately; False: a prune took its body.
@@ -183,176 +175,19 @@ class Front:
             self.store.touch(action)
         self._used.clear()
 
+    # -- gets that miss, puts that are stored ------------------------------------------------------
+
     def fetch(self, session, number: int, action: str) -> None:
-        """Answer a get that misses locally: from S3 where there is a bucket. One fetch an action."""
-        waiting = self._fetching.get(action)
-        if waiting is not None:
-            waiting.append((session, number))
-        elif self._complete and self._remote and action not in self._known:
-            self.counters.get_fault_miss += 1
+        """Answer a get that misses locally, from S3 where there is a bucket."""
+        if self.uplink is None:
             session.answer_miss(number)
-        elif self._pool_usable():
-            self._fetching[action] = [(session, number)]
-            self._pool.fetch(action)
         else:
-            session.answer_miss(number)
+            self.uplink.fetch(session, number, action)
 
-    def upload(self, action: str, output: str, size: int, time_ns: int, path: str) -> None:
-        """Have a stored entry uploaded, if it is to be."""
-        if not self.options.bucket:
-            return
-        if self.used is not None:
-            self.used.append(action)
-        if self.options.read_only:
-            self.counters.put_skip_read_only += 1
-        elif size < self.options.min_upload_bytes:
-            self.counters.put_skip_small += 1
-        elif not self._remote and not self._bucket_worked:
-            self.counters.put_s3_skipped += 1  # a spool that nothing ever empties only grows
-        else:
-            entry, number = self._spool_entry(action, output, size, time_ns, path)
-            if self._uploads_wanted and self._pool_usable():
-                job = self._pool.upload(entry, replace=output in self._damaged)
-                self._spooled[job] = number
-            else:
-                self.counters.put_s3_skipped += 1
-
-    @property
-    def _lingers(self) -> bool:
-        """Whether a bundle that was begun goes on without the go command.
-
-        (Single objects are left to an uploader.)
-        """
-        return self._bundles and self.options.upload == "background"
-
-    @property
-    def _uploads_wanted(self) -> bool:
-        return self.options.upload != "off" and not self.options.read_only
-
-    def _spool_entry(self, *put):
-        """(entry, its number in the spool or None): what is answered shall survive this process."""
-        from . import spool
-
-        try:
-            if self._spool is None:
-                self._spool = spool.SpoolSession.create(self.store, self.options)
-            number = self._spool.add(*put)
-            return self._spool.pending[number], number
-        except OSError:
-            return spool.Entry(*put), None  # a full disk: it has to do without
-
-    def _pool_usable(self) -> bool:
-        if self._remote and self._pool is None:
-            from .poollink import PoolLink
-
-            fields = self.options.as_dict()
-            self._mark_open()
-            try:
-                if not self._writable:
-                    fields["cache_dir"] = self.local.first_store().root
-                self._pool = PoolLink((fields,), self._loop, self._on_result)
-            except OSError as error:
-                self._remote = False
-                self.warn(f"bucket {self.options.bucket} is not used: {error.strerror}")
-        return self._remote
-
-    def _on_result(self, message) -> None:
-        from . import jobs
-
-        counters = self.counters
-        if isinstance(message, jobs.Disabled):
-            self._remote = False
-            if not self._pool.alive:
-                self.warn(f"bucket {self.options.bucket} is not used: {message.reason}")
-        elif isinstance(message, jobs.Expected):
-            self.expected = set(message.actions)
-            self._known = self.expected | set(message.others)
-            self._complete = message.complete
-            self._bucket_worked = True
-        elif isinstance(message, jobs.Transferred):
-            counters.get_fault_bytes += message.received
-            counters.put_s3_bytes += message.sent
-            counters.get_fault_damaged += message.damaged
-        elif isinstance(message, jobs.FetchResult):
-            self._on_fetched(message)
-        elif isinstance(message, jobs.UploadResult):
-            self._on_uploaded(message)
-        else:
-            self._finishing = False
-
-    def _on_fetched(self, result) -> None:
-        from . import jobs
-
-        counters = self.counters
-        counters.get_fault_bytes += result.received
-        self._bucket_worked |= result.status in (jobs.HIT, jobs.MISS, jobs.DAMAGED)
-        waiting = self._fetching.pop(result.action, ())
-        if result.status == jobs.ARRIVED:
-            if not all([self._answer_arrived(*one, result.action) for one in waiting]):
-                counters.get_fault_error += 1
-        elif result.status == jobs.HIT:
-            put_time, path = timestamp(result.time_ns), json_text(result.path)
-            for session, number in waiting:
-                answer = hit_answer(number, result.output, result.size, put_time, path)
-                self._answer_hit(session, answer, result.action, result.size)
-        else:
-            if result.status == jobs.MISS:
-                counters.get_fault_miss += 1
-            elif result.status == jobs.DAMAGED:
-                counters.get_fault_damaged += 1
-                self._damaged.add(result.output)
-            elif result.status == jobs.SKIPPED:
-                counters.get_fault_skipped += 1
-            else:
-                counters.get_fault_error += 1
-            for session, number in waiting:
-                session.answer_miss(number)
-        for session in {session for session, _ in waiting}:
-            session.flush()
-
-    def _answer_arrived(self, session, number, action) -> bool:
-        """Answer a get of what a worker has stored; False where it is gone again, a miss."""
-        found = self.lookup(action)
-        if found is not None:
-            output, size, put_time, path, mtime = found
-            if mtime >= self.stale_before or self.note_use(action, output):
-                answer = hit_answer(number, output, size, put_time, json_text(path))
-                self._answer_hit(session, answer, action, size)
-                return True
-        session.answer_miss(number)
-        return False
-
-    def _answer_hit(self, session, answer, action, size) -> None:
-        session.answer(answer)
-        if self.used is not None:
-            self.used.append(action)
-        if self.expected:
-            self.expected.discard(action)
-        self.counters.get_fault_hit += 1
-        self.counters.get_hits += 1
-        self.counters.get_hit_bytes += size
-
-    def _on_uploaded(self, result) -> None:
-        from . import jobs
-
-        counters = self.counters
-        counters.put_s3_bytes += result.sent
-        number = self._spooled.pop(result.number)
-        if result.status not in (jobs.STORED, jobs.DAMAGED):
-            self._upload_failed = True
-        elif number is not None:
-            self._spool.done(number)
-        if result.status == jobs.STORED:
-            self._bucket_worked = True
-            counters.put_s3_action += 1
-            if result.found:
-                counters.put_s3_found += 1
-            else:
-                counters.put_s3_object += 1
-        elif result.status == jobs.SKIPPED:
-            counters.put_s3_skipped += 1
-        else:
-            counters.put_s3_error += 1
+    def upload(self, *put) -> None:
+        """Have a stored entry uploaded where there is a bucket: action, output, size, time, path."""
+        if self.uplink is not None:
+            self.uplink.upload(*put)
 
     # -- close and the end -------------------------------------------------------------------------
 
@@ -363,8 +198,8 @@ class Front:
 
     def session_ended(self, session) -> None:
         """The client is gone without an answer to close: nobody is to wait for what remains."""
-        self._loop.unwatch(session.in_fd)
-        self._loop.unwatch(session.out_fd)
+        self.loop.unwatch(session.in_fd)
+        self.loop.unwatch(session.out_fd)
         if session.fault:
             self._status = EXIT_PROTOCOL
             if not self._interrupted:
@@ -373,33 +208,31 @@ class Front:
         self._print_summary()
         self._let_go(session)
         self._start_drain()
-        if self._finishing:
-            self._mark_ending()
+        if self.uplink is not None:
+            self.uplink.mark_ending()
 
     def _start_drain(self) -> None:
         if self._drain_from is None:
             self._drain_from = time.monotonic()
             self._timed = True
-            # Also where S3 is turned off: what is gathered for a bundle has to be answered.
-            alive = self._pool is not None and self._pool.alive
-            if self._bundles and alive and self._uploads_wanted:
-                self._finishing = True
-                self._pool.finish(list(dict.fromkeys(self.used)))
+            if self.uplink is not None:
+                self.uplink.finish()
             if sys.stderr is not None and os.isatty(2):
                 self._progress_at = self._drain_from + _PROGRESS_AFTER_S
 
     def _drain(self) -> None:
         """Go on with closing as far as that is possible now."""
         now, limit = time.monotonic(), self.options.drain_timeout_s
-        session, pending = self._session, 0  # pending: what somebody or something is to wait for
-        if not self._interrupted and (self.options.upload == "wait" or self._lingers):
-            pending = len(self._spooled) + self._finishing
-        if pending and (session.ended or not self._lingers):
-            if self._lingers or limit is None or now < self._drain_from + limit:
+        session, uplink = self._session, self.uplink
+        pending = lingers = 0
+        if uplink is not None and not self._interrupted:
+            lingers = uplink.lingers
+            pending = uplink.pending if lingers or uplink.waits else 0
+        if pending and (session.ended or not lingers):
+            if lingers or limit is None or now < self._drain_from + limit:
                 self._show_progress(now, pending)
                 return
-            what = f"{len(self._spooled)} uploads" if self._spooled else "the manifest"
-            self.warn(f"{what} not finished within --drain-timeout")
+            self.warn(f"{uplink.pending_text()} not finished within --drain-timeout")
         self.counters.drain_s = now - self._drain_from
         if not session.ended:
             if self._close_pending:
@@ -408,60 +241,27 @@ class Front:
                 session.flush()
             if session.waiting:
                 return  # the client takes its time with the answers
-            # What a user may remove next is complete before go returns.
-            if pending:
-                self._mark_ending()
-            else:
-                self._release_spool()
+            # What a user may remove next is complete before go returns, but for what lingers.
+            lingers = lingers and pending
+            if lingers:
+                uplink.mark_ending()
+            elif uplink is not None:
+                uplink.release()
             append_session(self.store.root, self.counters)
             self._print_summary()
-            self._loop.unwatch(session.in_fd)
+            self.loop.unwatch(session.in_fd)
             self._let_go(session)
-            if pending:
+            if lingers:
                 return
         self._done = True
 
-    def _mark_ending(self) -> None:
-        """Let a flush wait for what this session still writes, be it a manifest alone."""
-        try:
-            if self._spool is None:
-                from .spool import SpoolSession
-
-                self._spool = SpoolSession.create(self.store, self.options)
-            self._spool.mark_ending()
-        except OSError:
-            pass  # then it does not wait
-
     def _finish(self) -> None:
         """What is done when nobody waits any more; no name is made in the store by it."""
-        if self._pool is not None:
-            self._pool.close()
-        self._release_spool()
+        if self.uplink is not None:
+            self.uplink.close(rest=not self._terminated and not self._interrupted)
         self._touch_used()
-        self._upload_rest()
-        if self._writable and not self._terminated:
+        if self.writable and not self._terminated:
             self._tidy_up()
-
-    def _release_spool(self) -> None:
-        if self._spool is not None:
-            self._all_uploaded = self._spool.release()
-            self._spool = None
-
-    def _upload_rest(self) -> None:
-        """Start an uploader for what this session or a dead one left in the spool, if wanted."""
-        options = self.options
-        if self._terminated or self._interrupted or self._upload_failed or not self._remote:
-            return
-        if options.upload == "off" or options.read_only:
-            return
-        if self._all_uploaded or options.upload == "background":
-            try:
-                if os.path.isdir(f"{self.store.root}/spool"):
-                    from . import flush
-
-                    flush.start_detached(options)
-            except OSError:
-                pass  # a later session tries again
 
     def _tidy_up(self) -> None:
         """Check what an unclean shutdown left, prune if asked to, make this session's end durable."""
@@ -517,8 +317,8 @@ class Front:
         logging.getLogger(__name__).info(
             "cache directory %s%s, %s",
             self.options.cache_dir,
-            "" if self._writable else " (not writable)",
-            f"bucket {self.options.bucket}" if self._remote else "no bucket: local cache only",
+            "" if self.writable else " (not writable)",
+            f"bucket {self.options.bucket}" if self.uplink else "no bucket: local cache only",
         )
 
     def log_answers(self, answers) -> None:

@@ -44,7 +44,8 @@ class Session:
             return
         front = self.front
         lookup, answers, counters = front.lookup, self._answers, front.counters
-        used, expected = front.used, front.expected
+        uplink = front.uplink
+        used, expected = (None, None) if uplink is None else (uplink.used, uplink.expected)
         hits = hit_bytes = prefetched = 0
         for event in self._parser.feed(data):
             kind = event[0]
