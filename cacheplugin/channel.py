@@ -49,7 +49,7 @@ class Receiver:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._buffer = b""
+        self._buffer = bytearray()
         os.set_blocking(fd, False)
 
     def receive(self) -> list:
@@ -60,7 +60,8 @@ class Receiver:
             return []
         if not data:
             raise EOFError
-        buffer = self._buffer + data
+        buffer = self._buffer
+        buffer += data
         messages, position = [], 0
         while len(buffer) - position >= _LENGTH_BYTES:
             start = position + _LENGTH_BYTES
@@ -69,5 +70,5 @@ class Receiver:
                 break
             messages.append(marshal.loads(buffer[start:end]))
             position = end
-        self._buffer = buffer[position:]
+        del buffer[:position]
         return messages

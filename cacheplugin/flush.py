@@ -14,6 +14,7 @@ from .store import Store
 
 _PROGRESS_EVERY_S = 0.5
 _PAUSE_S = 60
+_SLICE_BYTES = 256 << 20  # of bodies: bundles are done when a manifest names them
 
 
 def run(options) -> int:
@@ -182,15 +183,22 @@ class Uploader:
             sys.stderr.write(f"go-cache-plugin: {error}\n")
             return
         link = PoolLink((fields,), self._loop, self._on_message)
-        self._jobs = {
-            link.upload(session.pending[number], recovered=True): [(session, number), *older]
-            for (session, number), *older in _by_action(sessions)
-        }
-        link.finish([])
-        while link.uploads_pending and not self._late():
-            self._loop.turn(self._timeout_ms())
-            self._show_progress(link.uploads_pending)
+        entries = list(_by_action(sessions))
+        while entries and not self._late():
+            # What is done is noted after each slice, so that the next try has less to do.
+            size = 0
+            while entries and size < _SLICE_BYTES:
+                (session, number), *older = entries.pop(0)
+                entry = session.pending[number]
+                job = link.upload(entry, recovered=True)
+                self._jobs[job] = [(session, number), *older]
+                size += entry.size
+            link.finish([])
+            while link.uploads_pending and not self._late():
+                self._loop.turn(self._timeout_ms())
+                self._show_progress(link.uploads_pending + len(entries))
         link.close()
+        self._jobs.clear()
 
     def _on_message(self, message) -> None:
         if isinstance(message, jobs.UploadResult):

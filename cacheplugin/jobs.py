@@ -60,9 +60,10 @@ FinishResult = namedtuple("FinishResult", "number status reason")
 # own: rows of the scope's manifests, others: those of related scopes. names: the manifests whose
 # rows own has. written_s: when the newest of them was written. missing: actions that the local store
 # lacks, in the order in which they will be wanted. objects: whether the bucket holds the objects
-# layout as well. damaged: manifests that could not be used.
+# layout as well. damaged: manifests that could not be used. now_s: the time by the store's clock.
 LoadResult = namedtuple(
-    "LoadResult", "number status reason own others foreign names written_s missing objects damaged"
+    "LoadResult",
+    "number status reason own others foreign names written_s missing objects damaged now_s",
 )
 # arrived: actions that are in the store now; damaged: those that are not what they should be in the
 # bucket; gone: the bundle is not there.
@@ -118,7 +119,7 @@ def failed(job, status: str, reason: str = "", output: str = None):
     if isinstance(job, FinishJob):
         return FinishResult(number, status, reason)
     if isinstance(job, LoadJob):
-        return LoadResult(number, status, reason, (), (), (), (), 0, (), False, 0)
+        return LoadResult(number, status, reason, (), (), (), (), 0, (), False, 0, 0)
     if isinstance(job, RangeJob):
         return RangeResult(number, status, reason, (), (), False, 0)
     if isinstance(job, BundleJob):

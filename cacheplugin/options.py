@@ -224,6 +224,11 @@ def clean_prefix(text: str) -> str:
     return ("/" if text.startswith("/") else "") + "/".join(parts)
 
 
+def key_prefix(prefix: str) -> str:
+    """How the keys below a clean prefix begin."""
+    return prefix if prefix in ("", "/") else f"{prefix}/"
+
+
 def _default_cache_dir(environ):
     base = environ.get("XDG_CACHE_HOME")
     if not base or not os.path.isabs(base):

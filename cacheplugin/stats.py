@@ -149,11 +149,11 @@ def run(options) -> int:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if options.remote:
         from .remote import stats as remote_stats
 
         return remote_stats.run(options)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if not os.path.isdir(options.cache_dir):
         raise UsageError(f"there is no cache directory {options.cache_dir}")
     found = collect(options.cache_dir, time.time())

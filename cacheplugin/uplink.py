@@ -74,6 +74,7 @@ class Uplink:
             try:
                 if not self._front.writable:
                     fields["cache_dir"] = self._front.local.first_store().root
+                    fields["prefetch_limit_bytes"] = 0  # the pool does not know what is here
                 self._pool = PoolLink((fields,), self._front.loop, self._on_message)
             except OSError as error:
                 self.usable = False

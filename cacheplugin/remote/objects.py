@@ -8,19 +8,17 @@
 It is the Go program's, byte for byte, so that both may share a bucket.
 """
 import hashlib
-import time
 
 from .. import jobs
-from ..errors import Absent, BodyMismatch, Damaged, RemoteError, Unavailable
+from ..errors import Absent, BodyMismatch, Damaged, RemoteError
+from ..options import key_prefix
 from ..store import EMPTY_OUTPUT
 from . import Fetched, Uploaded
+from .patience import PatientBody
 from .s3 import LARGE_BYTES
 
 _ACTION_BYTES = 512
 _CHUNK_BYTES = 1 << 18
-# A body slower than this is given up, so that no get waits for ever on a trickle.
-_PATIENCE_S = 30
-_SLOWEST_BYTES_PER_S = 1 << 18
 
 
 class ObjectsLayout:
@@ -29,7 +27,7 @@ class ObjectsLayout:
     def __init__(self, bucket, cache, prefix: str) -> None:
         self._bucket = bucket
         self._cache = cache
-        self._prefix = prefix if prefix in ("", "/") else f"{prefix}/"
+        self._prefix = key_prefix(prefix)
         self._uploaded = set()  # outputs the bucket is known to hold
 
     def _key(self, kind: str, name: str) -> str:
@@ -70,11 +68,10 @@ class ObjectsLayout:
                     body.close()
                     writer.fill(lambda file: self._bucket.download(key, file, size))
                 else:
-                    deadline = time.monotonic() + _PATIENCE_S + size / _SLOWEST_BYTES_PER_S
-                    while data := body.read(_CHUNK_BYTES):
-                        writer.write(data)
-                        if time.monotonic() > deadline:
-                            raise Unavailable(f"output {output} comes too slowly")
+                    body, left = PatientBody(body), size
+                    while left:
+                        writer.write(body.read(min(left, _CHUNK_BYTES)))
+                        left -= min(left, _CHUNK_BYTES)
                 return size, writer.commit(time_ns)
 
     def upload(self, job) -> Uploaded:

@@ -1,14 +1,15 @@
 """``prune --remote``: deletes manifests and bundles that nobody needs, and rewrites scattered ones.
 
-1. A manifest goes when it was not renewed for --expiry, or when another one supersedes it since
-   more than a day.
+1. A manifest goes when it was not renewed for --expiry, when another one supersedes it since more
+   than a day, or when it is damaged.
 2. Bundles of which little is live, and many small ones that one working set is scattered over, are
    rewritten: their live entries go into fresh bundles, and each scope that needs them gets a new
-   manifest, which supersedes those it replaces.
-3. A bundle goes when no manifest names it and it is older than a day.
+   manifest, which supersedes those it replaces. (That renews it, so no scope that was not used for
+   half of --expiry is.)
+3. A bundle goes when no manifest names it, nor did one when this began, and it is older than a day.
 
 A session that runs meanwhile never fails: at worst it misses, and what it writes is younger than a
-day.
+day. All ages are by the store's clock. What is not named as a manifest or bundle is not touched.
 """
 import itertools
 import logging
@@ -17,18 +18,17 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 
 from .. import jobs, log
-from ..errors import RemoteError, UsageError
+from ..errors import RemoteError, Unavailable, UsageError
 from ..local import LocalCache
 from ..metrics import byte_text
 from ..store import Store
 from .bundles import manifest
-from .bundles.census import Census, working_set
-from .bundles.index import Row
+from .bundles.census import Census, Live, working_set
+from .bundles.index import ROW_BYTES, Row
 from .bundles.layout import BundlesLayout
 from .bundles.packing import BUNDLE_BYTES
 from .bundles.ranges import cut
@@ -36,7 +36,7 @@ from .s3 import Bucket
 
 logger = logging.getLogger(__name__)
 
-GRACE_S = 86400  # no session runs for longer between its first bundle and its manifest
+GRACE_S = 86400  # a session takes no longer from its first bundle to its manifest
 LIVE_SHARE = 0.5  # a bundle of which less is live is rewritten
 SMALL_BYTES = 8 << 20  # one of which less is live is small
 SCATTERED = 16  # more small ones than this in one working set are rewritten
@@ -90,90 +90,105 @@ def _report(options, result) -> None:
 
 
 class RemotePrune:
-    """Prunes the bundles below ``prefix`` of a Bucket. ``wall`` gives epoch seconds."""
+    """Prunes the bundles below ``prefix`` of a Bucket."""
 
-    def __init__(self, bucket, prefix: str, wall=time.time) -> None:
+    def __init__(self, bucket, prefix: str) -> None:
         self._bucket = bucket
         self._prefix = prefix
-        self._wall = wall
         self._numbers = itertools.count(1)
 
     def run(self, expiry_s: float, dry_run: bool = False) -> Result:
         """Do all of it, or only say what would be done; raises RemoteError and OSError."""
         layout = self._layout("", None)
-        census, now_s = Census(self._bucket, layout), self._wall()
-        if census.unknown:
-            logger.warning("a newer program left manifests here: only that one can delete bundles")
-        superseded = census.superseded_since()
-        gone = [
-            one
-            for one in census.manifests
-            if one.modified_s < now_s - max(expiry_s, GRACE_S)
-            or superseded.get((one.scope, one.name), now_s) < now_s - GRACE_S
-            or (one.bundles is None and not census.unknown and one.modified_s < now_s - GRACE_S)
-        ]
-        heads = census.heads(without=gone)
-        scattered = self._scattered(census, heads)
+        census = Census(self._bucket, layout)
+        old_s = census.now_s - GRACE_S
+        gone = self._useless(census, expiry_s)
+        fresh_s = census.now_s - expiry_s / 2
+        scattered = self._scattered(census, gone, fresh_s)
         if scattered and not dry_run:
-            self._rewrite(heads, scattered)
-        gone_keys = {one.key for one in gone}
-        named = {
-            name
-            for one in census.manifests
-            if one.key not in gone_keys
-            for name in one.bundles or ()
-        }
+            self._rewrite(census, gone, fresh_s, scattered)
+        # Also what a manifest named that goes now: a session may have just read it.
+        named = {name for one in census.manifests for name in one.bundles or ()}
         unneeded = [
             name
             for name, listed in census.bundles.items()
-            if name not in named and listed.modified_s < now_s - GRACE_S and not census.unknown
+            if name not in named and listed.modified_s < old_s
         ]
+        if any(one.bundles is None for one in census.manifests):
+            logger.warning("a manifest that cannot be read may name any bundle: none is deleted")
+            unneeded = []
         if not dry_run:
             self._bucket.delete([one.key for one in gone])
             self._bucket.delete([layout.bundles + name for name in unneeded])
+            try:
+                self._bucket.abort_uploads(layout.bundles, old_s)
+            except RemoteError as error:
+                logger.info("unfinished uploads stay: %s", error)  # not allowed to
         deleted = sum(one.size for one in gone)
         deleted += sum(census.bundles[name].size for name in unneeded)
         kept = [listed.size for name, listed in census.bundles.items() if name not in unneeded]
-        return Result(
-            len(gone), len(unneeded), deleted, len(scattered), len(kept), sum(kept)
-        )
+        return Result(len(gone), len(unneeded), deleted, len(scattered), len(kept), sum(kept))
+
+    def _useless(self, census, expiry_s) -> list:
+        """The manifests that go."""
+        superseded, old_s = census.superseded_since(), census.now_s - GRACE_S
+        return [
+            one
+            for one in census.manifests
+            if not one.newer
+            and (
+                one.modified_s < census.now_s - max(expiry_s, GRACE_S)
+                or superseded.get((one.scope, one.name), census.now_s) < old_s
+                or (one.bundles is None and one.modified_s < old_s)
+            )
+        ]
 
     def _layout(self, scope: str, cache) -> BundlesLayout:
         return BundlesLayout(self._bucket, cache, self._prefix, [scope], False)
 
     # -- rewriting ---------------------------------------------------------------------------------
 
-    def _scattered(self, census, heads) -> set:
+    def _scattered(self, census, gone, fresh_s) -> set:
         """The bundles whose live entries are better off in fresh ones."""
-        sets = [working_set(some) for some in heads.values()]
-        live = census.live_bytes(row for rows in sets for row in rows)
-        found = {
-            name for name, count in live.items() if count < LIVE_SHARE * census.bundles[name].size
+        live, sets = Live(census.bundles), []
+        for heads in census.scopes(without=gone):
+            rows = working_set(heads)
+            live.add(rows)
+            if heads[0][0].modified_s >= fresh_s:
+                sets.append({row.bundle for row in rows})
+        # The index is no part of the blocks; it has fewer bytes than the rows in it.
+        shares = {
+            name: (count + live.rows[name] * ROW_BYTES) / census.bundles[name].size
+            for name, count in live.bytes.items()
         }
-        for rows in sets:
-            small = {row.bundle for row in rows if live.get(row.bundle, SMALL_BYTES) < SMALL_BYTES}
+        found = set()
+        for bundles in sets:
+            found |= {name for name in bundles if shares.get(name, 1) < LIVE_SHARE}
+            small = {name for name in bundles if live.bytes.get(name, SMALL_BYTES) < SMALL_BYTES}
             if len(small) > SCATTERED:
                 found |= small
         return found
 
-    def _rewrite(self, heads, scattered) -> None:
+    def _rewrite(self, census, gone, fresh_s, scattered) -> None:
         """Put what is live in ``scattered`` into fresh bundles, and write the manifests for it."""
         directory = tempfile.mkdtemp(prefix="go-cache-plugin-")
         try:
-            places = {}  # output: Row in a fresh bundle
+            places, lost = {}, set()  # output: Row in a fresh bundle; actions that are damaged
             cache = LocalCache(Store(directory), spill=False)
-            for some in heads.values():
-                rows = working_set(some)
+            for heads in census.scopes(without=gone):
+                if heads[0][0].modified_s < fresh_s:
+                    continue
+                rows = working_set(heads)
                 affected = [row for row in rows if row.bundle in scattered]
-                layout = self._layout(some[0][1].scope, cache)
+                layout = self._layout(heads[0][1].scope, cache)
                 for batch in _batches(row for row in affected if row.output not in places):
-                    self._move(layout, cache, batch, places)
+                    self._move(layout, cache, batch, places, lost)
                 if affected:
-                    self._write_manifest(layout, some, rows, scattered, places)
+                    self._write_manifest(layout, heads, rows, scattered, places, lost)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _move(self, layout, cache, rows, places) -> None:
+    def _move(self, layout, cache, rows, places, lost) -> None:
         """Fetch the entries of ``rows``, checked, and write them into one fresh bundle."""
         tasks = [
             jobs.RangeJob(next(self._numbers), part.bundle, part.start, part.length,
@@ -181,11 +196,14 @@ class RemotePrune:
             for part in cut(rows)
         ]  # fmt: skip
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            arrived = {action for result in pool.map(layout.fetch, tasks) for action in result.arrived}
+            for result in pool.map(layout.fetch, tasks):
+                lost.update(result.damaged)
+                if result.status not in (jobs.HIT, jobs.DAMAGED):
+                    raise Unavailable(f"a range could not be read: {result.reason}")
         entries = [
             (row.action, row.output, row.size, row.time_ns, cache.store.output_path(row.output))
             for row in rows
-            if row.action in arrived
+            if row.action not in lost
         ]
         if entries:
             result = layout.upload(jobs.BundleJob(next(self._numbers), entries))
@@ -199,23 +217,22 @@ class RemotePrune:
                 except FileNotFoundError:
                     pass
 
-    def _write_manifest(self, layout, heads, rows, scattered, places) -> None:
-        """A manifest of the scope in place of its ``heads``; what could not be moved is left out."""
+    def _write_manifest(self, layout, heads, rows, scattered, places, lost) -> None:
+        """A manifest of the scope in place of its ``heads``; what is damaged is left out."""
         moved = []
         for row in rows:
-            if row.bundle not in scattered:
-                moved.append(row)
-            elif row.output in places:
+            if row.bundle in scattered and row.output in places:
                 place = places[row.output]
-                moved.append(
-                    row._replace(
-                        bundle=place.bundle, offset=place.offset, length=place.length,
-                        inner=place.inner,
-                    )
-                )  # fmt: skip
-        names = dict.fromkeys(name for one, text in heads for name in (one.name, *text.superseded))
-        scope = heads[0][1].scope
-        text = manifest.Manifest(scope, list(names)[: manifest.MAX_SUPERSEDED], moved)
+                row = row._replace(
+                    bundle=place.bundle, offset=place.offset, length=place.length, inner=place.inner
+                )
+            elif row.action in lost:
+                continue
+            moved.append(row)
+        names = [one.name for one, _ in heads]
+        names += [name for _, text in heads for name in text.superseded]
+        superseded = list(dict.fromkeys(names))[: manifest.MAX_SUPERSEDED]
+        text = manifest.Manifest(heads[0][1].scope, superseded, moved)
         layout.write_manifest(jobs.ManifestJob(next(self._numbers), manifest.encode(text)))
 
 

@@ -1,6 +1,8 @@
 """One bucket, and botocore's many errors translated in one place."""
 import os
+import time
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 
 import botocore.session
 from botocore import exceptions as boto
@@ -10,6 +12,7 @@ from .. import __version__
 from ..errors import Absent, Damaged, RemoteError, TimedOut, Unavailable, Unusable
 from . import Listed
 from .gets import DirectGets
+from .patience import PatientBody
 
 # Bodies of more bytes than this go in parts, several at once, through s3transfer.
 LARGE_BYTES = 8 << 20
@@ -62,6 +65,7 @@ class Bucket:
         self._options = options
         self._name = options.bucket
         self._conditional_puts = True
+        self._ahead_s = 0.0  # of our clock
         try:
             with translated():
                 self._session = botocore.session.get_session()
@@ -120,11 +124,11 @@ class Bucket:
             return body.read(limit)
 
     def read_all(self, key: str, limit: int) -> bytes:
-        """A small object; raises Damaged where it has more than ``limit`` bytes."""
+        """A small object, whole; raises Damaged where it has more than ``limit`` bytes."""
         with self.open(key) as (length, body):
             if length > limit:
                 raise Damaged(f"{key} has {length} bytes")
-            return body.read(limit)
+            return PatientBody(body).read(length)
 
     @contextmanager
     def open_range(self, key: str, start: int, length: int):
@@ -134,8 +138,10 @@ class Bucket:
         """
         try:
             with self.open(key, f"bytes={start}-{start + length - 1}") as (got, body):
-                if got != length:
+                if got < length:
                     raise Damaged(f"{key} has {got} of {length} bytes at {start}")
+                if got > length:
+                    raise Unavailable(f"{key}: the store gives more than the range that was asked")
                 yield body
         except Unavailable as error:
             cause = error.__cause__
@@ -195,13 +201,26 @@ class Bucket:
                 Bucket=self._name, Prefix=prefix, MaxKeys=min(limit, _LIST_KEYS)
             )
         )
+        self._note_time(answer)
         return [_listed(item) for item in answer.get("Contents", ())]
+
+    def _note_time(self, answer) -> None:
+        try:
+            date = answer["ResponseMetadata"]["HTTPHeaders"]["date"]
+            self._ahead_s = parsedate_to_datetime(date).timestamp() - time.time()
+        except (KeyError, ValueError, TypeError):
+            pass  # a store that does not tell
+
+    def now_s(self) -> float:
+        """Seconds since the epoch by the store's own clock, as its last listing told it."""
+        return time.time() + self._ahead_s
 
     def list_all(self, prefix: str):
         """All of the objects that ``list`` gives the first of; an iterator."""
         with translated():
             pages = self._fetches.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self._name, Prefix=prefix):
+                self._note_time(page)
                 for item in page.get("Contents", ()):
                     yield _listed(item)
 
@@ -265,29 +284,27 @@ class Bucket:
             with _transfers(self._fetches) as transfers:
                 transfers.download(self._name, key, file, subscribers=[KnownSize()]).result()
 
-    def upload_file(self, key: str, path: str) -> None:
-        """Write the file at ``path`` to an object, in parallel parts and constant memory."""
-        with translated():
-            with _transfers(self._uploads) as transfers:
-                transfers.upload(path, self._name, key).result()
+    def upload_file(self, key: str, source) -> None:
+        """Write ``source`` to an object, in parallel parts and constant memory.
 
-    def upload_stream(self, key: str, file) -> None:
-        """Write what ``file.read(n)`` gives to an object, in parallel parts and constant memory.
-
-        What ``file`` raises comes out, and then there is no object.
+        It is the path of a file, or what has ``read(n)``; what that raises comes out, and then there
+        is no object.
         """
         with translated():
             with _transfers(self._uploads) as transfers:
-                transfers.upload(file, self._name, key).result()
+                transfers.upload(source, self._name, key).result()
 
-    def abort_uploads(self, key: str) -> None:
-        """Abort multipart uploads of an object that somebody began and did not end."""
+    def abort_uploads(self, prefix: str, before_s: float = None) -> None:
+        """Abort multipart uploads that somebody began and did not end, of keys with ``prefix``.
+
+        With ``before_s`` only those begun before then, in seconds since the epoch.
+        """
         with translated():
-            found = self._uploads.list_multipart_uploads(Bucket=self._name, Prefix=key)
+            found = self._uploads.list_multipart_uploads(Bucket=self._name, Prefix=prefix)
             for upload in found.get("Uploads", ()):
-                if upload["Key"] == key:
+                if before_s is None or upload["Initiated"].timestamp() < before_s:
                     self._uploads.abort_multipart_upload(
-                        Bucket=self._name, Key=key, UploadId=upload["UploadId"]
+                        Bucket=self._name, Key=upload["Key"], UploadId=upload["UploadId"]
                     )
 
 

@@ -1,11 +1,10 @@
 """``stats --remote``: what the bundles layout holds in a bucket, and what of it is needed."""
 import json
 import sys
-import time
 
 from ..errors import RemoteError, UsageError
 from ..metrics import byte_text
-from .bundles.census import Census, working_set
+from .bundles.census import Census, Live, working_set
 from .bundles.layout import BundlesLayout
 from .s3 import Bucket
 
@@ -17,7 +16,7 @@ def run(options) -> int:
     if not options.bucket:
         raise UsageError("stats --remote needs --bucket")
     try:
-        found = collect(Bucket(options), options.prefix, time.time())
+        found = collect(Bucket(options), options.prefix)
     except RemoteError as error:
         sys.stderr.write(f"go-cache-plugin: bucket {options.bucket}: {error}\n")
         return 1
@@ -25,13 +24,13 @@ def run(options) -> int:
     return 0
 
 
-def collect(bucket, prefix: str, now_s: float) -> dict:
+def collect(bucket, prefix: str) -> dict:
     """All that ``stats --remote`` says, as --json prints it; raises RemoteError."""
     census = Census(bucket, BundlesLayout(bucket, None, prefix, [""], False))
-    scopes, everything = [], []
-    for heads in census.heads().values():
+    scopes, live = [], Live(census.bundles)
+    for heads in census.scopes():
         rows = working_set(heads)
-        everything += rows
+        live.add(rows)
         scopes.append(
             {
                 "scope": heads[0][1].scope,
@@ -39,19 +38,18 @@ def collect(bucket, prefix: str, now_s: float) -> dict:
                 "bytes": sum({row.output: row.size for row in rows}.values()),
                 "bundles": len({row.bundle for row in rows if row.length}),
                 "heads": len(heads),
-                "age_s": round(now_s - heads[0][0].modified_s),
+                "age_s": round(census.now_s - heads[0][0].modified_s),
             }
         )
-    live = census.live_bytes(everything)
     return {
         "manifests": len(census.manifests),
         "manifest_bytes": sum(one.size for one in census.manifests),
         "unreadable_manifests": sum(one.bundles is None for one in census.manifests),
         "bundles": len(census.bundles),
         "bundle_bytes": sum(one.size for one in census.bundles.values()),
-        "live_bundles": len(live),
-        "live_bytes": sum(live.values()),
-        "missing_bundles": len({row.bundle for row in everything} - set(census.bundles)),
+        "live_bundles": len(live.bytes),
+        "live_bytes": sum(live.bytes.values()),
+        "missing_bundles": len(live.missing),
         "scopes": sorted(scopes, key=lambda scope: scope["age_s"]),
     }
 

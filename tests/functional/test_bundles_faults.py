@@ -134,7 +134,7 @@ def test_credentials_that_expire_do_not_hold_up_close(machine, filled, flush_of,
     put_all(plugin, {action: body})
     filled.fail("ExpiredToken")
     assert hits_of(plugin, LATE) == []
-    assert "is not used: " in plugin.stderr
+    wait_until(lambda: "is not used: " in plugin.stderr, "the warning")
     number = plugin.close()
     assert plugin.answer(number, timeout_s=10) == {"ID": number}
     plugin.end_input()

@@ -38,11 +38,13 @@ def test_what_is_old_goes_and_what_is_young_stays(machine, fake_s3, command):
     age(fake_s3, 31)
     fill(machine("young"), PUTS)
     assert command("prune", "--expiry=720h", "--dry-run")[1].startswith(
-        "would delete 1 manifests and 1 bundles"
+        "would delete 1 manifests and 0 bundles"
     )
     assert len(fake_s3.objects) == 4
-    status, out, err = command("prune", "--expiry=720h")
-    assert (status, err) == (0, "") and out.startswith("deleted 1 manifests and 1 bundles")
+    for manifests, bundles in (1, 0), (0, 1):  # the bundle next time: it may just be read
+        status, out, err = command("prune", "--expiry=720h")
+        said = f"deleted {manifests} manifests and {bundles} bundles"
+        assert (status, err) == (0, "") and out.startswith(said)
     assert len(fake_s3.objects) == 2
     plugin = machine("fresh")
     expect_all(plugin, PUTS)
@@ -68,7 +70,8 @@ def test_a_session_whose_bundles_are_pruned_goes_on(machine, fake_s3, command):
     plugin = machine("second")
     numbers = [plugin.get(action) for action in PUTS]
     wait_until(lambda: fake_s3.held, "the ranges")
-    assert command("prune", "--expiry=720h")[0] == 0
+    for _ in range(2):
+        assert command("prune", "--expiry=720h")[0] == 0
     assert not fake_s3.objects
     fake_s3.release()
     missed = [

@@ -74,6 +74,12 @@ class FakeBucket:
         with io.BytesIO(data) as body:
             yield body
 
+    def now_s(self):
+        return self.clock
+
+    def abort_uploads(self, prefix, before_s=None):
+        self._note("abort_uploads", prefix)
+
     def list(self, prefix, limit=1000):
         self._note("list", prefix)
         return self._listed(prefix)[:limit]
@@ -117,11 +123,10 @@ class FakeBucket:
         self._note("write_new", key)
         return self._store(key, data, unless_there=True)
 
-    def upload_file(self, key, path):
+    def upload_file(self, key, source):
         self._note("upload_file", key)
-        with open(path, "rb") as file:
-            self._store(key, file.read())
-
-    def upload_stream(self, key, file):
-        self._note("upload_stream", key)
-        self._store(key, b"".join(iter(lambda: file.read(1 << 16), b"")))
+        if isinstance(source, str):
+            with open(source, "rb") as file:
+                self._store(key, file.read())
+        else:
+            self._store(key, b"".join(iter(lambda: source.read(1 << 16), b"")))

@@ -1,5 +1,6 @@
 """remote/bundles/bundle.py and index.py: what is packed comes back, and nothing else ever does."""
 
+import errno
 import io
 import random
 import struct
@@ -8,6 +9,7 @@ from collections import namedtuple
 import pytest
 import xxhash
 import zstandard
+from bundle_reader import read_index
 from entries import TIME_NS, action_id, output_id
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +29,6 @@ from cacheplugin.remote.bundles.bundle import (
     Stream,
     inflate,
     inflate_pieces,
-    read_index,
 )
 from cacheplugin.store import EMPTY_OUTPUT
 
@@ -354,3 +355,23 @@ def test_noise_as_rows(data):
         except Damaged:
             continue
         assert len(rows) == len(data) // index.ROW_BYTES
+
+
+def test_another_path_of_a_body(tmp_path):
+    """Where one entry's body is gone, that of another entry with the same output serves both."""
+    good = entry(tmp_path, b"a body")
+    lost = good._replace(action=action_id("lost"), path="/nonexistent")
+    packer, _ = pack([lost, good])
+    assert {one.action for one in packer.rows} == {good.action, lost.action} and not packer.bad
+
+
+def test_a_disk_that_gives_nothing_now_is_no_bad_body(tmp_path, monkeypatch):
+    """The same body may be read later: the error comes out, and nothing is dropped."""
+    def refuse(*_, **__):
+        raise OSError(errno.EMFILE, "too many open files")
+
+    one = entry(tmp_path, b"a body")
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(OSError, match="too many"):
+        list(Packer([one], NAME).chunks())
+

@@ -7,14 +7,15 @@ import re
 from contextlib import contextmanager
 
 import pytest
+from bundle_reader import read_index
 from entries import action_id, files, output_id, put, read
 from fake_bucket import FakeBucket
 from machine import BODY, SCOPE, Machine
 
 from cacheplugin import jobs, worker
 from cacheplugin.errors import Absent, TimedOut, Unavailable
+from cacheplugin.remote import patience
 from cacheplugin.remote.bundles import bundle, layout, manifest
-from cacheplugin.remote.bundles.bundle import read_index
 from cacheplugin.remote.bundles.manifest import scope_key
 
 MAIN, FEATURE = SCOPE, "example.com/a linux/amd64 feature"
@@ -355,7 +356,7 @@ def test_bundle_that_trickles(machines, bucket, open_range, monkeypatch, large):
     bundle_with(machines(), body(6 << 20), body(6 << 20, b"other"))
     bodies = open_range(lambda data: data)
     seconds = itertools.count(0, 100)
-    monkeypatch.setattr(layout.time, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(patience.time, "monotonic", lambda: next(seconds))
     result = worker.perform(machines().remote, range_job(bucket))
     assert result.status == jobs.FAILED and "slowly" in result.reason
     assert bodies[0].tell() <= 4 << 20

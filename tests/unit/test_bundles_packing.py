@@ -297,3 +297,21 @@ def test_ends_one_after_another(driver):
     assert manifest.superseded == ["m-c", "m-b", "m-1"]
     assert set(names(manifest.rows)) == set(ids("abcd"))
     assert action_id("d") == manifest.rows[0].action
+
+
+def test_bundles_at_once_are_bounded(driver, monkeypatch):
+    """Each takes memory: the rest wait for their turn, and all are written."""
+    monkeypatch.setattr(packing, "BUNDLE_BYTES", 1000)
+    letters = "bcdefghi"
+    puts = [driver.put(name) for name in letters]
+    finish = driver.finish(letters)
+    done = 0
+    while tasks := driver.take(jobs.BundleJob):
+        assert len(tasks) <= packing.BUNDLES_AT_ONCE
+        for task in tasks:
+            driver.bundle(task, bundle=f"bundle-{done}")
+            done += 1
+    assert done == len(letters)
+    driver.manifest()
+    assert driver.said() == dict.fromkeys([*puts, finish], jobs.STORED)
+

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 from bundles_driver import SCOPE, Driver
-from entries import TIME_NS
+from entries import TIME_NS, action_id
 from rows import empty_row, ids, names, row
 
 from cacheplugin import jobs
@@ -388,6 +388,38 @@ def test_a_session_that_has_ended_prefetches_nothing(tmp_path):
     rows = [tuple(row("a"))]
     driver.plan.done(
         task,
-        jobs.LoadResult(task.number, jobs.HIT, "", rows, [], [], ["m"], 1e12, ids("a"), False, 0),
+        jobs.LoadResult(
+            task.number, jobs.HIT, "", rows, [], [], ["m"], 1e12, ids("a"), False, 0, 0
+        ),
     )
     assert driver.take(jobs.RangeJob) == []
+
+
+@pytest.mark.parametrize("status", [jobs.SKIPPED, jobs.FAILED, jobs.LOST, jobs.TIMED_OUT])
+def test_what_a_range_that_failed_lacks_comes_together(driver, status):
+    """After an outage a get fetches its range again, not its entry alone."""
+    driver.begin(row("a"), row("b", offset=200), missing="ab")
+    driver.fail(driver.only(jobs.RangeJob), status)
+    driver.get("a")
+    assert [fields[0] for fields in driver.only(jobs.RangeJob).rows] == ids("ab")
+
+
+def test_a_put_whose_body_turns_out_lost_is_bundled(driver):
+    """It was to be named where a bundle had it; that bundle is gone, so it goes into a new one."""
+    driver.begin(row("a"), missing="a")
+    task = driver.only(jobs.RangeJob)
+    put = driver.put("b", body="a")
+    finish = driver.finish("b")
+    manifest_task = driver.only(jobs.ManifestJob)
+    driver.fail(manifest_task, jobs.FAILED)
+    assert driver.said() == {put: jobs.FAILED, finish: jobs.FAILED}
+    put = driver.put("c", body="a")
+    driver.arrive(task, status=jobs.DAMAGED, arrived=[], damaged=ids("a"), gone=True)
+    finish = driver.finish("c")
+    bundle = driver.only(jobs.BundleJob)
+    assert [entry[0] for entry in bundle.entries] == ids("c")
+    assert driver.said() == {}
+    driver.bundle(bundle)
+    assert action_id("c") in names(driver.manifest().rows)
+    assert driver.said() == {put: jobs.STORED, finish: jobs.STORED}
+

@@ -19,7 +19,7 @@ def catalog(own=(), others=(), foreign=(), manifests=("m-2", "m-1"), written_s=R
         [tuple(one._replace(used_s=one.used_s or RECENT_S)) for one in some]
         for some in (own, others, foreign)
     ]
-    result = jobs.LoadResult(1, jobs.HIT, "", *rows, manifests, written_s, (), False, 0)
+    result = jobs.LoadResult(1, jobs.HIT, "", *rows, manifests, written_s, (), False, 0, 0)
     found.load(result)
     return found
 

@@ -26,7 +26,7 @@ MESSAGES = [
     jobs.UploadResult(2, jobs.STORED, True, 0, ""),
     jobs.failed(UPLOAD, jobs.FAILED, "503 Slow Down"),
     jobs.FinishResult(3, jobs.STORED, ""),
-    jobs.LoadResult(4, jobs.HIT, "", [ROW], [], [], ["name"], 7.5, [A], True, 1),
+    jobs.LoadResult(4, jobs.HIT, "", [ROW], [], [], ["name"], 7.5, [A], True, 1, 8.5),
     jobs.RangeResult(5, jobs.HIT, "", [A], [], False, 100),
     jobs.BundleResult(6, jobs.STORED, "", [ROW], [OUT], 100),
     jobs.ManifestResult(7, jobs.STORED, "", "name", 5),

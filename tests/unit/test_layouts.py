@@ -7,6 +7,7 @@ import itertools
 import os
 
 import pytest
+from bundle_reader import read_index
 from entries import TIME, TIME_NS, files, output_id, put, read
 from fake_bucket import FakeBucket
 from machine import BODY, Machine
@@ -14,7 +15,6 @@ from machine import BODY, Machine
 from cacheplugin import jobs
 from cacheplugin.errors import TimedOut, Unavailable, Unusable
 from cacheplugin.record import timestamp
-from cacheplugin.remote.bundles.bundle import read_index
 
 LAYOUTS = ("objects", "bundles", "auto", "both")
 FETCHED = (jobs.HIT, jobs.ARRIVED)

@@ -162,7 +162,7 @@ def test_manifest_of_many_names():
 
 
 def merged(*lists) -> dict:
-    return merge([Manifest("scope", [], rows) for rows in lists])
+    return merge(lists)
 
 
 def test_merge_keeps_the_order_of_the_newest():

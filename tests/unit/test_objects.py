@@ -13,7 +13,7 @@ from cacheplugin.jobs import UploadJob
 from cacheplugin.local import LocalCache
 from cacheplugin.options import clean_prefix
 from cacheplugin.record import MAX_TIME_NS
-from cacheplugin.remote import objects
+from cacheplugin.remote import objects, patience
 from cacheplugin.remote.objects import ObjectsLayout, parse_action
 from cacheplugin.store import Store
 
@@ -183,12 +183,14 @@ def test_missing_output_is_damage(bucket, layout):
         layout.fetch(A)
 
 
-@pytest.mark.parametrize("length", [0, len(BODY) - 1, len(BODY) + 1])
-def test_body_of_another_length_than_announced(bucket, cache, layout, length):
+@pytest.mark.parametrize(
+    ("length", "error"), [(0, Damaged), (len(BODY) - 1, Damaged), (len(BODY) + 1, Unavailable)]
+)
+def test_body_of_another_length_than_announced(bucket, cache, layout, length, error):
     """A body that ends early or goes on too long is never stored."""
     bucket.objects = {ACTION_KEY: RECORD, OUTPUT_KEY: BODY}
     bucket.lengths = {OUTPUT_KEY: length}
-    with pytest.raises(Damaged):
+    with pytest.raises(error):
         layout.fetch(A)
     assert files(cache.store.root) == {}
 
@@ -197,7 +199,7 @@ def test_body_that_trickles(bucket, cache, layout, monkeypatch):
     """A body that comes too slowly is given up, and leaves nothing behind."""
     bucket.objects = {ACTION_KEY: RECORD, OUTPUT_KEY: BODY}
     now = iter([0.0, 1e6])
-    monkeypatch.setattr(objects.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(patience.time, "monotonic", lambda: next(now))
     with pytest.raises(Unavailable, match="slowly"):
         layout.fetch(A)
     assert files(cache.store.root) == {}

@@ -18,7 +18,7 @@ import zstandard
 
 from ...errors import Damaged
 from ...store import EMPTY_OUTPUT
-from .index import MAX_ROWS, ROW_BYTES, Row, decode_rows, encode_rows
+from .index import Row, encode_rows
 
 MAGIC = b"GCPB"
 VERSION = 1
@@ -30,6 +30,7 @@ SMALL_BYTES = 32 << 10  # bodies up to this share a block
 GROUP_BYTES = 128 << 10  # with others until that has this size
 LARGE_BYTES = 8 << 20  # bodies over this pass through in pieces
 _PIECE_BYTES = 1 << 20
+_GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _WINDOW_BYTES = 8 << 20  # more than LEVEL needs
 
 
@@ -60,7 +61,7 @@ class Packer:
             elif entry.size > LARGE_BYTES:
                 yield from self._large(entry)
             else:
-                yield from self._whole(entry)
+                yield from self._whole(output)
         yield from self._end_group()
         if not self.rows:
             raise Damaged("; ".join(self.bad.values()) or "no entries")
@@ -83,27 +84,36 @@ class Packer:
                 )
             )  # fmt: skip
 
-    def _whole(self, entry):
+    def _whole(self, output):
         """A body that fits into memory, read and checked first."""
-        try:
-            with open(entry.path, "rb", buffering=0) as file:
-                body = file.read(entry.size + 1)
-        except OSError as error:
-            self.bad[entry.output] = f"{entry.path}: {error.strerror}"
-            return
-        if len(body) != entry.size or hashlib.sha256(body).hexdigest() != entry.output:
-            self.bad[entry.output] = f"{entry.path} is not what its name says"
+        body = self._read(output)
+        if body is None:
             return
         xxh3 = xxhash.xxh3_64_intdigest(body)
-        if entry.size > SMALL_BYTES:
+        if len(body) > SMALL_BYTES:
             block = self._compress(body)
-            self._add(entry.output, len(body), self._offset, len(block), 0, xxh3)
+            self._add(output, len(body), self._offset, len(block), 0, xxh3)
             yield self._emit(block)
         else:
-            self._group.append((entry.output, body, xxh3))
+            self._group.append((output, body, xxh3))
             self._group_bytes += len(body)
             if self._group_bytes >= GROUP_BYTES:
                 yield from self._end_group()
+
+    def _read(self, output):
+        """The body of an output, from whichever of its paths has it; else None, and it is bad."""
+        for entry in self._entries[output]:
+            try:
+                with open(entry.path, "rb", buffering=0) as file:
+                    body = file.read(entry.size + 1)
+            except _GONE:
+                self.bad[output] = f"{entry.path} is gone"
+                continue
+            if len(body) == entry.size and hashlib.sha256(body).hexdigest() == output:
+                self.bad.pop(output, None)
+                return body
+            self.bad[output] = f"{entry.path} is not what its name says"
+        return None
 
     def _end_group(self):
         if self._group:
@@ -128,13 +138,14 @@ class Packer:
                     xxh3.update(data)
                     if block := compressor.compress(data):
                         yield self._emit(block)
-        except OSError as error:
-            self.bad[entry.output] = f"{entry.path}: {error.strerror}"
+        except _GONE:
+            self.bad[entry.output] = f"{entry.path} is gone"
+            return
         yield self._emit(compressor.flush())
         if size == entry.size and sha256.hexdigest() == entry.output:
             self._add(entry.output, size, begin, self._offset - begin, 0, xxh3.intdigest())
         else:
-            self.bad.setdefault(entry.output, f"{entry.path} is not what its name says")
+            self.bad[entry.output] = f"{entry.path} is not what its name says"
 
 
 class Stream:
@@ -200,32 +211,3 @@ def inflate_pieces(read, length: int):
     finally:
         while part.read(_PIECE_BYTES):
             pass
-
-
-def read_index(read_range, size: int, name: str) -> list:
-    """The rows of the bundle ``name`` of ``size`` bytes, from its own index; raises Damaged.
-
-    ``read_range(start, length)`` gives bytes of it.
-    """
-    if size < HEADER.size + TRAILER.size:
-        raise Damaged(f"a bundle of {size} bytes")
-    check_header(read_range(0, HEADER.size))
-    trailer = read_range(size - TRAILER.size, TRAILER.size)
-    offset, length, xxh3, version, magic = TRAILER.unpack(trailer)
-    if (
-        magic != MAGIC
-        or version != VERSION
-        or offset + length + TRAILER.size != size
-        or length > MAX_ROWS * ROW_BYTES
-    ):
-        raise Damaged("a bundle without an index, or of another version")
-    index = read_range(offset, length)
-    if xxhash.xxh3_64_intdigest(index) != xxh3:
-        raise Damaged("a damaged index")
-    return decode_rows(inflate(index, MAX_ROWS * ROW_BYTES), [name])
-
-
-def check_header(data: bytes) -> None:
-    """Raise Damaged unless ``data`` is how a bundle of this version begins."""
-    if data != HEADER.pack(MAGIC, VERSION):
-        raise Damaged("no bundle, or one of another version")

@@ -4,7 +4,7 @@ import logging
 import os
 
 from ... import jobs
-from .ranges import DONE, IDLE, QUEUED, RUNNING, Queue, Range, cut
+from .ranges import DONE, IDLE, QUEUED, Queue, cut
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,8 @@ class Fetching:
 
     def _arrived(self, found, result) -> None:
         """A range came, or did not: answer who waits for it."""
-        found.state = DONE
+        again = result.status in (jobs.SKIPPED, jobs.FAILED, jobs.LOST, jobs.TIMED_OUT)
+        found.state = IDLE if again else DONE  # what it lacks comes when it is asked for again
         self._running -= 1
         for action in result.arrived:
             self._answer(action, jobs.ARRIVED, "")
@@ -115,7 +116,7 @@ class Fetching:
         status = jobs.FAILED if result.status in (jobs.HIT, jobs.DAMAGED) else result.status
         for row in found.rows:
             self._answer(row.action, status, result.reason)
-        if result.status == jobs.LOCAL:
+        if result.status == jobs.LOCAL and self._queue:
             log.warning("prefetching stops: %s", result.reason)
             self._queue.clear()
         self._advance()

@@ -8,7 +8,9 @@ from itertools import groupby
 
 from ... import jobs
 from ...errors import Absent, BodyMismatch, Damaged, RemoteError, Unavailable
+from ...options import key_prefix
 from ...store import EMPTY_OUTPUT
+from ..patience import PatientBody
 from . import manifest
 from .bundle import LARGE_BYTES, Packer, Stream, inflate, inflate_pieces
 from .index import Row
@@ -19,11 +21,6 @@ _OTHERS = 4  # and of each related one
 _FOREIGN_SCOPES = 2
 _AT_ONCE = 8
 _MAX_BLOCK_BYTES = LARGE_BYTES + (LARGE_BYTES >> 7)  # zstd adds less to what it cannot compress
-
-# A body slower than this is given up, so that no get waits for ever on a trickle.
-_PATIENCE_S = 30
-_SLOWEST_BYTES_PER_S = 1 << 18
-_PIECE_BYTES = 1 << 18
 
 
 class BundlesLayout:
@@ -36,7 +33,7 @@ class BundlesLayout:
     def __init__(self, bucket, cache, prefix: str, scopes, look_for_objects: bool) -> None:
         self._bucket = bucket
         self._cache = cache
-        prefix = prefix if prefix in ("", "/") else f"{prefix}/"
+        prefix = key_prefix(prefix)
         self.bundles, self.manifests = f"{prefix}bundle/", f"{prefix}manifest/"
         self._actions = f"{prefix}action/"
         self._scopes = [manifest.scope_key(scope) for scope in scopes]
@@ -60,11 +57,11 @@ class BundlesLayout:
             own = own.result()  # without these there is nothing to go on with
             others = [_ignoring(other, _NOTHING) for other in others]
             foreign = []
-            if not own.manifests and not any(other.manifests for other in others):
+            if not own.rows and not any(other.rows for other in others):
                 foreign = _ignoring(pool.submit(self._read_foreign), ())
             has_objects = objects is not None and bool(_ignoring(objects, True))
         rows = [
-            list(manifest.merge(text for scope in scopes for text in scope.manifests).values())
+            list(manifest.merge(scope.rows for scope in scopes).values())
             for scopes in ((own,), others, foreign)
         ]
         actions, outputs = self._cache.first_store().names()
@@ -77,7 +74,7 @@ class BundlesLayout:
         return jobs.LoadResult(
             job.number, jobs.HIT, "", *([tuple(row) for row in some] for some in rows),
             own.superseded, own.written_s, list(missing), has_objects,
-            sum(scope.damaged for scope in (own, *others, *foreign)),
+            sum(scope.damaged for scope in (own, *others, *foreign)), self._bucket.now_s(),
         )  # fmt: skip
 
     def _read_scope(self, scope: str, most: int) -> "_Scope":
@@ -86,7 +83,7 @@ class BundlesLayout:
         Raises RemoteError where they cannot be listed, or those that are there cannot be read.
         """
         listed = _newest(self._bucket, f"{self.manifests}{scope}/")
-        found, damaged, superseded, failure = {}, 0, set(), None
+        merged, found, damaged, superseded, failure = {}, set(), 0, set(), None
         at_once, rest = 1, listed  # as a rule the newest supersedes all others
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             while rest and most > 0 and (failure is None or found):
@@ -94,8 +91,10 @@ class BundlesLayout:
                 most -= len(batch)
                 for one, got in zip(batch, pool.map(self._read_manifest, batch)):
                     if isinstance(got, manifest.Manifest):
-                        found[_name(one)] = got
-                        superseded.update(got.superseded)
+                        found.add(_name(one))
+                        if _name(one) not in superseded:
+                            superseded.update(got.superseded)
+                            manifest.merge([got.rows], merged)
                     elif isinstance(got, (Absent, Damaged)):
                         damaged += 1  # perhaps only on the way: it is not superseded for that
                     else:
@@ -105,7 +104,7 @@ class BundlesLayout:
         if failure is not None and not found:
             raise failure
         return _Scope(
-            [text for name, text in found.items() if name not in superseded],
+            list(merged.values()),
             [name for name in map(_name, listed) if name in superseded or name in found],
             max((one.modified_s for one in listed if _name(one) in found), default=0),
             damaged,
@@ -168,7 +167,7 @@ class BundlesLayout:
 
     def _take(self, body, position, rows, arrived, damaged) -> None:
         """Store the entries of ``rows`` from a part of a bundle that begins at ``position``."""
-        body = _Patient(body)
+        body = PatientBody(body)
         for (offset, length), block_rows in groupby(rows, key=lambda row: row[6:8]):
             block_rows = list(block_rows)
             if offset < position:
@@ -214,7 +213,7 @@ class BundlesLayout:
         packer = Packer([_Entry(*entry) for entry in job.entries], name)
         stream = Stream(packer.chunks())
         try:
-            self._bucket.upload_stream(self.bundles + name, stream)
+            self._bucket.upload_file(self.bundles + name, stream)
         except Damaged as error:  # of all that was to be in it nothing can be
             return jobs.BundleResult(job.number, jobs.STORED, str(error), (), list(packer.bad), 0)
         return jobs.BundleResult(
@@ -232,9 +231,9 @@ class BundlesLayout:
 _Entry = namedtuple("_Entry", "action output size time_ns path")
 
 
-# manifests: those that count, the newest first; superseded: names of all whose rows these have;
+# rows: what its manifests say together; superseded: the names of all manifests that these stand for;
 # written_s: when the newest was written; damaged: how many could not be used.
-_Scope = namedtuple("_Scope", "manifests superseded written_s damaged")
+_Scope = namedtuple("_Scope", "rows superseded written_s damaged")
 _NOTHING = _Scope((), (), 0, 0)
 
 
@@ -253,25 +252,3 @@ def _ignoring(future, default):
         return future.result()
     except RemoteError:
         return default
-
-
-class _Patient:
-    """A body that is read to its end, unless it comes too slowly: then Unavailable is raised."""
-
-    def __init__(self, body) -> None:
-        self._body = body
-        self._deadline = time.monotonic() + _PATIENCE_S
-
-    def read(self, amount: int) -> bytes:
-        """The next ``amount`` bytes, no fewer."""
-        pieces = []
-        while amount:
-            piece = self._body.read(min(amount, _PIECE_BYTES))
-            if not piece:
-                raise Unavailable("a bundle ends early")
-            amount -= len(piece)
-            self._deadline += len(piece) / _SLOWEST_BYTES_PER_S
-            if time.monotonic() > self._deadline:
-                raise Unavailable("a bundle comes too slowly")
-            pieces.append(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -105,20 +105,22 @@ def _parts(data):
     return scope, superseded, bundles, text[position:]
 
 
-def merge(manifests) -> dict:
-    """{action: row} of manifests, the newest first: its order, then that of what the others add.
+def merge(lists, merged: dict = None) -> dict:
+    """{action: row} of the rows of manifests, the newest first, added to ``merged`` if it is given.
 
-    Of two rows of one action the one with the later put counts, and of equal ones the first.
+    The order is that of the first, then that of what the others add. Of two rows of one action the
+    one with the later put counts, and of equal ones the first.
     """
-    merged = {}
-    for manifest in manifests:
-        for row in manifest.rows:
+    merged = {} if merged is None else merged
+    for rows in lists:
+        for row in rows:
             known = merged.get(row.action)
             if known is None:
                 merged[row.action] = row
                 continue
             latest = row if row.time_ns > known.time_ns else known
-            merged[row.action] = latest._replace(used_s=max(row.used_s, known.used_s))
+            if latest is not known or row.used_s > known.used_s:
+                merged[row.action] = latest._replace(used_s=max(row.used_s, known.used_s))
     return merged
 
 

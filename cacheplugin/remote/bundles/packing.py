@@ -4,6 +4,7 @@ A body goes once: puts of one that a bundle holds, or will hold, only add a row.
 uploaded when a manifest that names it is in the bucket.
 """
 import time
+from collections import deque
 
 from ... import jobs
 from . import manifest
@@ -11,6 +12,7 @@ from .index import Row
 
 BUNDLE_BYTES = 64 << 20  # of bodies; compressed, about 16 MiB
 BUNDLE_ENTRIES = 50_000
+BUNDLES_AT_ONCE = 4  # each holds some 60 MB of memory while it is written
 IDLE_S = 20  # a bundle that nothing was added to for so long is closed
 
 
@@ -20,6 +22,7 @@ class Packing:
     def __init__(self, plan, catalog, clock=time.monotonic, wall=time.time) -> None:
         self._plan = plan
         self._catalog = catalog
+        self.ahead_s = 0.0  # the store's clock, of ours: the one that all machines share counts
         self._clock, self._wall = clock, wall
         self._entries = []  # of the bundle that is gathered: (action, output, size, time_ns, path)
         self._gathered = set()  # their outputs
@@ -27,6 +30,7 @@ class Packing:
         self._added_at = 0.0
         self._pending = {}  # output: [UploadJob] that wait for a bundle with it
         self._unnamed = []  # (UploadJob, found) whose bodies are in bundles, and in no manifest
+        self._closed = deque()  # entries of bundles that wait for their turn
         self._writing = 0  # BundleJobs
         self._finishing = []  # FinishJobs that wait for their manifest
         self._manifest = None  # the manifest that is written
@@ -75,8 +79,13 @@ class Packing:
         if self._entries:
             entries, self._entries, self._bytes = self._entries, [], 0
             self._gathered.clear()
+            self._closed.append(entries)
+            self._write_next()
+
+    def _write_next(self) -> None:
+        while self._closed and self._writing < BUNDLES_AT_ONCE:
             self._writing += 1
-            self._plan.submit(jobs.BundleJob, (entries,), self._bundle_done)
+            self._plan.submit(jobs.BundleJob, (self._closed.popleft(),), self._bundle_done)
 
     def _bundle_done(self, task, result) -> None:
         self._writing -= 1
@@ -95,6 +104,7 @@ class Packing:
                 self._answer(job, status, result.reason)
         if result.sent:
             self._plan.report(jobs.Transferred(0, result.sent, 0))
+        self._write_next()
         self._go_on()
 
     def _named_next(self, job, place, found) -> None:
@@ -109,9 +119,16 @@ class Packing:
         """Write the manifest of the sessions that finish, once their bundles are there."""
         if not self._finishing or self._writing or self._manifest is not None:
             return
+        lost = [job for job, _ in self._unnamed if self._catalog.row(job.action) is None]
+        if lost:  # their bodies lay in a bundle that was found gone or damaged since
+            self._unnamed = [one for one in self._unnamed if one[0] not in lost]
+            for job in lost:
+                self.add(job)
+            self._close_bundle()
+            return
         finishing, self._finishing = self._finishing, []
         used = dict.fromkeys(action for job in finishing for action in job.used)
-        text = self._catalog.manifest(used, self._wall())
+        text = self._catalog.manifest(used, self._now_s())
         named, self._unnamed = self._unnamed, []
         if text is None:
             self._named(finishing, named, jobs.STORED, "")
@@ -125,10 +142,13 @@ class Packing:
     def _manifest_done(self, finishing, named, result) -> None:
         written, self._manifest = self._manifest, None
         if result.status == jobs.STORED:
-            self._catalog.wrote(result.name, written, self._wall())
+            self._catalog.wrote(result.name, written, self._now_s())
             self._plan.report(jobs.Transferred(0, result.sent, 0))
         self._named(finishing, named, result.status, result.reason)
         self._go_on()
+
+    def _now_s(self) -> float:
+        return self._wall() + self.ahead_s
 
     def _named(self, finishing, named, status, reason) -> None:
         for job, found in named:

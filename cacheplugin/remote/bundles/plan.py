@@ -5,6 +5,7 @@ is looked for in the objects layout; a put joins a bundle; a finish writes bundl
 """
 import itertools
 import logging
+import time
 
 from ... import jobs
 from ..plan import Plan
@@ -97,6 +98,7 @@ class BundlesPlan(Plan):
             self._loaded = True
             self._in_objects |= result.objects
             self._catalog.load(result)
+            self._packing.ahead_s = result.now_s - time.time()
             log.info("manifests name %d entries, the local store lacks %d of them",
                      len(self._catalog), len(result.missing))  # fmt: skip
             if result.damaged:

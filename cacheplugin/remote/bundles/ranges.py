@@ -40,7 +40,10 @@ def cut(rows) -> list:
             current is None
             or bundle != current.bundle
             or offset > current.end + GAP_BYTES
-            or (offset >= current.end and current.length >= RANGE_BYTES)
+            or (
+                offset >= current.end
+                and max(current.length, rows[place].length) >= RANGE_BYTES
+            )
         ):
             current = Range(bundle, offset)
         current.end = max(current.end, end)

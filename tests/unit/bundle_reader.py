@@ -1,0 +1,35 @@
+"""A reader of a bundle's index, by docs/bundles.rst: what any other index could be made anew from."""
+import xxhash
+
+from cacheplugin.errors import Damaged
+from cacheplugin.remote.bundles.bundle import HEADER, MAGIC, TRAILER, VERSION, inflate
+from cacheplugin.remote.bundles.index import MAX_ROWS, ROW_BYTES, decode_rows
+
+
+def read_index(read_range, size: int, name: str) -> list:
+    """The rows of the bundle ``name`` of ``size`` bytes, from its own index; raises Damaged.
+
+    ``read_range(start, length)`` gives bytes of it.
+    """
+    if size < HEADER.size + TRAILER.size:
+        raise Damaged(f"a bundle of {size} bytes")
+    check_header(read_range(0, HEADER.size))
+    trailer = read_range(size - TRAILER.size, TRAILER.size)
+    offset, length, xxh3, version, magic = TRAILER.unpack(trailer)
+    if (
+        magic != MAGIC
+        or version != VERSION
+        or offset + length + TRAILER.size != size
+        or length > MAX_ROWS * ROW_BYTES
+    ):
+        raise Damaged("a bundle without an index, or of another version")
+    index = read_range(offset, length)
+    if xxhash.xxh3_64_intdigest(index) != xxh3:
+        raise Damaged("a damaged index")
+    return decode_rows(inflate(index, MAX_ROWS * ROW_BYTES), [name])
+
+
+def check_header(data: bytes) -> None:
+    """Raise Damaged unless ``data`` is how a bundle of this version begins."""
+    if data != HEADER.pack(MAGIC, VERSION):
+        raise Damaged("no bundle, or one of another version")
