@@ -32,7 +32,8 @@ def run(options) -> int:
         with UploaderLock(options.cache_dir, deadline):
             uploader = Uploader(options, deadline, show_progress=os.isatty(2))
             for journal in spool.ending_journals(options.cache_dir):
-                _lock(journal, deadline)  # until that session is done
+                sys.stderr.write("go-cache-plugin: waiting for a session that still uploads\n")
+                _lock(journal, deadline)
                 os.close(journal)
             if not options.read_only:
                 uploader.run()
@@ -41,11 +42,16 @@ def run(options) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"the cache directory {options.cache_dir} cannot be used: {reason}") from None
     remain = spool.count_pending(Store(options.cache_dir))
     sys.stdout.write(
         f"{uploader.uploaded} entries uploaded, {uploader.dropped} dropped (their bodies are damaged "
         f"or gone), {remain} remain\n"
     )
+    for line in spool.describe(Store(options.cache_dir)):
+        sys.stderr.write(f"go-cache-plugin: {line}\n")
     return 1 if remain else 0
 
 

@@ -26,7 +26,7 @@ Options:
   --s3-endpoint-url=URL   a store that is not AWS  [GOCACHE_S3_ENDPOINT_URL]
   --s3-path-style         address the bucket in the path  [GOCACHE_S3_PATH_STYLE]
   --prefix=TEXT           before every key  [GOCACHE_KEY_PREFIX]
-  --min-upload-size=SIZE  smaller bodies are not uploaded, in bytes  [GOCACHE_MIN_SIZE; 0]
+  --min-upload-size=BYTES smaller bodies are not uploaded  [GOCACHE_MIN_SIZE; 0]
   --upload=MODE           wait: close waits for uploads; background: they go on without the go
                           command; off: they stay for a later session or flush
                           [GOCACHE_UPLOAD; wait]

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 MAX_WORKERS = 8
 BUSY_JOBS = 4  # a worker with fewer jobs than this gets the next one; else another is forked
 UPLOAD_TRIES = 3
+_WEIGHTY = (jobs.BundleJob, jobs.ManifestJob)  # one task for many puts
 DEATHS_TO_GIVE_UP = 3  # workers lost in a row without one result between
 
 
@@ -74,6 +75,7 @@ class Supervisor:
         self._tries = {}  # number of an uploading task: workers that died with it
         self._deaths = 0
         self._disabled = None
+        self._warned = False  # that a bundle or manifest was not uploaded
         self._sending = False  # whether the pipe to the front is full
 
     def run(self) -> None:
@@ -217,7 +219,14 @@ class Supervisor:
         elif result.status in (jobs.FAILED, jobs.TIMED_OUT):
             logger.info("%s S3 failed: %s", direction, result.reason)
             timed_out = result.status == jobs.TIMED_OUT
-            if breaker.failed(timed_out):
+            opened = breaker.failed(timed_out)
+            if not opened and isinstance(task, _WEIGHTY) and not self._warned:
+                self._warned = True  # so few of these are made that the breaker may never open
+                logger.warning(
+                    "%s bucket %s failed, what is not there stays for a later upload: %s",
+                    direction, self._options.bucket, result.reason,
+                )
+            if opened:
                 logger.warning(
                     "%s bucket %s failed repeatedly, going on without it for %d s at a time: %s",
                     direction, self._options.bucket, breaker.pause_s, result.reason,

@@ -120,6 +120,7 @@ class PoolLink:
         except (EOFError, OSError):
             self._died()
             return
+        self._pass_log(0)  # before what it is about may end the session
         for fields in messages:
             message = jobs.unpack(fields)
             if isinstance(message, (jobs.Disabled, jobs.Expected, jobs.Transferred)):

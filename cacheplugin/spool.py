@@ -241,6 +241,26 @@ def count_pending(store: Store) -> int:
     )
 
 
+def describe(store: Store) -> list:
+    """A line for each target that entries wait for: how many, where to, and whose they still are."""
+    lines = []
+    for target in _directories(f"{store.root}/spool"):
+        sessions = _directories(target)
+        count = sum(len(SpoolSession.read(store, session).pending) for session in sessions)
+        if not count:
+            continue
+        try:
+            fields = read_target(target)
+            where = f"bucket {fields['bucket']}"
+            if fields["endpoint_url"]:
+                where += f" at {fields['endpoint_url']}"
+        except (OSError, ValueError):
+            where = "a target that cannot be read"
+        alive = "" if all(map(_is_dead, sessions)) else "; a session is still running"
+        lines.append(f"{count} entries for {where} remain in {target}{alive}")
+    return lines
+
+
 def read_target(directory: str) -> dict:
     """The fields of Options that say where a target's entries go; raises OSError, ValueError."""
     with open(f"{directory}/target", encoding="utf-8") as file:

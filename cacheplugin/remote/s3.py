@@ -24,6 +24,7 @@ UPLOAD_READ_TIMEOUT_S = 20
 FETCH_ATTEMPTS = 1
 UPLOAD_ATTEMPTS = 2
 
+_REASON_LENGTH = 300  # some errors quote whole regular expressions
 _LIST_KEYS = 1000  # the most that S3 gives in one answer
 _NO_SUCH_RANGE = ("416", "InvalidRange")
 _ABSENT = ("404", "NoSuchKey", "NotFound")
@@ -196,11 +197,12 @@ class Bucket:
 
         One request, so 1000 of them at most.
         """
-        answer = self._tried_twice(
-            lambda: self._fetches.list_objects_v2(
-                Bucket=self._name, Prefix=prefix, MaxKeys=min(limit, _LIST_KEYS)
+        with _listing():
+            answer = self._tried_twice(
+                lambda: self._fetches.list_objects_v2(
+                    Bucket=self._name, Prefix=prefix, MaxKeys=min(limit, _LIST_KEYS)
+                )
             )
-        )
         self._note_time(answer)
         return [_listed(item) for item in answer.get("Contents", ())]
 
@@ -217,7 +219,7 @@ class Bucket:
 
     def list_all(self, prefix: str):
         """All of the objects that ``list`` gives the first of; an iterator."""
-        with translated():
+        with _listing(), translated():
             pages = self._fetches.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self._name, Prefix=prefix):
                 self._note_time(page)
@@ -346,6 +348,15 @@ def translated():
         raise Unavailable(_one_line(error)) from error
 
 
+@contextmanager
+def _listing():
+    """A listing has no keys that could be absent: who answers 404 to it is no S3."""
+    try:
+        yield
+    except Absent as error:
+        raise Unusable(f"it cannot be listed: {error}") from error
+
+
 def _listed(item) -> Listed:
     return Listed(item["Key"], item["Size"], item["LastModified"].timestamp())
 
@@ -358,4 +369,5 @@ def _code_and_status(error):
 
 
 def _one_line(error) -> str:
-    return " ".join(str(error).split())
+    text = " ".join(str(error).split())
+    return text if len(text) <= _REASON_LENGTH else f"{text[:_REASON_LENGTH]}..."

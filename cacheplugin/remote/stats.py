@@ -65,6 +65,9 @@ def text(found: dict) -> str:
         lines.append(f"{found['unreadable_manifests']} manifests cannot be read")
     if found["missing_bundles"]:
         lines.append(f"{found['missing_bundles']} bundles that manifests name are not there")
+    if not found["bundles"] and not found["manifests"]:
+        lines.append("nothing here is in bundles: see --prefix and --layout")
+        return "\n".join(lines) + "\n"
     lines += ["", "   entries       bytes   bundles   age  scope"]
     for scope in found["scopes"][:_LAST_SCOPES]:
         lines.append(

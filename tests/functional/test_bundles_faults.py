@@ -144,6 +144,39 @@ def test_credentials_that_expire_do_not_hold_up_close(machine, filled, flush_of,
     expect_from_a_fresh_machine(machine, OLD | LATE | {action: body})
 
 
+@pytest.mark.parametrize("fault", ["403", "503"])
+def test_uploads_that_are_not_taken_are_said_once(machine, fake_s3, begin_flush_of, fault):
+    """A bundle carries so much that its failure is worth a line; flush says what it is about."""
+    fake_s3.faulty = lambda method, key: method == "PUT"
+    fake_s3.fail(fault)
+    plugin = machine("a")
+    put_all(plugin, NEW)
+    counts = plugin.finish()
+    assert counts["put_s3_error"] == len(NEW)
+    (warning,) = [line for line in plugin.stderr.splitlines() if "bucket bucket" in line]
+    assert "uploading to bucket bucket failed, what is not there stays" in warning
+    flush = begin_flush_of("a")
+    _, err = flush.communicate(timeout=60)
+    assert flush.returncode == 1 and "3 entries for bucket bucket at http://127.0.0.1:" in err
+    fake_s3.fail(None)
+    flush = begin_flush_of("a")
+    assert flush.communicate(timeout=60)[1] == "" and flush.returncode == 0
+
+
+def test_an_endpoint_that_is_no_s3_is_given_up(machine, fake_s3):
+    """A listing cannot be absent: one warning, and nothing more is asked."""
+    fake_s3.fail("NoSuchKey")
+    plugin = machine("a")
+    assert hits_of(plugin, OLD) == []
+    asked = len(fake_s3.requests)
+    assert hits_of(plugin, LATE) == []
+    put_all(plugin, NEW)
+    plugin.finish()
+    assert len(fake_s3.requests) == asked
+    (warning,) = [line for line in plugin.stderr.splitlines() if "bucket bucket" in line]
+    assert "is not used: it cannot be listed" in warning
+
+
 # -- objects that are damaged ----------------------------------------------------------------------
 
 

@@ -461,7 +461,9 @@ def test_flush_gives_up_a_hanging_s3_at_its_timeout(
     leave(start, fake_s3, puts)
     hang(fake_s3)
     began = time.monotonic()
-    assert flush("--timeout=1500ms") == (1, said(0, remain=3), "")
+    status, out, err = flush("--timeout=1500ms")
+    assert (status, out) == (1, said(0, remain=3))
+    assert "3 entries for bucket bucket at http://127.0.0.1:" in err and err.count("\n") == 1
     assert time.monotonic() - began < 15
     processes.expect_none()
     mend(fake_s3)
@@ -482,6 +484,15 @@ def test_flush_with_s3_down(start, fake_s3, cache_dir, flush, fault):
         fake_s3.fail(None)
         assert flush() == (0, said(3), "")
         expect_uploaded(fake_s3.objects, cache_dir, puts)
+
+
+def test_flush_where_nothing_can_be_written(processes, cache_dir, flush):
+    """A directory that takes no lock is one line, exit 2, as for the other commands."""
+    cache_dir.mkdir()
+    (cache_dir / "spool").write_text("in the way")
+    status, out, err = flush()
+    assert (status, out) == (2, "") and err.count("\n") == 1
+    assert err.startswith(f"go-cache-plugin: the cache directory {cache_dir} cannot be used: ")
 
 
 def test_flush_drops_what_nobody_can_upload(start, fake_s3, cache_dir, flush):
@@ -509,7 +520,9 @@ def test_flush_leaves_a_live_session_its_entries(start, fake_s3, cache_dir, flus
     leave(start, fake_s3, dead)
     plugin = start(*fake_s3.flags(), "--upload=off").hello()
     put_all(plugin, live)
-    assert flush() == (1, said(3, remain=3), "")
+    status, out, err = flush()
+    assert (status, out) == (1, said(3, remain=3))
+    assert err.endswith("; a session is still running\n") and err.count("\n") == 1
     assert len(fake_s3.objects) == 6
     plugin.finish()
     assert flush() == (0, said(3), "")
@@ -524,7 +537,7 @@ def test_flush_leaves_a_target_of_another_version_alone(start, fake_s3, cache_di
     before = in_spool(cache_dir)
     status, out, err = flush()
     assert (status, out) == (1, said(0, remain=2))
-    assert err.count("\n") == 1 and "another version" in err
+    assert err.count("\n") == 2 and "another version" in err
     assert in_spool(cache_dir) == before and not fake_s3.requests
 
 

@@ -1,5 +1,5 @@
 """What a session knows of the bucket: which entries lie in which bundles, and by whose manifests."""
-from .index import MAX_USED_S, Row
+from .index import MAX_USED_S, Row, place
 from .manifest import MAX_SUPERSEDED, Manifest, compose
 
 REFRESH_S = 86400  # a manifest older than this is written again, so that prune sees its use
@@ -70,11 +70,11 @@ class Catalog:
         """What these Rows say is not there, or damaged: nothing lies there any more."""
         for row in rows:
             known = self._rows.get(row.action)
-            if known is not None and known[5:9] == row[5:9]:
+            if known is not None and place(known) == place(row):
                 del self._rows[row.action]
                 self._unnamed.pop(row.action, None)
             body = self._bodies.get(row.output)
-            if body is not None and body[5:9] == row[5:9]:
+            if body is not None and place(body) == place(row):
                 del self._bodies[row.output]
 
     def forget_bundle(self, name: str) -> None:
@@ -102,7 +102,7 @@ class Catalog:
         """A manifest is in the bucket, under ``name``."""
         for row in manifest.rows:
             known = self._rows.get(row.action)
-            if known is not None and known[:4] + known[5:] == row[:4] + row[5:]:  # all but its use
+            if known is not None and known == row._replace(used_s=known.used_s):
                 self._rows[row.action] = row
                 self._unnamed.pop(row.action, None)
         self._superseded = [name, *self._superseded][:MAX_SUPERSEDED]

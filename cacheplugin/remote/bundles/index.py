@@ -22,6 +22,11 @@ ROW_BYTES = _ROW.size
 _MAX_ACTION_BYTES = 64
 
 
+def place(row) -> tuple:
+    """Where the body of a Row lies: bundle, offset, length, inner."""
+    return row[5:9]
+
+
 def encode_rows(rows, bundles: dict) -> bytes:
     """The bytes of ``rows``; ``bundles`` is {bundle name: its number}."""
     return b"".join(
@@ -40,19 +45,19 @@ def decode_rows(data: bytes, bundles: list) -> list:
         raise Damaged(f"{len(data)} bytes of rows")
     rows = []
     for fields in _ROW.iter_unpack(data):
-        length, action, output, size, time_ns, used_s, bundle, *place, xxh3 = fields
+        length, action, output, size, time_ns, used_s, bundle, *where, xxh3 = fields
         empty = size == 0
         if (
             not 0 < length <= _MAX_ACTION_BYTES
             or bundle >= len(bundles)
             or time_ns > MAX_TIME_NS
-            or empty != (place[1] == 0)
-            or place[0] + place[1] >= 1 << 63
+            or empty != (where[1] == 0)
+            or where[0] + where[1] >= 1 << 63
         ):
             raise Damaged("a row that cannot be")
         output = output.hex()
         if empty != (output == EMPTY_OUTPUT):
             raise Damaged("a row of an empty body under another's name")
         action = action[:length].hex()
-        rows.append(Row(action, output, size, time_ns, used_s, bundles[bundle], *place, xxh3))
+        rows.append(Row(action, output, size, time_ns, used_s, bundles[bundle], *where, xxh3))
     return rows

@@ -153,7 +153,7 @@ class BundlesLayout:
             except (RemoteError, OSError) as error:
                 if not arrived:
                     raise
-                status, reason = jobs.status_of(error, uploading=False), str(error)
+                status, reason = jobs.status_of(error, uploading=False), jobs.reason_of(error)
         return jobs.RangeResult(job.number, status, reason, arrived, damaged, gone, received)
 
     def _is_here(self, row) -> bool:
@@ -168,7 +168,7 @@ class BundlesLayout:
     def _take(self, body, position, rows, arrived, damaged) -> None:
         """Store the entries of ``rows`` from a part of a bundle that begins at ``position``."""
         body = PatientBody(body)
-        for (offset, length), block_rows in groupby(rows, key=lambda row: row[6:8]):
+        for (offset, length), block_rows in groupby(rows, key=lambda row: (row.offset, row.length)):
             block_rows = list(block_rows)
             if offset < position:
                 raise Damaged(f"blocks that overlap at {offset}")
