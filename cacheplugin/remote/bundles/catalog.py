@@ -1,5 +1,5 @@
 """What a session knows of the bucket: which entries lie in which bundles, and by whose manifests."""
-from .index import MAX_USED_S, Row, place
+from .index import MAX_USED_S, Row, place_of
 from .manifest import MAX_SUPERSEDED, Manifest, compose
 
 REFRESH_S = 86400  # a manifest older than this is written again, so that prune sees its use
@@ -70,11 +70,11 @@ class Catalog:
         """What these Rows say is not there, or damaged: nothing lies there any more."""
         for row in rows:
             known = self._rows.get(row.action)
-            if known is not None and place(known) == place(row):
+            if known is not None and place_of(known) == place_of(row):
                 del self._rows[row.action]
                 self._unnamed.pop(row.action, None)
             body = self._bodies.get(row.output)
-            if body is not None and place(body) == place(row):
+            if body is not None and place_of(body) == place_of(row):
                 del self._bodies[row.output]
 
     def forget_bundle(self, name: str) -> None:

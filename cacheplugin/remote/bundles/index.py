@@ -22,7 +22,7 @@ ROW_BYTES = _ROW.size
 _MAX_ACTION_BYTES = 64
 
 
-def place(row) -> tuple:
+def place_of(row) -> tuple:
     """Where the body of a Row lies: bundle, offset, length, inner."""
     return row[5:9]
 
