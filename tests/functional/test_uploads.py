@@ -1,19 +1,17 @@
 """Uploads that survive: whatever ends a session, a flush gets what it answered into the bucket."""
+import functools
 import os
 import random
 import re
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
 
 import pytest
 from fakes3 import FakeS3
-from helpers import (
-    DEADLINE_S, PROGRAM, Plugin, action_id, kill, output_id, time_ns, wait_until,
-)  # fmt: skip
+from helpers import DEADLINE_S, Plugin, action_id, kill, output_id, time_ns, wait_until
 
 from cacheplugin.spool import count_pending, session_directories
 from cacheplugin.store import Store
@@ -22,38 +20,21 @@ BODY = b"what the build made" * 1000
 
 
 @pytest.fixture
-def flush(processes, cache_dir):
-    """flush(*flags): the command's (exit status, stdout, stderr)."""
-
-    def flush(*flags):
-        done = subprocess.run(
-            [PROGRAM, "flush", f"--cache-dir={cache_dir}", *flags], env=processes.environ(),
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
-        return done.returncode, done.stdout, done.stderr
-
-    return flush
+def begin_flush(begin_flush_of):
+    """begin_flush(*flags): the command on the test's cache directory, as a process of its own."""
+    return functools.partial(begin_flush_of, "cache")
 
 
 @pytest.fixture
-def begin_flush(processes, cache_dir):
-    """begin_flush(*flags): the command as a process of its own, killed after the test."""
-    begun = []
+def flush(begin_flush):
+    """flush(*flags): the same, when it is done: (exit status, stdout, stderr)."""
 
-    def begin(*flags):
-        begun.append(
-            subprocess.Popen(
-                [PROGRAM, "flush", f"--cache-dir={cache_dir}", *flags], env=processes.environ(),
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                start_new_session=True,
-            )  # fmt: skip
-        )
-        return begun[-1]
+    def flush(*flags):
+        process = begin_flush(*flags)
+        out, err = process.communicate(timeout=60)
+        return process.returncode, out, err
 
-    yield begin
-    for process in begun:
-        process.kill()
-        process.communicate()
+    return flush
 
 
 @pytest.fixture
