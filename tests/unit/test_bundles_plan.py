@@ -208,7 +208,7 @@ def test_bundle_that_is_gone(on_demand):
     first, second = on_demand.take(jobs.RangeJob)
     on_demand.arrive(first, status=jobs.DAMAGED, arrived=[], damaged=ids("a"), gone=True)
     assert on_demand.said() == {a: jobs.DAMAGED}
-    c, d = on_demand.get("c"), on_demand.get("d")
+    c, _ = on_demand.get("c"), on_demand.get("d")
     assert on_demand.said() == {c: jobs.MISS}
     assert wanted(on_demand.take(jobs.RangeJob)) == ids("d")
     on_demand.arrive(second, status=jobs.DAMAGED, arrived=[], damaged=ids("b"), gone=True)

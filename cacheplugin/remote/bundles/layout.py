@@ -7,7 +7,7 @@ from contextlib import closing
 from itertools import groupby
 
 from ... import jobs
-from ...errors import Absent, BodyMismatch, Damaged, RemoteError, Unavailable
+from ...errors import Absent, BodyMismatch, Damaged, RemoteError
 from ...options import key_prefix
 from ...store import EMPTY_OUTPUT
 from ..patience import PatientBody
