@@ -1,5 +1,6 @@
 """One bucket, and botocore's many errors translated in one place."""
 import os
+import threading
 import time
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
@@ -67,14 +68,12 @@ class Bucket:
         self._name = options.bucket
         self._conditional_puts = True
         self._ahead_s = 0.0  # of our clock
+        self._upload_client, self._lock = None, threading.Lock()
         try:
             with translated():
                 self._session = botocore.session.get_session()
                 self._region = self._find_region()
                 self._fetches = self._client(FETCH_READ_TIMEOUT_S, FETCH_ATTEMPTS)
-                self._uploads = None
-                if not options.read_only:
-                    self._uploads = self._client(UPLOAD_READ_TIMEOUT_S, UPLOAD_ATTEMPTS)
                 credentials = self._session.get_credentials()
                 if credentials is None:
                     raise Unusable("no AWS credentials found")
@@ -98,6 +97,14 @@ class Bucket:
             return self._region  # not allowed to ask, a store without regions, or S3 is down
         location = answer.get("LocationConstraint") or self._region
         return "eu-west-1" if location == "EU" else location
+
+    @property
+    def _uploads(self):
+        """The client for all that writes: made when it is needed, as gets wait for the first one."""
+        with self._lock:
+            if self._upload_client is None:
+                self._upload_client = self._client(UPLOAD_READ_TIMEOUT_S, UPLOAD_ATTEMPTS)
+            return self._upload_client
 
     def _client(self, read_timeout_s: float, attempts: int):
         options = self._options
