@@ -18,11 +18,6 @@ class Sender:
         self._buffer = bytearray()
         os.set_blocking(fd, False)
 
-    @property
-    def waiting(self) -> bool:
-        """Whether something is queued."""
-        return bool(self._buffer)
-
     def queue(self, message: tuple) -> None:
         """Have a message sent by the next ``flush``."""
         data = marshal.dumps(message)

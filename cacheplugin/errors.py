@@ -55,3 +55,10 @@ class TimedOut(Unavailable):
 
 class Unusable(RemoteError):
     """Every request of this session would fail for the same reason."""
+
+
+def reason_of(error: Exception) -> str:
+    """What a user is told of an error: its text, of an OSError without number and path."""
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
+    return str(error)

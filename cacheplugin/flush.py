@@ -4,9 +4,10 @@ import os
 import signal
 import sys
 import time
+from collections import deque
 
 from . import jobs, log, spool
-from .errors import UsageError
+from .errors import UsageError, reason_of
 from .loop import Loop
 from .options import Options
 from .poollink import PoolLink, spawn
@@ -43,16 +44,18 @@ def run(options) -> int:
     except KeyboardInterrupt:
         return 130
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = reason_of(error)
         raise UsageError(f"the cache directory {options.cache_dir} cannot be used: {reason}") from None
     remain = spool.count_pending(Store(options.cache_dir))
     sys.stdout.write(
         f"{uploader.uploaded} entries uploaded, {uploader.dropped} dropped (their bodies are damaged "
         f"or gone), {remain} remain\n"
     )
+    if not remain:
+        return 0
     for line in spool.describe(Store(options.cache_dir)):
         sys.stderr.write(f"go-cache-plugin: {line}\n")
-    return 1 if remain else 0
+    return 1
 
 
 def start_detached(options) -> None:
@@ -189,12 +192,12 @@ class Uploader:
             sys.stderr.write(f"go-cache-plugin: {error}\n")
             return
         link = PoolLink((fields,), self._loop, self._on_message)
-        entries = list(_by_action(sessions))
+        entries = deque(_by_action(sessions))
         while entries and not self._late():
             # What is done is noted after each slice, so that the next try has less to do.
             size = 0
             while entries and size < _SLICE_BYTES:
-                (session, number), *older = entries.pop(0)
+                (session, number), *older = entries.popleft()
                 entry = session.pending[number]
                 job = link.upload(entry, recovered=True)
                 self._jobs[job] = [(session, number), *older]

@@ -224,7 +224,7 @@ class Front:
         """Go on with closing as far as that is possible now."""
         now, limit = time.monotonic(), self.options.drain_timeout_s
         session, uplink = self._session, self.uplink
-        pending = lingers = 0
+        pending, lingers = 0, False
         if uplink is not None and not self._interrupted:
             lingers = uplink.lingers
             pending = uplink.pending if lingers or uplink.waits else 0
@@ -242,8 +242,8 @@ class Front:
             if session.waiting:
                 return  # the client takes its time with the answers
             # What a user may remove next is complete before go returns, but for what lingers.
-            lingers = lingers and pending
-            if lingers:
+            goes_on = lingers and pending
+            if goes_on:
                 uplink.mark_ending()
             elif uplink is not None:
                 uplink.release()
@@ -251,7 +251,7 @@ class Front:
             self._print_summary()
             self.loop.unwatch(session.in_fd)
             self._let_go(session)
-            if lingers:
+            if goes_on:
                 return
         self._done = True
 

@@ -127,13 +127,6 @@ def failed(job, status: str, reason: str = "", output: str = None):
     return ManifestResult(number, status, reason, "", 0)
 
 
-def reason_of(error: Exception) -> str:
-    """What is said about an error that ended a task."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return str(error)
-
-
 def status_of(error: Exception, uploading: bool) -> str:
     """The status of a task that ended with ``error``."""
     if isinstance(error, Absent):

@@ -295,9 +295,9 @@ class Supervisor:
 
     def _flush(self) -> None:
         """Send what was reported; what the pipe does not take waits until it does."""
-        if self._sender.flush():
-            if self._sending:
-                self._poll.unregister(self._sender.fd)
-        else:
+        waits = not self._sender.flush()
+        if waits:
             self._poll.register(self._sender.fd, select.POLLOUT)
-        self._sending = self._sender.waiting
+        elif self._sending:
+            self._poll.unregister(self._sender.fd)
+        self._sending = waits

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from stat import S_ISREG
 from typing import NamedTuple
 
-from .errors import UsageError
+from .errors import UsageError, reason_of
 from .metrics import byte_text
 from .record import timestamp
 from .store import EMPTY_OUTPUT, MIN_AGE_S
@@ -361,7 +361,7 @@ def run(options) -> int:
                     return _nothing_done(options, f"another prune of {root} is running")
                 result = _prune_as_asked(options, progress)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = reason_of(error)
         raise UsageError(f"the cache directory {root} cannot be used: {reason}") from None
     except KeyboardInterrupt:
         _say("interrupted; the rest stays")

@@ -7,7 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from . import jobs
-from .errors import RemoteError
+from .errors import RemoteError, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def perform(remote, task):
         return remote.perform(task)
     except (RemoteError, OSError) as error:
         output = getattr(error, "output", None)  # of Damaged
-        return jobs.failed(task, jobs.status_of(error, uploading), jobs.reason_of(error), output)
+        return jobs.failed(task, jobs.status_of(error, uploading), reason_of(error), output)
     except Exception as error:
         log.warning("a job failed in a way nobody foresaw: %.500r: %r", task, error)
         log.debug("it failed here", exc_info=True)

@@ -21,14 +21,16 @@ class Remote:
 
     def __init__(self, options, bucket, cache, scopes) -> None:
         """``scopes``: those of scope.find; ``cache``: a LocalCache; ``bucket``: an s3.Bucket."""
-        from .bundles.layout import BundlesLayout
         from .objects import ObjectsLayout
 
-        self._objects = ObjectsLayout(bucket, cache, options.prefix)
+        objects = ObjectsLayout(bucket, cache, options.prefix)
+        self._perform = {jobs.FetchJob: objects.fetch_job, jobs.UploadJob: objects.upload_job}
+        if options.layout == "objects":
+            return
+        from .bundles.layout import BundlesLayout
+
         bundles = BundlesLayout(bucket, cache, options.prefix, scopes, options.layout == "auto")
-        self._perform = {
-            jobs.FetchJob: self._objects.fetch_job,
-            jobs.UploadJob: self._objects.upload_job,
+        self._perform |= {
             jobs.LoadJob: bundles.load,
             jobs.RangeJob: bundles.fetch,
             jobs.BundleJob: bundles.upload,

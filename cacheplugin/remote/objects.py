@@ -108,7 +108,7 @@ class ObjectsLayout:
             return True
         if job.recovered:
             try:
-                self._bucket.abort_uploads(key)
+                self._bucket.abort_uploads(key, lambda begun, _: begun == key)
             except RemoteError:
                 pass  # not allowed to; if S3 is down, what follows says so
         if not job.replace and self._bucket.exists(key):

@@ -109,19 +109,23 @@ class RemotePrune:
             self._rewrite(census, gone, fresh_s, scattered)
         # Also what a manifest named that goes now: a session may have just read it.
         named = {name for one in census.manifests for name in one.bundles or ()}
-        unneeded = [
+        unneeded = {
             name
             for name, listed in census.bundles.items()
             if name not in named and listed.modified_s < old_s
-        ]
+        }
         if any(one.bundles is None for one in census.manifests):
             logger.warning("a manifest that cannot be read may name any bundle: none is deleted")
-            unneeded = []
+            unneeded = set()
         if not dry_run:
             self._bucket.delete([one.key for one in gone])
             self._bucket.delete([layout.bundles + name for name in unneeded])
             try:
-                self._bucket.abort_uploads(layout.bundles, old_s)
+                self._bucket.abort_uploads(
+                    layout.bundles,
+                    lambda key, begun_s: begun_s < old_s
+                    and manifest.BUNDLE_NAME.fullmatch(key.removeprefix(layout.bundles)),
+                )
             except RemoteError as error:
                 logger.info("unfinished uploads stay: %s", error)  # not allowed to
         deleted = sum(one.size for one in gone)

@@ -303,15 +303,15 @@ class Bucket:
             with _transfers(self._uploads) as transfers:
                 transfers.upload(source, self._name, key).result()
 
-    def abort_uploads(self, prefix: str, before_s: float = None) -> None:
+    def abort_uploads(self, prefix: str, wanted) -> None:
         """Abort multipart uploads that somebody began and did not end, of keys with ``prefix``.
 
-        With ``before_s`` only those begun before then, in seconds since the epoch.
+        Those for which ``wanted(key, when it began in seconds since the epoch)`` is true.
         """
         with translated():
             found = self._uploads.list_multipart_uploads(Bucket=self._name, Prefix=prefix)
             for upload in found.get("Uploads", ()):
-                if before_s is None or upload["Initiated"].timestamp() < before_s:
+                if wanted(upload["Key"], upload["Initiated"].timestamp()):
                     self._uploads.abort_multipart_upload(
                         Bucket=self._name, Key=upload["Key"], UploadId=upload["UploadId"]
                     )

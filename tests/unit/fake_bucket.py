@@ -17,6 +17,7 @@ class FakeBucket:
 
     ``modified`` is {key: epoch seconds}, set at each write to ``clock``, which then goes on by a
     second. What a test put into ``objects`` was written at BEGAN_S unless ``modified`` says more.
+    ``unfinished`` is {key: epoch seconds of its begin} of multipart uploads.
     """
 
     def __init__(self) -> None:
@@ -25,6 +26,7 @@ class FakeBucket:
         self.faults = {}
         self.lengths = {}
         self.modified = {}
+        self.unfinished = {}
         self.clock = BEGAN_S
         self._lock = threading.Lock()
 
@@ -77,8 +79,11 @@ class FakeBucket:
     def now_s(self):
         return self.clock
 
-    def abort_uploads(self, prefix, before_s=None):
+    def abort_uploads(self, prefix, wanted):
         self._note("abort_uploads", prefix)
+        for key, begun_s in list(self.unfinished.items()):
+            if key.startswith(prefix) and wanted(key, begun_s):
+                del self.unfinished[key]
 
     def list(self, prefix, limit=1000):
         self._note("list", prefix)

@@ -156,6 +156,15 @@ def test_large_bodies_go_in_parts(bucket, cache, layout, small_is_large):
     assert bucket.objects == {ACTION_KEY: RECORD, OUTPUT_KEY: BODY}
 
 
+def test_recovered_large_body_aborts_what_was_begun_of_it_alone(
+    bucket, cache, layout, small_is_large
+):
+    """A dead session's parts of this object go; another key that begins alike is somebody else's."""
+    bucket.unfinished = {OUTPUT_KEY: 1.0, f"{OUTPUT_KEY}.bak": 1.0}
+    layout.upload(upload_job(cache)._replace(recovered=True))
+    assert set(bucket.unfinished) == {f"{OUTPUT_KEY}.bak"}
+
+
 def test_large_body_that_arrives_out_of_order(bucket, cache, layout, small_is_large):
     """A parallel download is hashed when it is whole."""
     bucket.objects = {ACTION_KEY: RECORD, OUTPUT_KEY: BODY}

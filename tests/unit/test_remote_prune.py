@@ -251,6 +251,19 @@ def test_objects_of_others_are_not_touched(remote):
     assert set(others) == set(remote.bucket.objects)
 
 
+def test_unfinished_uploads_of_bundles_are_aborted_after_a_day(remote):
+    """What somebody else uploads below the same prefix is not ours to abort, nor a young one."""
+    name = f"{'0' * 12}-{'1' * 16}-{'2' * 8}"
+    old_s, young_s = NOW_S - DAY_S - 60, NOW_S - DAY_S + 60
+    ours, young = f"team/bundle/{name}", f"team/bundle/{name[:-1]}3"
+    others = ("team/bundle/release.tar", f"team/bundle/{name}.bak", "team/output/ab/abcd")
+    remote.bucket.unfinished = {ours: old_s, young: young_s, **dict.fromkeys(others, old_s)}
+    remote.prune(dry_run=True)
+    assert ours in remote.bucket.unfinished
+    remote.prune()
+    assert set(remote.bucket.unfinished) == {young, *others}
+
+
 @pytest.mark.parametrize("error", [Unavailable("reset"), TimedOut("late")])
 def test_a_prune_that_fails_in_the_middle_loses_nothing(remote, error):
     """Where a range cannot be read nothing is written or deleted, and the error comes out."""

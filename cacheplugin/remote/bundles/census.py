@@ -9,8 +9,7 @@ from .layout import MAX_MANIFEST_BYTES
 
 _AT_ONCE = 16
 # Whatever else lies there is somebody else's, and none of our business.
-_MANIFEST = re.compile("([0-9a-f]{16})/([0-9a-f]{12}-[0-9a-f]{8})")
-_BUNDLE = re.compile("[0-9a-f]{12}-[0-9a-f]{16}-[0-9a-f]{8}")
+_MANIFEST = re.compile(f"([0-9a-f]{{16}})/({manifest.MANIFEST_NAME.pattern})")
 
 # key: of the manifest; scope: as in keys, text: in words. bundles: the names of those it names, None
 # where it cannot be read; newer: because a newer program wrote it.
@@ -43,7 +42,7 @@ class Census:
         self.bundles = {
             name: one
             for one in bucket.list_all(layout.bundles)
-            if _BUNDLE.fullmatch(name := one.key.removeprefix(layout.bundles))
+            if manifest.BUNDLE_NAME.fullmatch(name := one.key.removeprefix(layout.bundles))
         }
         self.now_s = bucket.now_s()
 

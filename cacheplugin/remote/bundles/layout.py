@@ -7,8 +7,9 @@ from contextlib import closing
 from itertools import groupby
 
 from ... import jobs
-from ...errors import Absent, BodyMismatch, Damaged, RemoteError
+from ...errors import Absent, BodyMismatch, Damaged, RemoteError, reason_of
 from ...options import key_prefix
+from ...spool import Entry
 from ...store import EMPTY_OUTPUT
 from ..patience import PatientBody
 from . import manifest
@@ -119,8 +120,9 @@ class BundlesLayout:
 
     def _read_foreign(self) -> list:
         """The _Scopes that were written for last, by the names of bundles; raises RemoteError."""
-        names = [_name(one).split("-") for one in _newest(self._bucket, self.bundles)]
-        found = dict.fromkeys(parts[1] for parts in names if len(parts) == 3)
+        names = (_name(one) for one in _newest(self._bucket, self.bundles))
+        matches = filter(None, map(manifest.BUNDLE_NAME.fullmatch, names))
+        found = dict.fromkeys(match[1] for match in matches)
         scopes = [scope for scope in found if scope not in self._scopes][:_FOREIGN_SCOPES]
         return [self._read_scope(scope, _OTHERS) for scope in scopes]
 
@@ -153,7 +155,7 @@ class BundlesLayout:
             except (RemoteError, OSError) as error:
                 if not arrived:
                     raise
-                status, reason = jobs.status_of(error, uploading=False), jobs.reason_of(error)
+                status, reason = jobs.status_of(error, uploading=False), reason_of(error)
         return jobs.RangeResult(job.number, status, reason, arrived, damaged, gone, received)
 
     def _is_here(self, row) -> bool:
@@ -210,7 +212,7 @@ class BundlesLayout:
         """Write a bundle of the entries of a BundleJob; raises RemoteError and OSError."""
         unique = f"{self._scopes[0]}-{os.urandom(4).hex()}"
         name = manifest.new_name(time.time(), unique)
-        packer = Packer([_Entry(*entry) for entry in job.entries], name)
+        packer = Packer([Entry(*entry) for entry in job.entries], name)
         stream = Stream(packer.chunks())
         try:
             self._bucket.upload_file(self.bundles + name, stream)
@@ -226,9 +228,6 @@ class BundlesLayout:
         name = manifest.new_name(time.time(), os.urandom(4).hex())
         self._bucket.write(f"{self.manifests}{self._scopes[0]}/{name}", job.data)
         return jobs.ManifestResult(job.number, jobs.STORED, "", name, len(job.data))
-
-
-_Entry = namedtuple("_Entry", "action output size time_ns path")
 
 
 # rows: what its manifests say together; superseded: the names of all manifests that these stand for;

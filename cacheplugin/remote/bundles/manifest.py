@@ -13,6 +13,7 @@ that it has read are superseded by its own, and the next session need not read t
 rewritten. docs/bundles.rst has the format byte by byte.
 """
 import hashlib
+import re
 import struct
 from collections import namedtuple
 
@@ -37,6 +38,10 @@ _COUNTS = struct.Struct("<IIII")
 _LEVEL = 3
 _MAX_BYTES = MAX_ROWS * ROW_BYTES + (1 << 20)
 _LAST_MS = (1 << 48) - 1
+
+# What new_name makes, as names of bundles (the group is the scope) and of manifests.
+BUNDLE_NAME = re.compile("[0-9a-f]{12}-([0-9a-f]{16})-[0-9a-f]{8}")
+MANIFEST_NAME = re.compile("[0-9a-f]{12}-[0-9a-f]{8}")
 
 
 def encode(manifest: Manifest) -> bytes:

@@ -81,9 +81,12 @@ class Queue:
 
     def drop(self, bundle: str) -> None:
         """Let go of the ranges of a bundle that is gone."""
-        for found in [found for found in self._ranges if found.bundle == bundle]:
-            self._ranges.remove(found)
-            found.state = DONE
+        ranges, self._ranges = self._ranges, deque()
+        for found in ranges:
+            if found.bundle == bundle:
+                found.state = DONE
+            else:
+                self._ranges.append(found)
 
     def clear(self) -> None:
         for found in self._ranges:
