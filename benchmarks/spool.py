@@ -63,7 +63,7 @@ def put_all(root: str, puts, spooled: bool) -> float:
             path = writer.commit(time_ns)
         if spooled:
             if session is None:
-                session = SpoolSession.create(cache.store, Options(bucket="bench"))
+                session = SpoolSession.create(cache.store, Options(bucket="bench"), "")
             waiting.append(session.add(action, output, len(body), time_ns, path))
     for number in waiting:
         session.done(number)

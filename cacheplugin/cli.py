@@ -7,19 +7,16 @@ import docopt
 from . import __version__
 from .errors import UsageError
 from .helptext import TOPICS, USAGE
-from .options import FLAGS, LATER_COMMANDS, split
-
+from .options import FLAGS, split
 
 # Each is a module of that name with ``run(options) -> exit status``.
-COMMANDS = ("prune", "verify", "stats", "flush")
+COMMANDS = ("serve", "prune", "verify", "stats", "flush")
 
 
 def run(words, argv, options) -> int:
     """Run the command among ``words``; returns the exit status, raises UsageError."""
-    if words[0] in LATER_COMMANDS:
-        raise UsageError(f"{words[0]} is not supported yet")
     usage = USAGE.format(topics=", ".join(TOPICS))
-    if len(words) == 2 and set(words) & {"help"} and set(words) & set(COMMANDS):
+    if len(words) == 2 and set(words) & {"help"} and set(words) & {"connect", *COMMANDS}:
         words = ["help"]  # prune --help, help prune: all flags are on one page
     try:
         arguments = docopt.docopt(usage, canonical(argv, words), default_help=False)

@@ -58,21 +58,22 @@ def run(options) -> int:
     return 1
 
 
-def start_detached(options) -> None:
+def start_detached(options):
     """Start an uploader, which ends when the spool is empty, if there is something for it.
 
-    It is left alone for a while after one that got nothing done. Raises OSError.
+    It is left alone for a while after one that got nothing done. Returns its process id, None where
+    none was started; raises OSError.
     """
     if not spool.is_waiting(options.cache_dir):
-        return
+        return None
     try:
         if time.time() - os.stat(_failed_path(options.cache_dir)).st_mtime < _PAUSE_S:
-            return
+            return None
     except FileNotFoundError:
         pass
     null = os.open(os.devnull, os.O_RDWR)
     try:
-        spawn(
+        return spawn(
             "cacheplugin.flush",
             options.cache_dir,
             [(os.POSIX_SPAWN_DUP2, null, at) for at in range(3)],
@@ -192,17 +193,21 @@ class Uploader:
             sys.stderr.write(f"go-cache-plugin: {error}\n")
             return
         link = PoolLink((fields,), self._loop, self._on_message)
+        scopes = (fields["scope"],)
+        session = link.begin(scopes)
         entries = deque(_by_action(sessions))
         while entries and not self._late():
             # What is done is noted after each slice, so that the next try has less to do.
             size = 0
+            # The next one begins before this one ends, so that what the pool has read is of use to it.
+            uploading, session = session, link.begin(scopes)
             while entries and size < _SLICE_BYTES:
-                (session, number), *older = entries.popleft()
-                entry = session.pending[number]
-                job = link.upload(entry, recovered=True)
-                self._jobs[job] = [(session, number), *older]
+                (owner, number), *older = entries.popleft()
+                entry = owner.pending[number]
+                job = link.upload(uploading, entry, recovered=True)
+                self._jobs[job] = [(owner, number), *older]
                 size += entry.size
-            link.finish([])
+            link.finish(uploading, [])
             while link.uploads_pending and not self._late():
                 self._loop.turn(self._timeout_ms())
                 self._show_progress(link.uploads_pending + len(entries))

@@ -5,6 +5,8 @@ A build cache for the go command, kept on disk and in Amazon S3.
 
 Usage:
   go-cache-plugin [options]
+  go-cache-plugin [options] serve
+  go-cache-plugin [options] connect <port>
   go-cache-plugin [options] prune
   go-cache-plugin [options] verify
   go-cache-plugin [options] stats
@@ -16,7 +18,8 @@ Without a command it speaks the GOCACHEPROG protocol on stdin and stdout, for th
 
   GOCACHEPROG="go-cache-plugin --bucket my-bucket" go build ./...
 
-prune removes what was not used for longest, verify checks what is stored, stats says what is there
+serve does so for many go commands at once, and connect is one go command's way to it: see help
+serve-mode. prune removes what was not used for longest, verify checks what is stored, stats says what is there
 and how it served, flush uploads what earlier sessions left. See help direct-mode.
 
 Options:
@@ -45,6 +48,18 @@ Options:
   --metrics               print counters to stderr at exit  [GOCACHE_METRICS]
   -v                      say what happens; implies --metrics  [GOCACHE_VERBOSE]
   --debug=MASK            log 1: the build cache; implies -v  [GOCACHE_DEBUG]
+
+Of serve:
+  --plugin=PORT           the port on 127.0.0.1 where connect finds it  [GOCACHE_PLUGIN]
+  --http=ADDRESS          metrics and health over HTTP on HOST:PORT; :PORT is on 127.0.0.1
+                          [GOCACHE_HTTP]
+  --allow-other-users     serve other users than the server's own and root
+                          [GOCACHE_ALLOW_OTHER_USERS]
+  --client-timeout=TIME   give up a client that stops in the middle of a request for so long
+                          [GOCACHE_CLIENT_TIMEOUT; 10m]
+  --idle-exit=TIME        end after so long without a client  [GOCACHE_IDLE_EXIT; 0: never]
+  --stop-timeout=TIME     after SIGINT or SIGTERM clients may finish for so long
+                          [GOCACHE_STOP_TIMEOUT; 1m]
 
 Of prune and stats:
   --remote                prune the bucket by --expiry, or say what is in it
@@ -120,7 +135,25 @@ all commands. The bucket is kept small in the same way, by one machine:
   go-cache-plugin stats              what is there, how old, and the hit rates of the last sessions
   go-cache-plugin verify --repair    read all of it and remove what is wrong; exit 1 if anything was
 """,
-    "serve-mode": "serve and connect, one server for many go commands, are not supported yet.\n",
+    "serve-mode": """\
+One server for many go commands has its workers, credentials and metrics in one place:
+
+  go-cache-plugin serve --plugin 5151 --bucket my-bucket --http :5152 &
+  GOCACHEPROG="go-cache-plugin connect 5151" go build ./...
+
+connect hands the go command's stdin and stdout to the server over a Unix socket (Linux), or copies
+between them and 127.0.0.1:5151; any program that copies bytes to that port can be used in its
+place. Bucket and cache directory are the server's; --scope and --metrics are those of connect. With
+--cache-dir connect serves by itself when there is no server; without, it exits 1.
+
+Close does not wait for uploads: they go on in the server. On SIGINT or SIGTERM it takes no more
+clients, lets those that are there finish for --stop-timeout, uploads what is due (--drain-timeout
+bounds that), and exits 0. A second signal ends it at once; the next server, or flush, uploads the rest.
+
+Other users than the server's own and root are turned away, unless --allow-other-users is given.
+
+--http: /healthz, /metrics (Prometheus), /debug/vars (JSON).
+""",
     "module-proxy": "The module proxy (serve --modproxy) is not supported yet.\n",
     "reverse-proxy": "The reverse proxy (serve --revproxy) is not supported yet.\n",
     "debug": """\

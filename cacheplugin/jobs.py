@@ -23,29 +23,36 @@ LOST = "lost"  # the worker died with it
 
 # -- from the front to the pool --------------------------------------------------------------------
 
+# ``session`` numbers one of the front's sessions: BeginJob is the first that names it, FinishJob the
+# last. scopes: those of scope.find.
+BeginJob = namedtuple("BeginJob", "session scopes")
 # The session will ask for much: get it now. There is no answer but Expected.
-PrefetchJob = namedtuple("PrefetchJob", "number")
-FetchJob = namedtuple("FetchJob", "number action")
+PrefetchJob = namedtuple("PrefetchJob", "session")
+FetchJob = namedtuple("FetchJob", "number action session", defaults=(0,))
 # recovered: left by a process that died, perhaps in the middle of it. replace: the bucket's output
 # is known to be damaged.
 UploadJob = namedtuple(
     "UploadJob",
-    "number action output size time_ns path recovered replace",
-    defaults=(False, False),
+    "number action output size time_ns path recovered replace session",
+    defaults=(False, False, 0),
 )
-# A session has ended. used: the actions it used, in the order of first use.
-FinishJob = namedtuple("FinishJob", "number used")
+# A session has ended. used: the actions it used, in the order of first use; None: it leaves nothing.
+FinishJob = namedtuple("FinishJob", "number used session", defaults=(0,))
+
+# Answered with a PoolStatus.
+StatusJob = namedtuple("StatusJob", "")
 
 # -- from the pool to workers ----------------------------------------------------------------------
 
 # Also FetchJob and UploadJob, of the objects layout.
-LoadJob = namedtuple("LoadJob", "number")
+# scopes: as in BeginJob; scope: the first of them.
+LoadJob = namedtuple("LoadJob", "number scopes")
 # rows: those of remote.index that lie in bytes start to start + length of a bundle, as plain tuples
 # in the order of their places.
 RangeJob = namedtuple("RangeJob", "number bundle start length rows")
 # entries: (action, output, size, time_ns, path) of each.
-BundleJob = namedtuple("BundleJob", "number entries")
-ManifestJob = namedtuple("ManifestJob", "number data")
+BundleJob = namedtuple("BundleJob", "number scope entries")
+ManifestJob = namedtuple("ManifestJob", "number scope data")
 
 # -- back ------------------------------------------------------------------------------------------
 
@@ -74,17 +81,20 @@ ManifestResult = namedtuple("ManifestResult", "number status reason name sent")
 
 # -- from the pool to the front --------------------------------------------------------------------
 
-# The remote is of no more use to this session.
+# The remote is of no more use to any session.
 Disabled = namedtuple("Disabled", "reason")
 # What bundles have: actions that the store lacks, and others; complete: the bucket has nothing else.
-Expected = namedtuple("Expected", "actions others complete")
+Expected = namedtuple("Expected", "actions others complete session", defaults=(0,))
 # Bytes over the network that belong to no one job; damaged: things found wrong by no one's get.
 Transferred = namedtuple("Transferred", "received sent damaged")
 
+# queued, running: tasks by direction; breakers: their states by direction.
+PoolStatus = namedtuple("PoolStatus", "queued running workers breakers")
+
 _KINDS = (
-    PrefetchJob, FetchJob, UploadJob, FinishJob, LoadJob, RangeJob, BundleJob, ManifestJob,
+    BeginJob, PrefetchJob, FetchJob, UploadJob, FinishJob, LoadJob, RangeJob, BundleJob, ManifestJob,
     FetchResult, UploadResult, FinishResult, LoadResult, RangeResult, BundleResult, ManifestResult,
-    Disabled, Expected, Transferred,
+    Disabled, Expected, Transferred, StatusJob, PoolStatus,
 )  # fmt: skip
 
 FETCHING, UPLOADING = "fetching from", "uploading to"  # the two directions of tasks

@@ -14,7 +14,13 @@ def main() -> None:
     chosen = None
     try:
         words, chosen = options.load(sys.argv[1:], os.environ)
-        if words:
+        if words[:1] == ["connect"] and "help" not in words:
+            from . import connect
+
+            status = connect.run(words[1:], chosen)
+            if status is None:
+                status = direct(chosen)
+        elif words:
             from . import cli
 
             status = cli.run(words, sys.argv[1:], chosen)
@@ -41,18 +47,21 @@ def main() -> None:
 def direct(chosen: options.Options) -> int:
     """Serve one go command on stdin and stdout; returns the exit status."""
     os.umask(0o022)  # a toolchain run by another user must be able to read what is stored
-    writable = _prepare(chosen.cache_dir, chosen.read_only)
+    writable = prepare(chosen.cache_dir, chosen.read_only)
     # stdout belongs to the protocol: whatever else prints, now or in a child, goes to stderr.
     out = _own_stdout()
     _write_all(out, HELLO)
 
-    from .front import Front
+    from .direct import Direct
 
-    return Front(chosen, writable).serve_direct(0, out)
+    return Direct(chosen, writable).run(0, out)
 
 
-def _prepare(cache_dir, read_only):
-    """Make the cache directory usable; returns whether it can be written to."""
+def prepare(cache_dir: str, read_only: bool) -> bool:
+    """Make the cache directory usable; returns whether it can be written to.
+
+    Raises UsageError where it has to be, and cannot.
+    """
     if os.access(cache_dir, os.R_OK | os.W_OK | os.X_OK) and os.path.isdir(cache_dir):
         return True
     try:

@@ -1,4 +1,5 @@
-"""Counters by REFERENCE names, and the summary at exit."""
+"""Counters by REFERENCE names, histograms, and the summary at exit."""
+from _bisect import bisect_left
 
 HOST = "gocache_host"
 SERVER = "gocache_server"
@@ -26,6 +27,11 @@ class Counters:
         for name in self.__slots__:
             setattr(self, name, 0)
 
+    def add(self, other: "Counters") -> None:
+        """Count what another has counted as well."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
     def as_dict(self) -> dict:
         """{group: {name: count}}"""
         return {
@@ -46,6 +52,24 @@ class Counters:
             f"{self.drain_s:.1f} s waited for uploads"
         )
         return "\n".join(lines) + "\n"
+
+
+class Histogram:
+    """How many observations lie at or below each of BOUNDS_S, in seconds, and their sum."""
+
+    BOUNDS_S = (
+        0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+        1.0, 2.5, 5.0, 10.0, 30.0,
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(self.BOUNDS_S) + 1)  # not cumulative; the last: above all bounds
+        self.sum_s = 0.0
+
+    def add(self, seconds: float, count: int = 1) -> None:
+        """Note ``count`` observations that took so long each."""
+        self.counts[bisect_left(self.BOUNDS_S, seconds)] += count
+        self.sum_s += seconds * count
 
 
 def byte_text(count: int) -> str:

@@ -31,6 +31,12 @@ FLAGS = (
     ("metrics", "GOCACHE_METRICS", "metrics", "bool", False),
     ("v", "GOCACHE_VERBOSE", "verbose", "bool", False),
     ("debug", "GOCACHE_DEBUG", "debug", "mask", 0),
+    ("plugin", "GOCACHE_PLUGIN", "plugin_port", "port", 0),
+    ("http", "GOCACHE_HTTP", "http", "address", None),
+    ("allow-other-users", "GOCACHE_ALLOW_OTHER_USERS", "allow_other_users", "bool", False),
+    ("client-timeout", "GOCACHE_CLIENT_TIMEOUT", "client_timeout_s", "duration", 600.0),
+    ("idle-exit", "GOCACHE_IDLE_EXIT", "idle_exit_s", "duration", 0.0),
+    ("stop-timeout", "GOCACHE_STOP_TIMEOUT", "stop_timeout_s", "duration", 60.0),
     ("min-age", None, "min_age_s", "duration", 3600.0),
     ("dry-run", None, "dry_run", "bool", False),
     ("remote", None, "remote", "bool", False),
@@ -42,6 +48,12 @@ FLAGS = (
 
 # The flags that are not for every command, and the commands they are for.
 COMMAND_FLAGS = {
+    "plugin": ("serve",),
+    "http": ("serve",),
+    "allow-other-users": ("serve",),
+    "client-timeout": ("serve",),
+    "idle-exit": ("serve",),
+    "stop-timeout": ("serve",),
     "min-age": ("prune",),
     "dry-run": ("prune",),
     "remote": ("prune", "stats"),
@@ -55,20 +67,21 @@ UPLOAD_MODES = ("wait", "background", "off")
 LAYOUTS = ("auto", "bundles", "objects", "both")
 
 # Known to the Go program, and not built here yet: refused by name, so that nobody waits for them.
-LATER_FLAGS = ("plugin", "http", "modproxy", "revproxy", "sumdb")
-LATER_COMMANDS = ("serve", "connect")
+LATER_FLAGS = ("modproxy", "revproxy", "sumdb")
 
 DEBUG_BUILD_CACHE = 1
 
 _BY_FLAG = {row[0]: row for row in FLAGS}
 _TRUE = ("1", "t", "T", "true", "TRUE", "True")
+_RANGES = {"count": (1, 1024), "size": (0, 2**63 - 1), "mask": (0, 7), "port": (1, 65535)}
 _FALSE = ("0", "f", "F", "false", "FALSE", "False")
 
 
 class Options:
-    """What one session was asked to do; fields are those named in FLAGS.
+    """What a process was asked to do; fields are those named in FLAGS.
 
-    ``cache_dir`` is absolute. ``drain_timeout_s`` is None where close waits without limit.
+    ``cache_dir`` is absolute. ``drain_timeout_s`` is None where close waits without limit, ``http`` is
+    (host, port) or None, ``plugin_port`` 0 where none is given.
     """
 
     __slots__ = tuple(row[2] for row in FLAGS)
@@ -150,8 +163,8 @@ def _value(kind, text, origin):
         if text in _FALSE:
             return False
         raise UsageError(f"{origin}: {text!r} is not a boolean (true, false, 1, 0, t, f)")
-    if kind in ("count", "size", "mask"):
-        least, most = {"count": (1, 1024), "size": (0, 2**63 - 1), "mask": (0, 7)}[kind]
+    if kind in _RANGES:
+        least, most = _RANGES[kind]
         if text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most:
             return int(text)
         raise UsageError(f"{origin}: {text!r} is not a whole number from {least} to {most}")
@@ -170,6 +183,8 @@ def _value(kind, text, origin):
         if text not in words:
             raise UsageError(f"{origin}: {text!r} is not one of {', '.join(words)}")
         return text
+    if kind == "address":
+        return parse_address(text, origin)
     if kind == "url":
         if text and not text.startswith(("http://", "https://")):
             raise UsageError(f"{origin}: {text!r} is not an http:// or https:// URL")
@@ -209,6 +224,20 @@ def parse_amount(text: str) -> int:
     if not (number.isascii() and number.isdigit()) or len(number) > 15 or unit == "I":
         raise ValueError(text)
     return int(number) * (1024 if unit.endswith("I") else 1000) ** power
+
+
+def parse_address(text: str, origin: str):
+    """(host, port) of ``[host]:port``; an empty host is the loopback. Raises UsageError."""
+    host, colon, port = text.rpartition(":")
+    bare = host[1:-1] if host[:1] == "[" and host[-1:] == "]" else host
+    if not colon or (":" in host and bare == host) or not (port.isascii() and port.isdigit()):
+        raise UsageError(f"{origin}: {text!r} is not an address such as :8080 or 127.0.0.1:8080")
+    return bare or "127.0.0.1", _value("port", port, origin)
+
+
+def is_given(flag: str, argv, environ) -> bool:
+    """Whether a command line that loads, or the environment, has something to say about a flag."""
+    return flag in split(argv)[1] or bool(environ.get(_BY_FLAG[flag][1]))
 
 
 def clean_prefix(text: str) -> str:

@@ -12,7 +12,7 @@ import select
 import signal
 from collections import deque
 
-from . import channel, jobs, log, remote, scope
+from . import channel, jobs, log, remote
 from .breaker import HALF_OPEN, OPEN, Breaker
 from .errors import Unusable
 from .local import LocalCache
@@ -55,8 +55,9 @@ class _Worker:
 class Supervisor:
     """Between one front and its workers. The first message on ``receiver`` is the configuration.
 
-    The plan of the layout (remote/plan.py) says what to do: it gets the front's jobs, gives tasks
-    for workers to ``submit``, hears how each ended, and ``report``s to the front.
+    The plans of the layout (remote/plan.py), one for the sessions of the same scopes, say what to do:
+    a plan gets the front's jobs, gives tasks for workers to ``submit``, hears how each ended, and
+    ``report``s to the front.
     """
 
     def __init__(self, receiver, sender) -> None:
@@ -65,8 +66,12 @@ class Supervisor:
         self._poll = select.poll()
         self._poll.register(receiver.fd, select.POLLIN)
         self._options = None
+        self._store = None
         self._remote = None
-        self._plan = None
+        self._plans = []  # those that are not over
+        self._latest = {}  # scopes: the plan for sessions that begin
+        self._plan_of = {}  # number of a session that has not ended: its plan
+        self._owners = {}  # number of a task: its plan
         self._workers = {}  # descriptor of its connection: _Worker
         self._queues = {jobs.FETCHING: deque(), jobs.UPLOADING: deque()}
         self._running = dict.fromkeys(self._queues, 0)
@@ -88,52 +93,86 @@ class Supervisor:
                             self._take(message)
                     elif fd in self._workers:
                         self._hear(self._workers[fd])
-                if self._plan is not None:
-                    self._plan.on_time()
+                self._attend_plans()
                 self._dispatch()
                 self._flush()
         except (EOFError, BrokenPipeError):
             for worker in self._workers.values():
                 worker.process.kill()
-            if self._plan is not None:
-                self._plan.stop()
+            for plan in self._plans:
+                plan.stop()
 
     def _timeout_ms(self):
-        timeout_s = self._plan.timeout_s() if self._plan is not None else None
-        return None if timeout_s is None else timeout_s * 1000 + 1
+        ends = [plan.timeout_s() for plan in self._plans]
+        return min((end * 1000 + 1 for end in ends if end is not None), default=None)
+
+    def _attend_plans(self) -> None:
+        """Let them do what time brings, and let go of those that nobody needs."""
+        for plan in [*self._plans]:
+            plan.on_time()
+            if plan.is_over:
+                plan.stop()
+                self._plans.remove(plan)
+                if self._latest[plan.scopes] is plan:
+                    del self._latest[plan.scopes]
 
     def _take(self, message) -> None:
         if self._options is None:
             self._configure(message)
             return
         job = jobs.unpack(message)
+        if isinstance(job, jobs.BeginJob):
+            self._begin(job)
+            return
+        if isinstance(job, jobs.StatusJob):
+            self.report(self._status())
+            return
+        plan = self._plan_of[job.session]
         if isinstance(job, jobs.FetchJob):
-            self._plan.fetch(job)
+            plan.fetch(job)
         elif isinstance(job, jobs.UploadJob):
-            self._plan.upload(job)
+            plan.upload(job)
         elif isinstance(job, jobs.FinishJob):
-            self._plan.finish(job)
+            del self._plan_of[job.session]
+            plan.finish(job)
         else:
-            self._plan.prefetch()
+            plan.prefetch()
+
+    def _status(self) -> jobs.PoolStatus:
+        return jobs.PoolStatus(
+            {direction: len(queue) for direction, queue in self._queues.items()},
+            dict(self._running),
+            len(self._workers),
+            {direction: breaker.state for direction, breaker in self._breakers.items()},
+        )
+
+    def _begin(self, job) -> None:
+        logger.info("session %d: scope %s", job.session, ", else ".join(job.scopes) or "(none)")
+        scopes = tuple(job.scopes)
+        plan = self._latest.get(scopes)
+        if plan is None or not plan.is_open:
+            plan = remote.make_plan(self._options, self, self._store, scopes)
+            self._plans.append(plan)
+            self._latest[scopes] = plan
+        self._plan_of[job.session] = plan
+        plan.begin(job.session)
 
     def _configure(self, message) -> None:
         (fields,) = message
         self._options = options = Options(**fields)
         os.umask(0o022)
         log.setup(self._options)
-        cache = LocalCache(Store(options.cache_dir), spill=False)
-        scopes = scope.find(options, os.environ)
-        logger.info("scope %s", ", else ".join(scopes))
-        self._plan = remote.make_plan(options, self, cache.store, scopes[0])
+        self._store = Store(options.cache_dir)
         try:
-            self._remote = remote.connect(options, cache, scopes)
+            self._remote = remote.connect(options, LocalCache(self._store, spill=False))
         except Unusable as error:
             self._disable(str(error))
 
     # -- out to the workers ------------------------------------------------------------------------
 
-    def submit(self, task) -> None:
+    def submit(self, plan, task) -> None:
         """Have a worker do a task of the plan's, later."""
+        self._owners[task.number] = plan
         self._queues[jobs.direction(task)].append(task)
 
     def _dispatch(self) -> None:
@@ -208,7 +247,7 @@ class Supervisor:
         if task.number in self._answered:
             self._answered.discard(task.number)
         else:
-            self._plan.done(task, result)
+            self._owners.pop(task.number).done(task, result)
 
     def _judge(self, task, result) -> None:
         """Let the breaker learn from a result, and warn once when it opens."""

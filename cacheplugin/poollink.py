@@ -13,7 +13,6 @@ from .loop import READABLE, WRITABLE
 STARTS = 3  # a pool that died this often is not started again in this session
 
 
-
 def spawn(module: str, argument: str, file_actions) -> int:
     """Start ``main(argument)`` of a module of this package in a process; returns its id.
 
@@ -34,7 +33,7 @@ class PoolLink:
     """Lives in the loop.Loop of its process; ``configuration`` is what the pool gets first.
 
     ``on_message(message)`` gets each result; a job whose pool died is answered LOST, or, where it is
-    an upload, sent again to the next pool.
+    an upload, sent again to the next pool. Every job belongs to a session that has begun.
     """
 
     def __init__(self, configuration, loop, on_message) -> None:
@@ -45,6 +44,7 @@ class PoolLink:
         self._on_message = on_message
         # number: job, of those not answered; finishes are among the uploads
         self._fetches, self._uploads = {}, {}
+        self._sessions = {}  # number: BeginJob, of those whose end is not answered
         self._number = 0
         self._starts = 0
         self._start()
@@ -53,28 +53,45 @@ class PoolLink:
     def uploads_pending(self) -> int:
         return len(self._uploads)
 
-    def fetch(self, action: str) -> None:
-        job = jobs.FetchJob(self._next(), action)
+    def begin(self, scopes) -> int:
+        """A session of these scopes begins; returns its number."""
+        job = jobs.BeginJob(self._next(), scopes)
+        self._sessions[job.session] = job
+        self._send(jobs.pack(job))
+        return job.session
+
+    def fetch(self, session: int, action: str) -> int:
+        """Fetch an action; returns the number its FetchResult will have."""
+        job = jobs.FetchJob(self._next(), action, session)
         self._fetches[job.number] = job
         self._send(jobs.pack(job))
+        return job.number
 
-    def upload(self, entry, recovered: bool = False, replace: bool = False) -> int:
+    def upload(self, session: int, entry, recovered: bool = False, replace: bool = False) -> int:
         """Upload a spool.Entry; returns the number its UploadResult will have."""
         put = (entry.action, entry.output, entry.size, entry.time_ns, entry.path)
-        job = jobs.UploadJob(self._next(), *put, recovered, replace)
+        job = jobs.UploadJob(self._next(), *put, recovered, replace, session)
         self._uploads[job.number] = job
         self._send(jobs.pack(job))
         return job.number
 
-    def prefetch(self) -> None:
+    def prefetch(self, session: int) -> None:
         """Have what the session will want fetched now, where the layout knows what that is."""
-        self._send(jobs.pack(jobs.PrefetchJob(self._next())))
+        self._send(jobs.pack(jobs.PrefetchJob(session)))
 
-    def finish(self, used) -> None:
-        """A session has ended, which used these actions; a FinishResult says when all is written."""
-        job = jobs.FinishJob(self._next(), used)
+    def finish(self, session: int, used) -> int:
+        """A session has ended; returns the number of the FinishResult, which comes when all is written.
+
+        ``used`` are the actions that it used, None where it is to leave nothing.
+        """
+        job = jobs.FinishJob(self._next(), used, session)
         self._uploads[job.number] = job
         self._send(jobs.pack(job))
+        return job.number
+
+    def ask_status(self) -> None:
+        """Have a PoolStatus sent."""
+        self._send(jobs.pack(jobs.StatusJob()))
 
     def _next(self) -> int:
         self._number += 1
@@ -113,6 +130,8 @@ class PoolLink:
         self._loop.watch(results_out, READABLE, self._hear)
         self._loop.watch(self._log_fd, READABLE, self._pass_log)
         self._send(self._configuration)
+        for job in self._sessions.values():
+            self._send(jobs.pack(job))
 
     def _hear(self, _) -> None:
         try:
@@ -123,9 +142,13 @@ class PoolLink:
         self._pass_log(0)  # before what it is about may end the session
         for fields in messages:
             message = jobs.unpack(fields)
-            if isinstance(message, (jobs.Disabled, jobs.Expected, jobs.Transferred)):
+            if isinstance(message, (jobs.Disabled, jobs.Expected, jobs.Transferred, jobs.PoolStatus)):
                 self._on_message(message)
-            elif self._fetches.pop(message.number, None) or self._uploads.pop(message.number, None):
+            elif self._fetches.pop(message.number, None):
+                self._on_message(message)
+            elif job := self._uploads.pop(message.number, None):
+                if isinstance(job, jobs.FinishJob):
+                    self._sessions.pop(job.session, None)
                 self._on_message(message)
 
     def _pass_log(self, _) -> None:

@@ -8,18 +8,25 @@ from .protocol import CHUNK, CLOSE, END, FATAL, GET, PUT, REJECT, Parser, hit_an
 
 READ_BYTES = 1 << 16  # what a client gets done in one turn of the loop
 MAX_UNSENT_BYTES = 1 << 20  # a client that reads no answers is not read from beyond this
+MAX_OUTSTANDING = 4096  # nor one that has so many gets waiting for S3; the go command has one a CPU
 
 
 class Session:
     """Serves one client of ``front`` on two descriptors (they may be the same socket).
 
     Answers to what is found locally are written at the end of the turn that read the request;
-    those that wait for S3 come through ``answer_fetched``.
+    those that wait for S3 come through ``transfers``, a Transfers, None where there is no bucket.
+    ``counters`` are those that count what the session does.
     """
 
-    def __init__(self, front, in_fd: int, out_fd: int) -> None:
+    def __init__(self, front, in_fd: int, out_fd: int, counters, transfers=None) -> None:
         self.front = front
         self.in_fd, self.out_fd = in_fd, out_fd
+        self.counters = counters
+        self.transfers = transfers
+        self.outstanding = 0  # gets that wait for S3
+        self.moves = 0  # how often something came or went
+        self.is_full = False  # whether it is not read from for now
         self.closing = None  # ID of the close request, once it came
         self.fault = None  # why the stream was given up, for the user
         self._parser = Parser()
@@ -42,10 +49,13 @@ class Session:
         if not data:
             self.end()
             return
+        self.moves += 1
         front = self.front
-        lookup, answers, counters = front.lookup, self._answers, front.counters
-        uplink = front.uplink
-        used, expected = (None, None) if uplink is None else (uplink.used, uplink.expected)
+        latency = front.hit_latency
+        begin = time.perf_counter() if latency is not None else 0
+        lookup, answers, counters = front.lookup, self._answers, self.counters
+        transfers = self.transfers
+        used, expected = (None, None) if transfers is None else (transfers.used, transfers.expected)
         hits = hit_bytes = prefetched = 0
         for event in self._parser.feed(data):
             kind = event[0]
@@ -53,14 +63,12 @@ class Session:
                 _, number, action = event
                 found = lookup(action)
                 if found is None:
-                    counters.get_requests += 1
-                    front.fetch(self, number, action)
+                    self._miss(number, action)
                     continue
                 output, size, put_time, path, mtime = found
                 if mtime < front.stale_before or output in front.refreshed:
                     if not front.note_use(action, output):
-                        counters.get_requests += 1
-                        front.fetch(self, number, action)
+                        self._miss(number, action)
                         continue
                 hits += 1
                 hit_bytes += size
@@ -92,21 +100,35 @@ class Session:
             counters.get_fault_hit += prefetched
             counters.get_hit_bytes += hit_bytes
         self.flush()
+        if latency is not None and hits:
+            latency.add(time.perf_counter() - begin, hits)
         if self.fault:
             self.end()
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether the client is in the middle of something that only it can go on with."""
+        return self.waiting or self._put is not None or not self._parser.at_boundary
+
+    def _miss(self, number, action) -> None:
+        self.counters.get_requests += 1
+        if self.transfers is None:
+            self.answer_miss(number)
+        else:
+            self.transfers.fetch(self, number, action)
 
     def answer(self, text: str) -> None:
         """Queue an answer; ``flush`` sends it."""
         self._answers.append(text)
 
     def answer_miss(self, number: int) -> None:
-        self.front.counters.get_misses += 1
+        self.counters.get_misses += 1
         self._answers.append(protocol.miss_answer(number))
 
     # -- puts --------------------------------------------------------------------------------------
 
     def _begin_put(self, number, action, output, size) -> None:
-        self.front.counters.put_requests += 1
+        self.counters.put_requests += 1
         self._put = (number, action, output, size)
         try:
             self._writer = self.front.local.writer(action, output, size)
@@ -138,12 +160,13 @@ class Session:
             else:
                 self._drop_writer()
         if path is None:
-            self.front.counters.put_errors += 1
+            self.counters.put_errors += 1
             self._answers.append(protocol.error_answer(number, self._error))
         else:
-            self.front.counters.put_bytes += size
+            self.counters.put_bytes += size
             self._answers.append(protocol.put_answer(number, json_text(path)))
-            self.front.upload(action, output, size, time_ns, path)
+            if self.transfers is not None:
+                self.transfers.upload(action, output, size, time_ns, path)
         self._put = self._error = None
 
     def _fail_put(self, reason) -> None:
@@ -165,22 +188,23 @@ class Session:
             text = "".join(self._answers).encode()
             self._answers.clear()
             self._unsent = self._unsent + text if self._unsent else text
-        elif not self._unsent:
-            return
         if self.out_fd < 0:
             self._unsent = b""
             return
-        try:
-            self._unsent = self._unsent[os.write(self.out_fd, self._unsent) :]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._unsent = b""
-            self.end()
-            return
-        if self._unsent or self.waiting:
-            self.waiting = bool(self._unsent)
-            self.front.watch_output(self, self.waiting, len(self._unsent) > MAX_UNSENT_BYTES)
+        if self._unsent:
+            try:
+                self._unsent = self._unsent[os.write(self.out_fd, self._unsent) :]
+                self.moves += 1
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._unsent = b""
+                self.end()
+                return
+        is_full = len(self._unsent) > MAX_UNSENT_BYTES or self.outstanding > MAX_OUTSTANDING
+        if self._unsent or self.waiting or is_full != self.is_full:
+            self.waiting, self.is_full = bool(self._unsent), is_full
+            self.front.watch_output(self)
 
     def end(self) -> None:
         """The client is gone, or its stream is lost."""

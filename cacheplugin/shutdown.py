@@ -157,6 +157,10 @@ class Suspects:
         self._right.add(output)
         return path
 
+    def lift(self) -> None:
+        """All was checked: the store is as it was."""
+        self._store.lookup, self._store.publish_output = self._lookup, self._publish_output
+
     def _is_suspect(self, path) -> bool:
         return os.stat(path).st_ctime >= self._since
 

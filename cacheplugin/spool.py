@@ -21,7 +21,6 @@ import time
 
 import xxhash
 
-from . import scope
 from .options import LAYOUTS
 from .store import Store
 
@@ -57,13 +56,9 @@ class SpoolSession:
         self._bodies = {}  # output: [how many pending entries have it, where it is]
 
     @classmethod
-    def create(cls, store: Store, options) -> "SpoolSession":
-        """A new session of this process; raises OSError."""
-        fields = {field: getattr(options, field) for field in TARGET_FIELDS}
-        if options.layout == "objects":
-            fields["scope"] = ""  # it has none
-        elif not options.scope:
-            fields["scope"] = scope.find(options, os.environ)[0]
+    def create(cls, store: Store, options, scope: str) -> "SpoolSession":
+        """A new session of this process; raises OSError. ``scope``: its own, "" where it has none."""
+        fields = {field: getattr(options, field) for field in TARGET_FIELDS} | {"scope": scope}
         target = json.dumps(fields, sort_keys=True)
         home = f"{store.root}/spool/{xxhash.xxh3_64_hexdigest(target.encode())}"
         directory = f"{home}/{os.getpid()}-{os.urandom(8).hex()}"

@@ -1,40 +1,31 @@
-"""The front's way to S3: the gets that a fetch is to answer, the puts that are to be uploaded.
+"""The front's way to S3, which all its sessions share: the pool, and what comes back from it.
 
 It is made where there is a bucket, and it never waits: the pool (poollink.py) does the work, and
-what comes back is heard in the front's loop. A session of hits needs neither pool nor jobs, so these
-are imported late.
+what comes back is heard in the front's loop. What a session has of it is its Transfers.
 """
 import os
+import time
 
-from .protocol import hit_answer, json_text
-from .record import timestamp
+_RETRY_S = 60  # a bucket that was of no use is tried again after so long, for a session that begins
 
 
 class Uplink:
-    """``front`` is the Front, whose counters, store and loop it shares.
-
-    With bundles, ``used`` are the actions that the session used, in order, and ``expected`` those
-    that came or come from bundles and did not hit yet; both are None with the objects layout.
-    """
+    """``front`` is the Front, whose counters, store and loop it shares."""
 
     def __init__(self, front) -> None:
-        self.usable = True  # False once the bucket turned out to be of no use to this session
-        self.used = [] if front.options.layout != "objects" else None
-        self.expected = None
-        self._front = front
+        self.front = front
+        self.usable = True  # False while the bucket is of no use
+        self.has_worked = False  # it answered once; what comes after is worth keeping for it
+        self.damaged = set()  # outputs that are wrong in the bucket
+        self.upload_failed = False
+        self.left_some = False  # whether a session left something in the spool
+        self.latencies = {}  # name of a kind of result: a metrics.Histogram of seconds, if wanted
+        self._ask_status = []  # what takes the PoolStatus that is due
         self._options = front.options
-        self._counters = front.counters
         self._pool = None
-        self._fetching = {}  # action: [(session, request id)] that wait for it
-        self._known = None  # all actions that bundles have
-        self._complete = False  # whether nothing else is in the bucket
-        self._damaged = set()  # outputs that are wrong in the bucket
-        self._spool = None
-        self._spooled = {}  # number of an upload job: number of its entry in the spool
-        self._finishing = False  # whether a FinishResult is due
-        self._all_uploaded = True
-        self._upload_failed = False
-        self._bucket_worked = False  # it answered once; what comes after is worth keeping for it
+        self._retry_at = 0.0
+        self._transfers = {}  # number of a session: its Transfers
+        self._expected = {}  # number of a job: what takes its result
 
     @property
     def waits(self) -> bool:
@@ -47,234 +38,113 @@ class Uplink:
 
         (Single objects are left to an uploader.)
         """
-        return self._options.upload == "background" and self.used is not None
+        return self._options.upload == "background" and self._options.layout != "objects"
 
     @property
-    def pending(self) -> int:
-        """How many uploads are not done, the manifest among them."""
-        return len(self._spooled) + self._finishing
-
-    @property
-    def _uploads_wanted(self) -> bool:
+    def uploads_wanted(self) -> bool:
         return self._options.upload != "off" and not self._options.read_only
 
-    def begin(self) -> None:
-        """A session begins: where the store is empty all will be missed, so it is wanted at once."""
-        if self.used is not None and not os.path.exists(f"{self._front.store.root}/action"):
-            if self._start_pool():
-                self._pool.prefetch()
+    def attach(self, counters, find_scopes):
+        """The Transfers of a session that begins; see there."""
+        from .transfers import Transfers
 
-    def _start_pool(self) -> bool:
-        """Whether there is a pool to give jobs to."""
+        if not self.usable and not self._expected and time.monotonic() >= self._retry_at:
+            if self._pool is not None:
+                self._pool.close()
+            self._pool, self.usable = None, True
+        return Transfers(self, counters, find_scopes)
+
+    def pool(self):
+        """The PoolLink, which is started where there is none; None where the bucket is of no use."""
         if self.usable and self._pool is None:
             from .poollink import PoolLink
 
-            fields = self._options.as_dict()
-            self._front.mark_open()
+            front, fields = self.front, self._options.as_dict()
+            front.mark_open()
             try:
-                if not self._front.writable:
-                    fields["cache_dir"] = self._front.local.first_store().root
+                if not front.writable:
+                    fields["cache_dir"] = front.local.first_store().root
                     fields["prefetch_limit_bytes"] = 0  # the pool does not know what is here
-                self._pool = PoolLink((fields,), self._front.loop, self._on_message)
+                self._pool = PoolLink((fields,), front.loop, self._on_message)
             except OSError as error:
-                self.usable = False
-                self._front.warn(f"bucket {self._options.bucket} is not used: {error.strerror}")
-        return self.usable
+                self._give_up()
+                front.warn(f"bucket {self._options.bucket} is not used: {error.strerror}")
+        return self._pool if self.usable else None
+
+    def begin(self, transfers) -> int:
+        """Tell the pool of a session; returns the number by which it is known there."""
+        self.front.mark_open()
+        number = self._pool.begin(transfers.scopes)
+        self._transfers[number] = transfers
+        return number
+
+    def end(self, transfers) -> None:
+        """Nothing more comes for these Transfers."""
+        self._transfers = {key: one for key, one in self._transfers.items() if one is not transfers}
+
+    def expect(self, number: int, take) -> None:
+        """Have ``take(result)`` called with the result of a job."""
+        self._expected[number] = (take, time.monotonic())
 
     def _on_message(self, message) -> None:
         from . import jobs
 
-        counters = self._counters
-        if isinstance(message, jobs.FetchResult):
-            self._on_fetched(message)
-        elif isinstance(message, jobs.UploadResult):
-            self._on_uploaded(message)
-        elif isinstance(message, jobs.Transferred):
+        counters = self.front.counters
+        if isinstance(message, jobs.Transferred):
             counters.get_fault_bytes += message.received
             counters.put_s3_bytes += message.sent
             counters.get_fault_damaged += message.damaged
         elif isinstance(message, jobs.Expected):
-            self.expected = set(message.actions)
-            self._known = self.expected | set(message.others)
-            self._complete = message.complete
-            self._bucket_worked = True
-        elif isinstance(message, jobs.FinishResult):
-            self._finishing = False
-        else:
-            self.usable = False
+            self.has_worked = True
+            if message.session in self._transfers:
+                self._transfers[message.session].learn(message)
+        elif isinstance(message, jobs.PoolStatus):
+            asked, self._ask_status = self._ask_status, []
+            for take in asked:
+                take(message)
+        elif isinstance(message, jobs.Disabled):
+            self._give_up()
             if not self._pool.alive:
-                self._front.warn(f"bucket {self._options.bucket} is not used: {message.reason}")
-
-    # -- gets --------------------------------------------------------------------------------------
-
-    def fetch(self, session, number: int, action: str) -> None:
-        """Answer a get that misses locally, now or later. One fetch an action."""
-        waiting = self._fetching.get(action)
-        if waiting is not None:
-            waiting.append((session, number))
-        elif self._complete and self.usable and action not in self._known:
-            self._counters.get_fault_miss += 1
-            session.answer_miss(number)
-        elif self._start_pool():
-            self._fetching[action] = [(session, number)]
-            self._pool.fetch(action)
+                self.front.warn(f"bucket {self._options.bucket} is not used: {message.reason}")
         else:
-            session.answer_miss(number)
+            if isinstance(message, jobs.FetchResult):
+                self.has_worked |= message.status in (jobs.HIT, jobs.MISS, jobs.DAMAGED)
+            elif isinstance(message, jobs.UploadResult):
+                self.has_worked |= message.status == jobs.STORED
+            take, begun_s = self._expected.pop(message.number, (None, 0))
+            if take is not None:
+                if type(message).__name__ in self.latencies:
+                    self.latencies[type(message).__name__].add(time.monotonic() - begun_s)
+                take(message)
 
-    def _on_fetched(self, result) -> None:
-        from . import jobs
+    def _give_up(self) -> None:
+        self.usable = False
+        self._retry_at = time.monotonic() + _RETRY_S
 
-        counters = self._counters
-        counters.get_fault_bytes += result.received
-        self._bucket_worked |= result.status in (jobs.HIT, jobs.MISS, jobs.DAMAGED)
-        waiting = self._fetching.pop(result.action, ())
-        if result.status == jobs.ARRIVED:
-            if not all([self._answer_arrived(*one, result.action) for one in waiting]):
-                counters.get_fault_error += 1
-        elif result.status == jobs.HIT:
-            put_time, path = timestamp(result.time_ns), json_text(result.path)
-            for session, number in waiting:
-                answer = hit_answer(number, result.output, result.size, put_time, path)
-                self._answer_hit(session, answer, result.action, result.size)
-        else:
-            if result.status == jobs.MISS:
-                counters.get_fault_miss += 1
-            elif result.status == jobs.DAMAGED:
-                counters.get_fault_damaged += 1
-                self._damaged.add(result.output)
-            elif result.status == jobs.SKIPPED:
-                counters.get_fault_skipped += 1
-            else:
-                counters.get_fault_error += 1
-            for session, number in waiting:
-                session.answer_miss(number)
-        for session in {session for session, _ in waiting}:
-            session.flush()
+    def start_uploader(self):
+        """Start an uploader for what dead sessions left in the spool, if there is any.
 
-    def _answer_arrived(self, session, number, action) -> bool:
-        """Answer a get of what a worker has stored; False where it is gone again, a miss."""
-        front = self._front
-        found = front.lookup(action)
-        if found is not None:
-            output, size, put_time, path, mtime = found
-            if mtime >= front.stale_before or front.note_use(action, output):
-                answer = hit_answer(number, output, size, put_time, json_text(path))
-                self._answer_hit(session, answer, action, size)
-                return True
-        session.answer_miss(number)
-        return False
-
-    def _answer_hit(self, session, answer, action, size) -> None:
-        session.answer(answer)
-        if self.used is not None:
-            self.used.append(action)
-        if self.expected:
-            self.expected.discard(action)
-        self._counters.get_fault_hit += 1
-        self._counters.get_hits += 1
-        self._counters.get_hit_bytes += size
-
-    # -- puts --------------------------------------------------------------------------------------
-
-    def upload(self, action: str, output: str, size: int, time_ns: int, path: str) -> None:
-        """Have a stored entry uploaded, if it is to be."""
-        if self.used is not None:
-            self.used.append(action)
-        if self._options.read_only:
-            self._counters.put_skip_read_only += 1
-        elif size < self._options.min_upload_bytes:
-            self._counters.put_skip_small += 1
-        elif not self.usable and not self._bucket_worked:
-            self._counters.put_s3_skipped += 1  # a spool that nothing ever empties only grows
-        else:
-            entry, number = self._spool_entry(action, output, size, time_ns, path)
-            if self._uploads_wanted and self._start_pool():
-                job = self._pool.upload(entry, replace=output in self._damaged)
-                self._spooled[job] = number
-            else:
-                self._counters.put_s3_skipped += 1
-
-    def _spool_entry(self, *put):
-        """(entry, its number in the spool or None): what is answered shall survive this process."""
-        from . import spool
-
-        try:
-            if self._spool is None:
-                self._spool = spool.SpoolSession.create(self._front.store, self._options)
-            number = self._spool.add(*put)
-            return self._spool.pending[number], number
-        except OSError:
-            return spool.Entry(*put), None  # a full disk: it has to do without
-
-    def _on_uploaded(self, result) -> None:
-        from . import jobs
-
-        counters = self._counters
-        counters.put_s3_bytes += result.sent
-        number = self._spooled.pop(result.number)
-        if result.status not in (jobs.STORED, jobs.DAMAGED):
-            self._upload_failed = True
-        elif number is not None:
-            self._spool.done(number)
-        if result.status == jobs.STORED:
-            self._bucket_worked = True
-            counters.put_s3_action += 1
-            if result.found:
-                counters.put_s3_found += 1
-            else:
-                counters.put_s3_object += 1
-        elif result.status == jobs.SKIPPED:
-            counters.put_s3_skipped += 1
-        else:
-            counters.put_s3_error += 1
-
-    # -- the end -----------------------------------------------------------------------------------
-
-    def finish(self) -> None:
-        """The session has ended: have its last bundle and its manifest written.
-
-        Also where S3 is turned off, as what is gathered for a bundle has to be answered.
+        Returns its process id, None where none was started.
         """
-        alive = self._pool is not None and self._pool.alive
-        if alive and self.used is not None and self._uploads_wanted:
-            self._finishing = True
-            self._pool.finish(list(dict.fromkeys(self.used)))
-
-    def pending_text(self) -> str:
-        """What ``pending`` counts, for a person."""
-        return f"{len(self._spooled)} uploads" if self._spooled else "the manifest"
-
-    def mark_ending(self) -> None:
-        """Let a flush wait for what the session still writes, be it a manifest alone."""
-        if not self._finishing:
-            return
-        from .spool import SpoolSession
-
-        try:
-            if self._spool is None:
-                self._spool = SpoolSession.create(self._front.store, self._options)
-            self._spool.mark_ending()
-        except OSError:
-            pass  # then it does not wait
-
-    def release(self) -> None:
-        """Let go of the spool: what is in it belongs to whoever uploads next."""
-        if self._spool is not None:
-            self._all_uploaded = self._spool.release()
-            self._spool = None
-
-    def close(self, rest: bool) -> None:
-        """Let go of all; with ``rest`` an uploader is started for what is in the spool, if wanted."""
-        if self._pool is not None:
-            self._pool.close()
-        self.release()
-        if not rest or self._upload_failed or not self.usable or not self._uploads_wanted:
-            return
-        if self._all_uploaded or self._options.upload == "background":
+        if self.usable and self.uploads_wanted:
             try:
-                if os.path.isdir(f"{self._front.store.root}/spool"):
+                if os.path.isdir(f"{self.front.store.root}/spool"):
                     from . import flush
 
-                    flush.start_detached(self._options)
+                    return flush.start_detached(self._options)
             except OSError:
                 pass  # a later session tries again
+        return None
+
+    def ask_status(self, take) -> bool:
+        """Have ``take(PoolStatus)`` called soon; False where there is no pool."""
+        if self._pool is None or not self._pool.alive:
+            return False
+        self._ask_status.append(take)
+        self._pool.ask_status()
+        return True
+
+    def close(self) -> None:
+        """Let go of the pool."""
+        if self._pool is not None:
+            self._pool.close()

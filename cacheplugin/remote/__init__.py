@@ -19,8 +19,8 @@ Listed = namedtuple("Listed", "key size modified_s")
 class Remote:
     """Does the tasks of workers, each from any of many threads."""
 
-    def __init__(self, options, bucket, cache, scopes) -> None:
-        """``scopes``: those of scope.find; ``cache``: a LocalCache; ``bucket``: an s3.Bucket."""
+    def __init__(self, options, bucket, cache) -> None:
+        """``cache``: a LocalCache; ``bucket``: an s3.Bucket."""
         from .objects import ObjectsLayout
 
         objects = ObjectsLayout(bucket, cache, options.prefix)
@@ -29,7 +29,7 @@ class Remote:
             return
         from .bundles.layout import BundlesLayout
 
-        bundles = BundlesLayout(bucket, cache, options.prefix, scopes, options.layout == "auto")
+        bundles = BundlesLayout(bucket, cache, options.prefix, options.layout == "auto")
         self._perform |= {
             jobs.LoadJob: bundles.load,
             jobs.RangeJob: bundles.fetch,
@@ -42,19 +42,19 @@ class Remote:
         return self._perform[type(task)](task)
 
 
-def connect(options, cache, scopes) -> Remote:
+def connect(options, cache) -> Remote:
     """The Remote of the bucket that ``options`` name; raises Unusable."""
     from .s3 import Bucket
 
-    return Remote(options, Bucket(options), cache, scopes)
+    return Remote(options, Bucket(options), cache)
 
 
-def make_plan(options, pool, store, scope: str):
-    """The plan of ``--layout``; ``store`` is the Store that workers write to, ``scope`` a text."""
+def make_plan(options, pool, store, scopes):
+    """The plan of ``--layout`` for sessions of these scopes; ``store`` is what workers write to."""
     if options.layout == "objects":
         from .plan import ObjectsPlan
 
-        return ObjectsPlan(pool)
+        return ObjectsPlan(pool, scopes)
     from .bundles.plan import BundlesPlan
 
-    return BundlesPlan(options, pool, store, scope)
+    return BundlesPlan(options, pool, store, scopes)

@@ -99,7 +99,7 @@ class RemotePrune:
 
     def run(self, expiry_s: float, dry_run: bool = False) -> Result:
         """Do all of it, or only say what would be done; raises RemoteError and OSError."""
-        layout = self._layout("", None)
+        layout = self._layout(None)
         census = Census(self._bucket, layout)
         old_s = census.now_s - GRACE_S
         gone = self._useless(census, expiry_s)
@@ -147,8 +147,8 @@ class RemotePrune:
             )
         ]
 
-    def _layout(self, scope: str, cache) -> BundlesLayout:
-        return BundlesLayout(self._bucket, cache, self._prefix, [scope], False)
+    def _layout(self, cache) -> BundlesLayout:
+        return BundlesLayout(self._bucket, cache, self._prefix, False)
 
     # -- rewriting ---------------------------------------------------------------------------------
 
@@ -179,21 +179,21 @@ class RemotePrune:
         try:
             places, lost = {}, set()  # output: Row in a fresh bundle; actions that are damaged
             cache = LocalCache(Store(directory), spill=False)
+            layout = self._layout(cache)
             for heads in census.scopes(without=gone):
                 if heads[0][0].modified_s < fresh_s:
                     continue
                 rows = working_set(heads)
                 affected = [row for row in rows if row.bundle in scattered]
-                layout = self._layout(heads[0][1].scope, cache)
                 for batch in _batches(row for row in affected if row.output not in places):
-                    self._move(layout, cache, batch, places, lost)
+                    self._move(layout, heads[0][1].scope, cache, batch, places, lost)
                 if affected:
                     self._write_manifest(layout, heads, rows, scattered, places, lost)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _move(self, layout, cache, rows, places, lost) -> None:
-        """Fetch the entries of ``rows``, checked, and write them into one fresh bundle."""
+    def _move(self, layout, scope, cache, rows, places, lost) -> None:
+        """Fetch the entries of ``rows``, checked, and write them into one fresh bundle of ``scope``."""
         tasks = [
             jobs.RangeJob(next(self._numbers), part.bundle, part.start, part.length,
                           [tuple(row) for row in part.rows])
@@ -210,7 +210,7 @@ class RemotePrune:
             if row.action not in lost
         ]
         if entries:
-            result = layout.upload(jobs.BundleJob(next(self._numbers), entries))
+            result = layout.upload(jobs.BundleJob(next(self._numbers), scope, entries))
             for fields in result.rows:
                 row = Row(*fields)
                 places[row.output] = row
@@ -236,8 +236,9 @@ class RemotePrune:
         names = [one.name for one, _ in heads]
         names += [name for _, text in heads for name in text.superseded]
         superseded = list(dict.fromkeys(names))[: manifest.MAX_SUPERSEDED]
-        text = manifest.Manifest(heads[0][1].scope, superseded, moved)
-        layout.write_manifest(jobs.ManifestJob(next(self._numbers), manifest.encode(text)))
+        scope = heads[0][1].scope
+        data = manifest.encode(manifest.Manifest(scope, superseded, moved))
+        layout.write_manifest(jobs.ManifestJob(next(self._numbers), scope, data))
 
 
 def _batches(rows):

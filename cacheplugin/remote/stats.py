@@ -26,7 +26,7 @@ def run(options) -> int:
 
 def collect(bucket, prefix: str) -> dict:
     """All that ``stats --remote`` says, as --json prints it; raises RemoteError."""
-    census = Census(bucket, BundlesLayout(bucket, None, prefix, [""], False))
+    census = Census(bucket, BundlesLayout(bucket, None, prefix, False))
     scopes, live = [], Live(census.bundles)
     for heads in census.scopes():
         rows = working_set(heads)

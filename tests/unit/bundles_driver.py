@@ -23,15 +23,16 @@ class Driver:
         self.now = 0.0
         self.tasks, self.messages = [], []
         self.store = Store(str(root))
-        self.plan = BundlesPlan(Options(**{"layout": "bundles"} | options), self, self.store, SCOPE)
+        self.plan = BundlesPlan(Options(**{"layout": "bundles"} | options), self, self.store, (SCOPE,))
+        self.plan.begin(0)
         self.plan._packing = Packing(
-            self.plan, self.plan._catalog, lambda: self.now, lambda: WALL_S + self.now
+            self.plan, self.plan._catalog, SCOPE, lambda: self.now, lambda: WALL_S + self.now
         )
         self._number = 0
 
     # -- what the plan wants of its pool
 
-    def submit(self, task) -> None:
+    def submit(self, _, task) -> None:
         self.tasks.append(task)
 
     def report(self, message) -> None:

@@ -31,16 +31,17 @@ class Machine:
         self.cache = LocalCache(Store(str(root)), spill=False)
         self.received = self.sent = 0
         self.expected = None  # the Expected that was told of last
-        self.remote = Remote(options, bucket, self.cache, scopes)
+        self.remote = Remote(options, bucket, self.cache)
         self._tasks = deque()
         self._results = {}  # number: result
         self._damaged = set()  # outputs
         self._number = 0
-        self._plan = make_plan(options, self, self.cache.store, scopes[0])
+        self._plan = make_plan(options, self, self.cache.store, tuple(scopes))
+        self._plan.begin(0)
 
     # -- what the plan wants of its pool
 
-    def submit(self, task) -> None:
+    def submit(self, _, task) -> None:
         self._tasks.append(crossed(task))
 
     def report(self, message) -> None:

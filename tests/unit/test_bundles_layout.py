@@ -158,7 +158,7 @@ def test_damaged_manifest_is_passed_over(machines, bucket):
     fresh = machines()
     fresh.begin()
     assert fresh.expected.actions == [action_id("a")]
-    assert worker.perform(fresh.remote, jobs.LoadJob(1)).damaged == 1
+    assert worker.perform(fresh.remote, jobs.LoadJob(1, (MAIN,))).damaged == 1
 
 
 def test_manifest_that_was_damaged_on_the_way(machines, bucket):

@@ -79,14 +79,6 @@ def test_unknown_words(argv):
     assert any(word in text for word in words)
 
 
-@pytest.mark.parametrize("argv", [["serve"], ["connect", "8080"], ["connect"], ["-v", "serve"]])
-def test_commands_of_later_versions(argv):
-    """serve and connect are refused as not there yet."""
-    words, chosen = load(argv, HOME)
-    with pytest.raises(UsageError, match=f"^{words[0]} is not supported yet$"):
-        cli.run(words, argv, chosen)
-
-
 def test_canonical_command_line():
     """docopt gets one spelling: no boolean with a value, no -cache-dir that reads as -c."""
     argv = ["-cache-dir=/x", "help", "--v", "-metrics=false", "-c=4", "debug", "--prefix="]

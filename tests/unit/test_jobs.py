@@ -10,10 +10,13 @@ A, OUT = "ab" * 32, "cd" * 32
 FETCH = jobs.FetchJob(1, A)
 UPLOAD = jobs.UploadJob(2, A, OUT, 2**40, 2**62, "/cache/output/cd/é")
 ROW = (A, OUT, 5, 7, 9, "bundle", 8, 100, 0, 2**64 - 1)
-FINISH, LOAD, RANGE = jobs.FinishJob(3, [A]), jobs.LoadJob(4), jobs.RangeJob(5, "b", 8, 100, [ROW])
-BUNDLE, MANIFEST = jobs.BundleJob(6, [UPLOAD[1:6]]), jobs.ManifestJob(7, b"GCPM")
+FINISH, LOAD, RANGE = jobs.FinishJob(3, [A]), jobs.LoadJob(4, ("s",)), jobs.RangeJob(5, "b", 8, 100, [ROW])
+BUNDLE, MANIFEST = jobs.BundleJob(6, "s", [UPLOAD[1:6]]), jobs.ManifestJob(7, "s", b"GCPM")
 MESSAGES = [
+    jobs.BeginJob(8, ("s", "t")),
     jobs.PrefetchJob(9),
+    jobs.StatusJob(),
+    jobs.PoolStatus({jobs.FETCHING: 1}, {jobs.FETCHING: 2}, 3, {jobs.FETCHING: "open"}),
     FETCH,
     UPLOAD,
     FINISH,

@@ -29,30 +29,30 @@ class Remote:
         self._root = root
         self._made = 0
 
-    def layout(self, scope="main"):
+    def layout(self):
         self._made += 1
         cache = LocalCache(Store(str(self._root / str(self._made))), spill=False)
-        return BundlesLayout(self.bucket, cache, "team", [scope], False), cache
+        return BundlesLayout(self.bucket, cache, "team", False), cache
 
     def bundle(self, entries: dict, age_s: float = 0, scope: str = "main") -> list:
         """Upload {name: body} as one bundle; its Rows."""
-        layout, cache = self.layout(scope)
+        layout, cache = self.layout()
         fields = [
             (action_id(name), output_id(body), len(body), TIME_NS, put(cache, name, body))
             for name, body in entries.items()
         ]
         before = set(self.bucket.objects)
-        result = layout.upload(jobs.BundleJob(1, fields))
+        result = layout.upload(jobs.BundleJob(1, scope, fields))
         self._age(before, age_s)
         return [Row(*row) for row in result.rows]
 
     def manifest(self, rows, age_s=0, scope="main", superseded=(), used_age_s=0) -> str:
         """Leave a manifest; its name."""
-        layout, _ = self.layout(scope)
+        layout, _ = self.layout()
         rows = [row._replace(used_s=int(NOW_S - used_age_s)) for row in rows]
         before = set(self.bucket.objects)
         data = manifest.encode(manifest.Manifest(scope, list(superseded), rows))
-        name = layout.write_manifest(jobs.ManifestJob(1, data)).name
+        name = layout.write_manifest(jobs.ManifestJob(1, scope, data)).name
         self._age(before, age_s)
         return name
 
@@ -73,8 +73,8 @@ class Remote:
 
     def hits(self, scope="main") -> set:
         """The bodies that a fresh machine gets."""
-        layout, cache = self.layout(scope)
-        loaded = layout.load(jobs.LoadJob(1))
+        layout, cache = self.layout()
+        loaded = layout.load(jobs.LoadJob(1, (scope,)))
         rows = [Row(*row) for row in (*loaded.own, *loaded.others)]
         for part in cut(rows):
             layout.fetch(
@@ -182,7 +182,7 @@ def test_times_and_uses_move_along(remote):
     remote.manifest(rows[:2], 2 * DAY_S, used_age_s=1234)
     remote.prune()
     layout, _ = remote.layout()
-    loaded = [Row(*row) for row in layout.load(jobs.LoadJob(1)).own]
+    loaded = [Row(*row) for row in layout.load(jobs.LoadJob(1, ("main",))).own]
     assert [row.action for row in loaded] == [row.action for row in rows[:2]]
     assert {(row.time_ns, row.used_s) for row in loaded} == {(TIME_NS, int(NOW_S - 1234))}
 
@@ -197,7 +197,7 @@ def test_many_small_bundles_become_one(remote):
     remote.manifest(rows, 3600)
     assert remote.prune().rewritten == prune.SCATTERED + 1
     layout, _ = remote.layout()
-    assert len({Row(*row).bundle for row in layout.load(jobs.LoadJob(1)).own}) == 1
+    assert len({Row(*row).bundle for row in layout.load(jobs.LoadJob(1, ("main",))).own}) == 1
     assert remote.hits() == bodies(everything)
 
 

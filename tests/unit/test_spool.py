@@ -34,7 +34,7 @@ def sessions(cache):
     made = []
 
     def create(options=OPTIONS):
-        made.append(SpoolSession.create(cache.store, options))
+        made.append(SpoolSession.create(cache.store, options, options.scope))
         return made[-1]
 
     yield create
@@ -378,7 +378,7 @@ def test_a_journal_cut_anywhere(cache, sessions):
 def test_garbage_lines(tmp_path_factory, garbage):
     """Whatever stands between the lines, each put is still there, and nothing is read into it."""
     cache = LocalCache(Store(str(tmp_path_factory.mktemp("cache"))))
-    ours = SpoolSession.create(cache.store, OPTIONS)
+    ours = SpoolSession.create(cache.store, OPTIONS, OPTIONS.scope)
     try:
         add(cache, ours, "a")
         append(ours, b"\n".join([*garbage, b""]))

@@ -216,7 +216,7 @@ class Histories(RuleBasedStateMachine):
                 path = writer.commit(time_ns)
             try:
                 if self.session is None:
-                    self.session = SpoolSession.create(self.cache.store, OPTIONS)
+                    self.session = SpoolSession.create(self.cache.store, OPTIONS, "")
                 number = self.session.add(action, output, len(body), time_ns, path)
                 return self.session.pending[number], True
             except OSError:

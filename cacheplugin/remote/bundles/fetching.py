@@ -54,6 +54,10 @@ class Fetching:
                 self._queue.add(found)
         self._advance()
 
+    def coming(self) -> list:
+        """The actions that came with no range yet, of those that the store lacked at the beginning."""
+        return [action for action, found in self._ranges.items() if found.state != DONE]
+
     def stop(self) -> None:
         """Nothing more will be asked for: fetch no more than what waits or is under way."""
         self._queue.clear()

@@ -27,43 +27,43 @@ _MAX_BLOCK_BYTES = LARGE_BYTES + (LARGE_BYTES >> 7)  # zstd adds less to what it
 class BundlesLayout:
     """``bucket`` is a remote.s3.Bucket, ``cache`` a LocalCache, ``prefix`` clean or empty.
 
-    ``scopes`` are those of scope.find; ``look_for_objects``: say whether there are objects of the
-    objects layout as well. ``bundles`` and ``manifests`` are how all their keys begin.
+    ``look_for_objects``: say whether there are objects of the objects layout as well. ``bundles``
+    and ``manifests`` are how all their keys begin.
     """
 
-    def __init__(self, bucket, cache, prefix: str, scopes, look_for_objects: bool) -> None:
+    def __init__(self, bucket, cache, prefix: str, look_for_objects: bool) -> None:
         self._bucket = bucket
         self._cache = cache
         prefix = key_prefix(prefix)
         self.bundles, self.manifests = f"{prefix}bundle/", f"{prefix}manifest/"
         self._actions = f"{prefix}action/"
-        self._scopes = [manifest.scope_key(scope) for scope in scopes]
         self._look_for_objects = look_for_objects
 
     # -- what there is -----------------------------------------------------------------------------
 
     def load(self, job) -> jobs.LoadResult:
-        """Read the manifests of this scope and of those it falls back to; raises RemoteError.
+        """Read the manifests of a scope and of those it falls back to; raises RemoteError.
 
         One that cannot be used is counted and passed over.
         """
-        with ThreadPoolExecutor(len(self._scopes) + 1) as pool:
+        scopes = [manifest.scope_key(scope) for scope in job.scopes]
+        with ThreadPoolExecutor(len(scopes) + 1) as pool:
             objects = None
             if self._look_for_objects:
                 objects = pool.submit(self._bucket.list, self._actions, 1)
             own, *others = [
                 pool.submit(self._read_scope, scope, most)
-                for scope, most in zip(self._scopes, (_MOST_MANIFESTS, _OTHERS, _OTHERS))
+                for scope, most in zip(scopes, (_MOST_MANIFESTS, _OTHERS, _OTHERS))
             ]
             own = own.result()  # without these there is nothing to go on with
             others = [_ignoring(other, _NOTHING) for other in others]
             foreign = []
             if not own.rows and not any(other.rows for other in others):
-                foreign = _ignoring(pool.submit(self._read_foreign), ())
+                foreign = _ignoring(pool.submit(self._read_foreign, scopes), ())
             has_objects = objects is not None and bool(_ignoring(objects, True))
         rows = [
-            list(manifest.merge(scope.rows for scope in scopes).values())
-            for scopes in ((own,), others, foreign)
+            list(manifest.merge(scope.rows for scope in some).values())
+            for some in ((own,), others, foreign)
         ]
         actions, outputs = self._cache.first_store().names()
         missing = dict.fromkeys(
@@ -118,12 +118,12 @@ class BundlesLayout:
         except RemoteError as error:
             return error
 
-    def _read_foreign(self) -> list:
-        """The _Scopes that were written for last, by the names of bundles; raises RemoteError."""
+    def _read_foreign(self, own) -> list:
+        """The other _Scopes that were written for last, by the names of bundles; raises RemoteError."""
         names = (_name(one) for one in _newest(self._bucket, self.bundles))
         matches = filter(None, map(manifest.BUNDLE_NAME.fullmatch, names))
         found = dict.fromkeys(match[1] for match in matches)
-        scopes = [scope for scope in found if scope not in self._scopes][:_FOREIGN_SCOPES]
+        scopes = [scope for scope in found if scope not in own][:_FOREIGN_SCOPES]
         return [self._read_scope(scope, _OTHERS) for scope in scopes]
 
     # -- fetching ----------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ class BundlesLayout:
 
     def upload(self, job) -> jobs.BundleResult:
         """Write a bundle of the entries of a BundleJob; raises RemoteError and OSError."""
-        unique = f"{self._scopes[0]}-{os.urandom(4).hex()}"
+        unique = f"{manifest.scope_key(job.scope)}-{os.urandom(4).hex()}"
         name = manifest.new_name(time.time(), unique)
         packer = Packer([Entry(*entry) for entry in job.entries], name)
         stream = Stream(packer.chunks())
@@ -224,9 +224,9 @@ class BundlesLayout:
         )  # fmt: skip
 
     def write_manifest(self, job) -> jobs.ManifestResult:
-        """Write a manifest for this scope; raises RemoteError."""
+        """Write a manifest; raises RemoteError."""
         name = manifest.new_name(time.time(), os.urandom(4).hex())
-        self._bucket.write(f"{self.manifests}{self._scopes[0]}/{name}", job.data)
+        self._bucket.write(f"{self.manifests}{manifest.scope_key(job.scope)}/{name}", job.data)
         return jobs.ManifestResult(job.number, jobs.STORED, "", name, len(job.data))
 
 

@@ -17,11 +17,15 @@ IDLE_S = 20  # a bundle that nothing was added to for so long is closed
 
 
 class Packing:
-    """``plan`` is the BundlesPlan, ``catalog`` its Catalog; the clocks give monotonic and epoch s."""
+    """``plan`` is the BundlesPlan of ``scope``, ``catalog`` its Catalog.
 
-    def __init__(self, plan, catalog, clock=time.monotonic, wall=time.time) -> None:
+    The clocks give monotonic seconds and such since the epoch.
+    """
+
+    def __init__(self, plan, catalog, scope: str, clock=time.monotonic, wall=time.time) -> None:
         self._plan = plan
         self._catalog = catalog
+        self._scope = scope
         self.ahead_s = 0.0  # the store's clock, of ours: the one that all machines share counts
         self._clock, self._wall = clock, wall
         self._entries = []  # of the bundle that is gathered: (action, output, size, time_ns, path)
@@ -67,6 +71,11 @@ class Packing:
         self._close_bundle()
         self._go_on()
 
+    @property
+    def is_finishing(self) -> bool:
+        """Whether a session waits for what it left to be written."""
+        return bool(self._finishing)
+
     def timeout_s(self):
         """Until ``on_time`` is wanted; None: never."""
         return max(0, self._added_at + IDLE_S - self._clock()) if self._entries else None
@@ -85,7 +94,8 @@ class Packing:
     def _write_next(self) -> None:
         while self._closed and self._writing < BUNDLES_AT_ONCE:
             self._writing += 1
-            self._plan.submit(jobs.BundleJob, (self._closed.popleft(),), self._bundle_done)
+            entries = self._closed.popleft()
+            self._plan.submit(jobs.BundleJob, (self._scope, entries), self._bundle_done)
 
     def _bundle_done(self, task, result) -> None:
         self._writing -= 1
@@ -135,7 +145,7 @@ class Packing:
             return
         self._manifest = text
         self._plan.submit(
-            jobs.ManifestJob, (manifest.encode(text),),
+            jobs.ManifestJob, (self._scope, manifest.encode(text)),
             lambda _, result: self._manifest_done(finishing, named, result),
         )  # fmt: skip
 

@@ -8,7 +8,7 @@ import logging
 import time
 
 from ... import jobs
-from ..plan import Plan
+from ..plan import Fetches, Plan
 from .catalog import Catalog
 from .fetching import Fetching
 from .manifest import scope_key
@@ -16,12 +16,22 @@ from .packing import Packing
 
 log = logging.getLogger(__name__)
 
+SHARED_S = 60  # a session that begins later than this looks for newer manifests
+
+_numbers = itertools.count(1)  # of the tasks of all plans
+
 
 class BundlesPlan(Plan):
-    """See ../plan.py for what it does for whom; ``scope`` is the text of the session's own."""
+    """See ../plan.py for what it does for whom; ``scopes`` are those of scope.find.
 
-    def __init__(self, options, pool, store, scope: str) -> None:
-        super().__init__(pool)
+    ``clock`` gives monotonic seconds.
+    """
+
+    def __init__(self, options, pool, store, scopes, clock=time.monotonic) -> None:
+        super().__init__(pool, scopes)
+        scope = scopes[0]
+        self._clock = clock
+        self._open_until = clock() + SHARED_S
         self._twofold = options.layout == "both"  # whether all goes into both layouts
         self._in_objects = self._twofold  # whether what no manifest names may be in the other
         # Whether what is found there is bundled.
@@ -30,14 +40,27 @@ class BundlesPlan(Plan):
         self._fetching = Fetching(
             self, self._catalog, store, options.prefetch_limit_bytes, scope_key(scope)
         )
-        self._packing = Packing(self, self._catalog)
-        self._numbers = itertools.count(1)
+        self._packing = Packing(self, self._catalog, scope)
+        self._fetches = Fetches()
         self._tasks = {}  # number: what hears its result
         self._loading = self._loaded = False
         self._held = []  # jobs that wait for the manifests
         self._halves = {}  # number of an upload: the result of one layout, with that of the other due
 
+    @property
+    def is_open(self) -> bool:
+        return self._clock() < self._open_until
+
+    @property
+    def is_over(self) -> bool:
+        return not (self.sessions or self._tasks or self._held or self._packing.is_finishing)
+
     # -- the front's jobs --------------------------------------------------------------------------
+
+    def begin(self, session: int) -> None:
+        super().begin(session)
+        if self._loaded:
+            self._tell(session, self._fetching.coming())
 
     def prefetch(self) -> None:
         if not self._loaded:
@@ -62,8 +85,13 @@ class BundlesPlan(Plan):
     def finish(self, job) -> None:
         if self._loading:
             self._held.append(job)
-        else:
+            return
+        self.sessions.discard(job.session)
+        if not self.sessions:
             self._fetching.stop()
+        if job.used is None:
+            self.report(jobs.FinishResult(job.number, jobs.STORED, ""))
+        else:
             self._packing.finish(job)
 
     def stop(self) -> None:
@@ -79,9 +107,9 @@ class BundlesPlan(Plan):
 
     def submit(self, kind, fields, hear) -> None:
         """Have a worker do the task ``kind(number, *fields)``; ``hear(task, result)`` gets its end."""
-        task = kind(next(self._numbers), *fields)
+        task = kind(next(_numbers), *fields)
         self._tasks[task.number] = hear
-        self._pool.submit(task)
+        self._pool.submit(self, task)
 
     def done(self, task, result) -> None:
         self._tasks.pop(task.number)(task, result)
@@ -89,7 +117,7 @@ class BundlesPlan(Plan):
     def _load(self) -> None:
         if not self._loading:
             self._loading = True
-            self.submit(jobs.LoadJob, (), self._load_done)
+            self.submit(jobs.LoadJob, (self.scopes,), self._load_done)
 
     def _load_done(self, _, result) -> None:
         self._loading = False
@@ -103,10 +131,10 @@ class BundlesPlan(Plan):
                      len(self._catalog), len(result.missing))  # fmt: skip
             if result.damaged:
                 self.report(jobs.Transferred(0, 0, result.damaged))
-            missing = set(result.missing)
-            others = [action for action in self._catalog.actions() if action not in missing]
-            self.report(jobs.Expected(list(result.missing), others, not self._in_objects))
-            if not any(isinstance(job, jobs.FinishJob) for job in held):
+            for session in self.sessions:
+                self._tell(session, list(result.missing))
+            ended = {job.session for job in held if isinstance(job, jobs.FinishJob)}
+            if not self.sessions <= ended:
                 self._fetching.begin(result.missing)
         for job in held:
             if result.status == jobs.LOST and not isinstance(job, jobs.FetchJob):
@@ -121,6 +149,12 @@ class BundlesPlan(Plan):
             else:
                 self.upload(job)
 
+    def _tell(self, session, coming) -> None:
+        """Tell a session what bundles have, of which the actions in ``coming`` are not here yet."""
+        expected = set(coming)
+        others = [action for action in self._catalog.actions() if action not in expected]
+        self.report(jobs.Expected(coming, others, not self._in_objects, session))
+
     # -- together with the objects layout ----------------------------------------------------------
 
     def not_in_bundles(self, job, status, reason) -> bool:
@@ -128,12 +162,14 @@ class BundlesPlan(Plan):
         if not self._in_objects:
             self.report(jobs.failed(job, status, reason))
             return False
-        self.submit(jobs.FetchJob, (job.action,), lambda _, result: self._fetched(job, result))
+        if self._fetches.add(job):
+            self.submit(jobs.FetchJob, (job.action,), self._fetched)
         return True
 
-    def _fetched(self, job, result) -> None:
+    def _fetched(self, _, result) -> None:
         """What the objects layout had is answered, and bundled for the next."""
-        self.report(result._replace(number=job.number))
+        for answer in self._fetches.results(result):
+            self.report(answer)
         if result.status == jobs.HIT and self._bundles_found:
             put = (result.action, result.output, result.size, result.time_ns, result.path)
             self._packing.add(jobs.UploadJob(None, *put))

@@ -1,0 +1,97 @@
+"""``serve``: listeners, then the server."""
+import logging
+import os
+import resource
+import socket
+
+from . import handover, log, systemd
+from .errors import UsageError
+from .main import prepare
+
+_BACKLOG = 512
+logger = logging.getLogger(__name__)
+
+
+class Listeners:
+    """What a server listens on: ``tcp`` and ``unix`` for go commands, ``http``; each may be None."""
+
+    def __init__(self) -> None:
+        self.tcp = self.unix = self.http = None
+
+    @property
+    def port(self) -> int:
+        """The TCP port for go commands, 0 where there is none."""
+        return self.tcp.getsockname()[1] if self.tcp is not None else 0
+
+
+def run(options) -> int:
+    """``go-cache-plugin serve``; returns the exit status, raises UsageError."""
+    os.umask(0o022)
+    log.setup(options, logging.INFO)
+    _raise_descriptor_limit()
+    listeners = _passed()
+    if not options.plugin_port and listeners.tcp is None and listeners.unix is None:
+        raise UsageError("serve needs --plugin, the port on which connect finds it")
+    writable = prepare(options.cache_dir, options.read_only)
+    if options.plugin_port and listeners.tcp is None:
+        listeners.tcp = _listen("--plugin", "127.0.0.1", options.plugin_port)
+    if listeners.port and listeners.unix is None and handover.is_possible():
+        listeners.unix = _listen_unix(listeners.port)
+    if options.http is not None and listeners.http is None:
+        listeners.http = _listen("--http", *options.http)
+    from .server import Server
+
+    return Server(options, writable, listeners).run()
+
+
+def _listen(flag, host, port):
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+        return listener
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"{flag}: cannot listen on {host} port {port}: {reason}") from None
+
+
+def _listen_unix(port):
+    """The listener that takes descriptors; without it clients copy through TCP."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        listener.bind(handover.address(port))
+        listener.listen(_BACKLOG)
+        return listener
+    except OSError as error:
+        logger.warning("no Unix socket for port %d, clients use TCP: %s", port, error.strerror.lower())
+        listener.close()
+        return None
+
+
+def _passed() -> Listeners:
+    """The listeners that the service manager passed: by their names, or by what they are."""
+    listeners = Listeners()
+    for listener, name in systemd.listeners():
+        if listener.family == socket.AF_UNIX:
+            if listener.type != socket.SOCK_SEQPACKET:
+                raise UsageError("the Unix socket passed is not ListenSequentialPacket")
+            kind = "unix"
+        else:
+            kind = "http" if name == "http" else "tcp"
+        if getattr(listeners, kind) is not None:
+            raise UsageError(f"two {kind} sockets passed by the service manager")
+        setattr(listeners, kind, listener)
+    return listeners
+
+
+def _raise_descriptor_limit() -> None:
+    """Each client has four descriptors, and the usual limit is low for old programs' sake."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        pass

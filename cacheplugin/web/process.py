@@ -1,0 +1,40 @@
+"""The HTTP process. weblink.py starts it, with the server's socket at 0 and the listener at 3."""
+import asyncio
+import json
+import os
+import signal
+import socket
+
+from aiohttp import web
+
+from .. import log
+from ..options import Options
+from ..weblink import LISTENER_FD
+from .app import make_app
+from .link import ServerLink
+
+_END_S = 1.0  # for requests under way
+
+
+def main(text: str) -> None:
+    """Run until the server is gone; ``text``: the fields of Options as JSON."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # blocked by poollink meanwhile
+    options = Options(**json.loads(text))
+    log.setup(options)
+    asyncio.run(_serve(options))
+    os._exit(0)
+
+
+async def _serve(options) -> None:
+    ended = asyncio.Event()
+    link = ServerLink(os.dup(0), ended.set)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    runner = web.AppRunner(make_app(options, link), access_log=None)
+    await runner.setup()
+    await web.SockSite(runner, socket.socket(fileno=LISTENER_FD), shutdown_timeout=_END_S).start()
+    await ended.wait()
+    await runner.cleanup()

@@ -1,0 +1,118 @@
+"""The server's end of the HTTP process: starts it, answers what it asks, starts it again.
+
+The process (web/process.py) gets the listener, which stays bound here, so that a restart keeps the
+port, and a socket for messages. It ends with the server, by the end of that socket.
+"""
+import logging
+import os
+import socket
+import time
+
+from . import channel
+from .loop import READABLE, WRITABLE
+from .poollink import spawn
+
+log = logging.getLogger(__name__)
+
+LISTENER_FD = 3  # in the process
+_STATUS_WAIT_S = 0.5  # for the pool's part of a snapshot
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 30.0
+_GOOD_S = 60.0  # a process that lived so long was in order
+
+
+class WebLink:
+    """``server`` is the Server, of which it takes loop, options and snapshots."""
+
+    def __init__(self, server, listener) -> None:
+        self.process_id = None
+        self.restarts = 0
+        self._server = server
+        self._listener = listener
+        self._pause_s = _FIRST_PAUSE_S
+        self._socket = self._sender = self._receiver = None
+        self._start()
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        actions = [
+            (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
+            (os.POSIX_SPAWN_DUP2, 2, 1),
+            (os.POSIX_SPAWN_DUP2, self._listener.fileno(), LISTENER_FD),
+        ]
+        try:
+            self.process_id = spawn("cacheplugin.web.process", _argument(self._server.options), actions)
+        except OSError as error:
+            log.warning("no HTTP: %s", error.strerror.lower())
+            ours.close()
+            return
+        finally:
+            theirs.close()
+        self._started_at = time.monotonic()
+        self._socket = ours
+        self._sender, self._receiver = channel.Sender(ours.fileno()), channel.Receiver(ours.fileno())
+        self._server.loop.watch(ours.fileno(), READABLE, self._hear)
+
+    def _hear(self, event) -> None:
+        try:
+            if event & WRITABLE:
+                self._flush()
+            for kind, number in self._receiver.receive() if event & ~WRITABLE else ():
+                if kind == "snapshot":
+                    self._take_snapshot(number)
+        except (EOFError, OSError):
+            self._died()
+
+    def _take_snapshot(self, number) -> None:
+        """Answer with the server's numbers, and the pool's where they come in time."""
+        is_open = [self._sender]  # as long as nothing was sent
+
+        def send(status=None):
+            if is_open and is_open.pop() is self._sender:
+                pool = None if status is None else tuple(status)
+                extra = {"pool": pool, "http_restarts": self.restarts}
+                self._sender.queue((number, self._server.snapshot() | extra))
+                self._flush()
+
+        uplink = self._server.uplink
+        if uplink is None or not uplink.ask_status(send):
+            send()
+        else:
+            self._server.loop.after(_STATUS_WAIT_S, send)
+
+    def _flush(self) -> None:
+        try:
+            events = READABLE if self._sender.flush() else READABLE | WRITABLE
+        except OSError:
+            events = READABLE  # its end is heard there
+        self._server.loop.watch(self._socket.fileno(), events, self._hear)
+
+    def _died(self) -> None:
+        """Start another one, the later the more often they die."""
+        self._let_go()
+        _, status = os.waitpid(self.process_id, 0)
+        if time.monotonic() - self._started_at >= _GOOD_S:
+            self._pause_s = _FIRST_PAUSE_S
+        log.warning(
+            "the HTTP process has ended with status %d, starting another one",
+            os.waitstatus_to_exitcode(status),
+        )
+        self.restarts += 1
+        self._server.loop.after(self._pause_s, self._start)
+        self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
+
+    def _let_go(self) -> None:
+        self._server.loop.unwatch(self._socket.fileno())
+        self._socket.close()
+        self._socket = self._sender = None
+
+    def close(self) -> None:
+        """Let the process end; the listener is closed."""
+        if self._socket is not None:
+            self._let_go()
+        self._listener.close()
+
+
+def _argument(options) -> str:
+    import json
+
+    return json.dumps(options.as_dict())
