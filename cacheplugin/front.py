@@ -73,6 +73,17 @@ class Front:
 
             self._marker = OpenMarker(self.store.root)
 
+    @property
+    def has_marker(self) -> bool:
+        return self._marker is not None
+
+    def trust_store(self) -> None:
+        """What was suspect has been checked."""
+        if self.suspects is not None:
+            self.suspects.lift()
+            self.suspects = None
+            self.lookup = (self._local or self.store).lookup
+
     def take_marker(self):
         """The OpenMarker, or None; what is written from now on gets a new one."""
         marker, self._marker = self._marker, None

@@ -82,6 +82,11 @@ def receive(sock):
         raise ValueError(str(error) if "version" in str(error) else "no offer of connect") from None
 
 
-def end_message(status: int) -> bytes:
-    """What ends a session."""
-    return b"\0" + bytes([status])
+def tell(sock, text: str, status: int) -> None:
+    """Send lines for the client's stderr, then the end; none who listens is no trouble."""
+    try:
+        if text:
+            sock.send(text.encode(errors="backslashreplace")[:MAX_BYTES])
+        sock.send(b"\0" + bytes([status]))
+    except OSError:
+        pass

@@ -86,7 +86,8 @@ Disabled = namedtuple("Disabled", "reason")
 # What bundles have: actions that the store lacks, and others; complete: the bucket has nothing else.
 Expected = namedtuple("Expected", "actions others complete session", defaults=(0,))
 # Bytes over the network that belong to no one job; damaged: things found wrong by no one's get.
-Transferred = namedtuple("Transferred", "received sent damaged")
+# session: one of those on whose behalf.
+Transferred = namedtuple("Transferred", "received sent damaged session", defaults=(0,))
 
 # queued, running: tasks by direction; breakers: their states by direction.
 PoolStatus = namedtuple("PoolStatus", "queued running workers breakers")

@@ -3,35 +3,25 @@
 No client can hold the others: each gets a bounded piece of work a turn, is not read from while it
 takes no answers, and is given up when it stops in the middle of a request.
 """
-import errno
 import logging
 import os
-import resource
-import socket
-import stat
 import time
-from _thread import start_new_thread
 
-from . import handover, peers, scope, systemd, upkeep
-from .errors import reason_of
+from . import handover, scope, systemd
 from .front import Front
 from .history import append_session
 from .loop import READABLE
 from .metrics import Counters, Histogram
 from .protocol import HELLO, close_answer
+from .reception import Reception, address_text
 from .session import Session
+from .upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
 EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + 2, 128 + 15
-_ACCEPTS_A_TURN = 16
-_DESCRIPTORS_A_CLIENT = 4  # stdin, stdout, the socket to connect, the file of a put
-_OWN_DESCRIPTORS = 64
 _STALL_CHECKS = 4  # in the time that a client may stop
 _CLOCK_S = 600
-_UPKEEP_S = 60
-_PRUNE_S = 3600
-_MARKER_S = 3600
 
 
 class _Client(Session):
@@ -45,14 +35,6 @@ class _Client(Session):
         self.moves_seen = -1
 
 
-class _Newcomer:
-    """A connect that has not made its offer yet."""
-
-    def __init__(self, sock) -> None:
-        self.sock = sock
-        self.checks = 0
-
-
 class Server(Front):
     """``listeners`` are those of serve.py, which this closes."""
 
@@ -61,19 +43,15 @@ class Server(Front):
         self.hit_latency = Histogram()
         self.sessions_begun = {"unix": 0, "tcp": 0}
         self._listeners = listeners
-        self._accepting = []  # (listener, what takes its connections) while there is room
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most_clients = max(1, (limit - _OWN_DESCRIPTORS) // _DESCRIPTORS_A_CLIENT)
-        self._newcomers = {}  # descriptor: _Newcomer
+        self._reception = Reception(self, listeners.tcp, listeners.unix)
         self._clients = set()
         self._closing = []  # clients whose answer to close is on its way
         self._ended = []  # Transfers of sessions that have ended, which still upload
         self._clock_from = time.monotonic()
-        self._marker_from = self._pruned_at = None
-        self._helpers = {}  # id of a process: what it is
+        self._upkeep = Upkeep(self)
         self._idle_timer = None
         self._web = None
-        self._stopping = False
+        self.is_stopping = False
         self._hurried = False  # a second signal came
         self._drain_timer = None
         self._given_up = False  # on uploads that were not done in time
@@ -89,44 +67,22 @@ class Server(Front):
         if self.uplink is not None:
             self.uplink.latencies = {"FetchResult": Histogram(), "UploadResult": Histogram()}
             self.uplink.pool()  # the first client finds it warm
-        self._listen()
+        self._reception.open()
         if self._listeners.http is not None:
             from .weblink import WebLink
 
             self._web = WebLink(self, self._listeners.http)
-            log.info("HTTP on %s", _address_text(self._listeners.http))
+            log.info("HTTP on %s", address_text(self._listeners.http))
         systemd.notify("READY=1")
-        self._do_upkeep()
-        self._check_stalls()
-        self._watch_idleness()
+        self._upkeep.do()
+        if self.options.client_timeout_s:
+            self._check_stalls()
+        self.watch_idleness()
         while not self._done:
             self.loop.turn()
             self._after_turn()
         self._finish()
         return self.status
-
-    def _listen(self) -> None:
-        if self._listeners.tcp is not None:
-            log.info("serving go commands on %s", _address_text(self._listeners.tcp))
-            self._accepting.append((self._listeners.tcp, self._welcome_tcp))
-        if self._listeners.unix is not None:
-            log.info("serving connect on Unix socket %s", _address_text(self._listeners.unix))
-            self._accepting.append((self._listeners.unix, self._welcome_unix))
-        for listener, _ in self._accepting:
-            listener.setblocking(False)
-        self._open_doors()
-
-    def _open_doors(self) -> None:
-        """Accept connections while there is room for them."""
-        is_room = len(self._clients) + len(self._newcomers) < self._most_clients
-        for listener, welcome in self._accepting:
-            if not is_room:
-                self.loop.unwatch(listener.fileno())
-            elif not self.loop.watches(listener.fileno()):
-                self.loop.watch(
-                    listener.fileno(), READABLE,
-                    lambda _, listener=listener, welcome=welcome: self._accept(listener, welcome),
-                )  # fmt: skip
 
     def _after_turn(self) -> None:
         if self._closing:
@@ -141,86 +97,29 @@ class Server(Front):
                     self._end(client, 0)
         if self._ended:
             self._let_go_of_transfers()
-        if self._stopping and not self._clients:
+        if self.is_stopping and not self._clients:
             self._drain()
 
     # -- clients come ------------------------------------------------------------------------------
 
-    def _accept(self, listener, welcome) -> None:
-        for _ in range(_ACCEPTS_A_TURN):
-            try:
-                sock, address = listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
-                    log.warning("a client has to wait: %s", reason_of(error))
-                    self.loop.unwatch(listener.fileno())  # until one has ended, or for a while
-                    self.loop.after(1, self._open_doors)
-                    return
-                continue  # it is gone again
-            sock.setblocking(False)
-            self.loop.cancel(self._idle_timer)
-            try:
-                welcome(sock, address)
-            except (OSError, ValueError) as error:
-                log.warning("a client was turned away: %s", reason_of(error))
-                sock.close()
-                self._watch_idleness()
-            self._open_doors()
-            if len(self._clients) + len(self._newcomers) >= self._most_clients:
-                return
+    @property
+    def client_count(self) -> int:
+        return len(self._clients)
 
-    def _may_come(self, uid) -> bool:
-        return self.options.allow_other_users or handover.is_trusted(uid)
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is neither a client nor an upload."""
+        return not self._clients and not self._ended
 
-    def _welcome_tcp(self, sock, address) -> None:
-        if not self.options.allow_other_users:
-            uid = peers.uid(address, sock.getsockname())
-            if uid is not None and not self._may_come(uid):
-                raise ValueError(f"user {uid} is neither the server's nor root; see --allow-other-users")
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        fd = sock.detach()
-        self._begin("tcp", (fd, fd), self._own_scopes)
-
-    def _welcome_unix(self, sock, _) -> None:
-        uid = handover.peer_uid(sock)
-        if not self._may_come(uid):
-            reason = f"user {uid} is neither the server's nor root; see --allow-other-users"
-            _tell(sock, f"go-cache-plugin: turned away: {reason}\n", 1)
-            raise ValueError(reason)
-        self._newcomers[sock.fileno()] = _Newcomer(sock)
-        self._take_offer(sock)
-
-    def _take_offer(self, sock, _=None) -> None:
-        """Take what connect has sent, or wait for it."""
-        try:
-            offer, fds = handover.receive(sock)
-        except BlockingIOError:
-            self.loop.watch(sock.fileno(), READABLE, lambda _: self._take_offer(sock))
-            return
-        except (OSError, ValueError) as error:
-            log.warning("a client was turned away: %s", reason_of(error))
-            _tell(sock, f"go-cache-plugin: turned away: {reason_of(error)}\n", 1)
-            self._dismiss(sock)
-            return
-        del self._newcomers[sock.fileno()]
-        uses_own = self.options.scope and not offer.is_explicit
-        scopes = self._own_scopes if uses_own else lambda: offer.scopes
-        fds = [_independent(fd, flags) for fd, flags in zip(fds, (os.O_RDONLY, os.O_WRONLY))]
-        self._begin("unix", fds, scopes, sock, offer.wants_summary)
-
-    def _dismiss(self, sock) -> None:
-        self.loop.unwatch(sock.fileno())
-        self._newcomers.pop(sock.fileno(), None)
-        sock.close()
-        self._open_doors()
-        self._watch_idleness()
-
-    def _own_scopes(self):
+    def own_scopes(self):
+        """The scopes of clients that have none of their own."""
         return scope.find(self.options, os.environ)
 
-    def _begin(self, way, fds, find_scopes, control=None, wants_summary=False) -> None:
+    def begin(self, way, fds, find_scopes, control=None, wants_summary=False) -> None:
+        """Serve a client that came by ``way`` on two descriptors, which are this Server's from now on.
+
+        ``control`` is the socket to a connect, to be told of the end.
+        """
         now = time.monotonic()
         if now - self._clock_from >= _CLOCK_S:
             self._clock_from = now
@@ -273,7 +172,7 @@ class Server(Front):
         if client.control is not None:
             self.loop.unwatch(client.control.fileno())
             text = f"go-cache-plugin: {client.fault}\n" if client.fault else ""
-            _tell(client.control, text + (counters.summary() if client.wants_summary else ""), status)
+            handover.tell(client.control, text + (counters.summary() if client.wants_summary else ""), status)
             client.control.close()
         append_session(self.store.root, counters)
         log.debug("a session has ended: %d gets, %d hits, %d puts",
@@ -286,8 +185,8 @@ class Server(Front):
             client.transfers.finish()
             client.transfers.mark_ending()
             self._ended.append(client.transfers)
-        self._open_doors()
-        self._watch_idleness()
+        self._reception.open_doors()
+        self.watch_idleness()
 
     def _let_go_of_transfers(self) -> None:
         """Release what is uploaded, or will not be."""
@@ -308,15 +207,12 @@ class Server(Front):
             if client.stalls >= _STALL_CHECKS:
                 client.fault = "the client has stopped in the middle of a request"
                 client.end()
-        for newcomer in [*self._newcomers.values()]:
-            newcomer.checks += 1
-            if newcomer.checks > _STALL_CHECKS:
-                self._dismiss(newcomer.sock)
+        self._reception.check_stalls(_STALL_CHECKS)
 
     # -- the end -----------------------------------------------------------------------------------
 
     def on_signal(self) -> None:
-        if self._stopping:
+        if self.is_stopping:
             self._hurried = self._done = True
             self.status = EXIT_INTERRUPTED if self.interrupted else EXIT_TERMINATED
             return
@@ -325,22 +221,12 @@ class Server(Front):
 
     def stop(self) -> None:
         """Take no more clients, let those that are there finish, and end."""
-        if self._stopping:
+        if self.is_stopping:
             return
-        self._stopping = True
+        self.is_stopping = True
         systemd.notify("STOPPING=1")
-        for listener, _ in self._accepting:
-            self.loop.unwatch(listener.fileno())
-            listener.close()
-        self._accepting = []
-        for newcomer in [*self._newcomers.values()]:
-            self._dismiss(newcomer.sock)
+        self._reception.close()
         self.loop.after(self.options.stop_timeout_s, self._cut)
-        self.loop.after(0, lambda: None)  # a turn, even if no client gives cause for one
-
-    @property
-    def is_stopping(self) -> bool:
-        return self._stopping
 
     def _cut(self) -> None:
         """The time of those who were to finish is over."""
@@ -361,14 +247,14 @@ class Server(Front):
         pending = sum(transfers.pending for transfers in self._ended)
         log.warning("%d uploads not finished within --drain-timeout, they stay in the spool", pending)
 
-    def _watch_idleness(self) -> None:
+    def watch_idleness(self) -> None:
         """Begin to count the time without a client, if there is none and it counts."""
-        if self.options.idle_exit_s and not self._clients and not self._newcomers:
-            self.loop.cancel(self._idle_timer)
+        self.loop.cancel(self._idle_timer)
+        if self.options.idle_exit_s and not self._clients and not self._reception.is_busy:
             self._idle_timer = self.loop.after(self.options.idle_exit_s, self._on_idle)
 
     def _on_idle(self) -> None:
-        if not self._clients and not self._newcomers and not self._stopping:
+        if not self._clients and not self._reception.is_busy and not self.is_stopping:
             log.info("stopping; no client for %g s", self.options.idle_exit_s)
             self.stop()
 
@@ -389,51 +275,6 @@ class Server(Front):
         if marker is not None and not self._hurried:
             marker.close()
 
-    # -- upkeep ------------------------------------------------------------------------------------
-
-    def _do_upkeep(self) -> None:
-        """Every minute: what direct mode does at the end of a session."""
-        self.loop.after(_UPKEEP_S, self._do_upkeep)
-        self._reap()
-        running = self._helpers.values()
-        if self.uplink is not None and "uploader" not in running and not self._stopping:
-            process_id = self.uplink.start_uploader()
-            if process_id is not None:
-                self._helpers[process_id] = "uploader"
-        now = time.monotonic()
-        prunes = self.options.expiry_s or self.options.max_size_bytes
-        is_due = prunes and (self._pruned_at is None or now - self._pruned_at >= _PRUNE_S)
-        if self.writable and "upkeep" not in running and (is_due or self.suspects is not None):
-            self._pruned_at = now
-            try:
-                self._helpers[upkeep.start(self.options)] = "upkeep"
-            except OSError as error:
-                log.warning("no prune: %s", reason_of(error))
-        self._renew_marker(now)
-
-    def _reap(self) -> None:
-        for process_id, name in [*self._helpers.items()]:
-            done, status = os.waitpid(process_id, os.WNOHANG)
-            if done:
-                del self._helpers[process_id]
-                if name == "upkeep" and status == 0 and self.suspects is not None:
-                    self.suspects.lift()
-                    self.suspects = None
-                    self.lookup = (self._local or self.store).lookup
-
-    def _renew_marker(self, now) -> None:
-        """Have what was written until now made durable, so that no power cut makes it suspect."""
-        if self._marker is None:
-            self._marker_from = now
-            return
-        is_idle = not self._clients and not self._ended
-        if is_idle or now - self._marker_from >= _MARKER_S:
-            marker = self.take_marker()
-            if not is_idle:
-                self.mark_open()
-            self._marker_from = now
-            start_new_thread(marker.close, ())  # it waits for the disk
-
     # -- what others want to know ------------------------------------------------------------------
 
     def snapshot(self) -> dict:
@@ -453,40 +294,6 @@ class Server(Front):
             "sessions": len(self._clients),
             "sessions_begun": self.sessions_begun,
             "uploads_pending": sum(transfers.pending for transfers in uploads),
-            "is_stopping": self._stopping,
+            "is_stopping": self.is_stopping,
             "bucket_usable": self.uplink.usable if self.uplink is not None else None,
         }
-
-
-def _independent(fd, flags) -> int:
-    """A descriptor for what ``fd`` is open on that is non-blocking for us alone; ``fd`` is closed."""
-    mode = os.fstat(fd).st_mode
-    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
-        try:
-            ours = os.open(f"/proc/self/fd/{fd}", flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-            os.close(fd)
-            return ours
-        except OSError:
-            pass  # it is another user's
-    if not stat.S_ISREG(mode):
-        os.set_blocking(fd, False)
-    return fd
-
-
-def _tell(sock, text, status) -> None:
-    """Send lines for the client's stderr, then the exit status; none who listens is no trouble."""
-    try:
-        if text:
-            sock.send(text.encode(errors="backslashreplace")[: handover.MAX_BYTES])
-        sock.send(handover.end_message(status))
-    except OSError:
-        pass
-
-
-def _address_text(listener) -> str:
-    """An address as people write it."""
-    name = listener.getsockname()
-    if isinstance(name, tuple):
-        return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
-    name = name.decode() if isinstance(name, bytes) else name
-    return f"@{name[1:]}" if name[:1] == "\0" else name

@@ -60,7 +60,6 @@ class Uplink:
             from .poollink import PoolLink
 
             front, fields = self.front, self._options.as_dict()
-            front.mark_open()
             try:
                 if not front.writable:
                     fields["cache_dir"] = front.local.first_store().root
@@ -89,8 +88,9 @@ class Uplink:
     def _on_message(self, message) -> None:
         from . import jobs
 
-        counters = self.front.counters
         if isinstance(message, jobs.Transferred):
+            transfers = self._transfers.get(message.session)
+            counters = self.front.counters if transfers is None else transfers.counters
             counters.get_fault_bytes += message.received
             counters.put_s3_bytes += message.sent
             counters.get_fault_damaged += message.damaged

@@ -115,7 +115,7 @@ class Fetching:
                 uncounted += self._plan.not_in_bundles(job, jobs.DAMAGED, result.reason)
             uncounted += not waiting
         if result.received or uncounted:
-            self._plan.report(jobs.Transferred(result.received, 0, uncounted))
+            self._plan.transferred(result.received, 0, uncounted)
         # What neither came nor is damaged failed with the rest of its range.
         status = jobs.FAILED if result.status in (jobs.HIT, jobs.DAMAGED) else result.status
         for row in found.rows:

@@ -113,7 +113,7 @@ class Packing:
             for job in self._pending.pop(output, ()):
                 self._answer(job, status, result.reason)
         if result.sent:
-            self._plan.report(jobs.Transferred(0, result.sent, 0))
+            self._plan.transferred(0, result.sent, 0)
         self._write_next()
         self._go_on()
 
@@ -153,7 +153,7 @@ class Packing:
         written, self._manifest = self._manifest, None
         if result.status == jobs.STORED:
             self._catalog.wrote(result.name, written, self._now_s())
-            self._plan.report(jobs.Transferred(0, result.sent, 0))
+            self._plan.transferred(0, result.sent, 0)
         self._named(finishing, named, result.status, result.reason)
         self._go_on()
 

@@ -130,7 +130,7 @@ class BundlesPlan(Plan):
             log.info("manifests name %d entries, the local store lacks %d of them",
                      len(self._catalog), len(result.missing))  # fmt: skip
             if result.damaged:
-                self.report(jobs.Transferred(0, 0, result.damaged))
+                self.transferred(0, 0, result.damaged)
             for session in self.sessions:
                 self._tell(session, list(result.missing))
             ended = {job.session for job in held if isinstance(job, jobs.FinishJob)}
@@ -148,6 +148,11 @@ class BundlesPlan(Plan):
                 self.fetch(job)
             else:
                 self.upload(job)
+
+    def transferred(self, received, sent, damaged) -> None:
+        """Report bytes, and what is damaged, on behalf of whoever is there."""
+        session = min(self.sessions, default=0)
+        self.report(jobs.Transferred(received, sent, damaged, session))
 
     def _tell(self, session, coming) -> None:
         """Tell a session what bundles have, of which the actions in ``coming`` are not here yet."""
