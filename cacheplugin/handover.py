@@ -9,16 +9,27 @@ This is on the way to the go command's first answer, so it imports the C module 
 """
 import os
 import sys
-from collections import namedtuple
 
 import _socket
 
 MAX_BYTES = 32768
 _FIRST_LINE = "go-cache-plugin connect 1"
 
-# wants_summary: whether the counters are to be printed at the end. is_explicit: whether the user has
-# named the scope. scopes: those of scope.find.
-Offer = namedtuple("Offer", "wants_summary is_explicit scopes")
+
+class Offer:
+    """What comes with the descriptors.
+
+    ``wants_summary``: the counters are to be printed at the end; ``is_explicit``: the user has named
+    the scope; ``scopes``: those of scope.find. (A named tuple would double what connect imports.)
+    """
+
+    __slots__ = ("wants_summary", "is_explicit", "scopes")
+
+    def __init__(self, wants_summary: bool, is_explicit: bool, scopes) -> None:
+        self.wants_summary, self.is_explicit, self.scopes = wants_summary, is_explicit, scopes
+
+    def __eq__(self, other) -> bool:
+        return all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
 
 
 def is_possible() -> bool:

@@ -5,7 +5,6 @@ from _signal import SIG_IGN, SIGINT, signal  # the signal module imports enum
 
 from . import options
 from .errors import UsageError
-from .protocol import HELLO
 
 
 def main() -> None:
@@ -50,6 +49,8 @@ def direct(chosen: options.Options) -> int:
     writable = prepare(chosen.cache_dir, chosen.read_only)
     # stdout belongs to the protocol: whatever else prints, now or in a child, goes to stderr.
     out = _own_stdout()
+    from .protocol import HELLO
+
     _write_all(out, HELLO)
 
     from .direct import Direct
