@@ -34,6 +34,15 @@ class _Client(Session):
         self.stalls = 0
         self.moves_seen = -1
 
+    def on_readable(self, _=None) -> None:
+        """As Session's, but what nobody foresaw ends this session alone."""
+        try:
+            super().on_readable()
+        except Exception as error:
+            log.exception("a session failed in a way nobody foresaw")
+            self.fault = f"internal error of the server: {error!r}"
+            self.end()
+
 
 class Server(Front):
     """``listeners`` are those of serve.py, which this closes."""
