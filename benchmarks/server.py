@@ -44,11 +44,14 @@ class ServerBench(Bench):
 
     def warm(self):
         ours, direct = [], []
-        for program in (self.direct, self.plugin):
-            self.build(" ".join(program))
-        for _ in range(self.runs * 3):
-            direct.append(self.build(" ".join(self.direct))[0])
-            ours.append(self.build(" ".join(self.plugin))[0])
+        programs = [(ours, " ".join(self.plugin)), (direct, " ".join(self.direct))]
+        for _, program in programs:
+            self.build(program)
+        for _ in range(self.runs * 5):
+            programs.reverse()  # direct mode goes on for a moment when its build has ended
+            for walls, program in programs:
+                time.sleep(0.05)
+                walls.append(self.build(program)[0])
         report("warm go build std through connect", ours, "direct mode", direct, 1e3, "ms")
 
     def clients(self):

@@ -12,7 +12,7 @@ import _socket
 from . import handover, options
 from .errors import UsageError
 
-_CLOSE = b'"Command":"close"'  # its quotes cannot be part of a body, which is base64
+_CLOSE = b'"close"'  # no body has quotes in it: they are base64
 _COPY_BYTES = 1 << 16
 _HEADER_BYTES = 256  # more than a close has
 

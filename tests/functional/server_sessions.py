@@ -1,0 +1,270 @@
+"""What the tests of server mode share: the server, its clients, and what is asked over HTTP.
+
+A test module names this one in ``pytest_plugins`` to have the fixtures.
+"""
+import array
+import http.client
+import os
+import random
+import select
+import socket
+import subprocess
+import time
+from types import SimpleNamespace
+
+import pytest
+from helpers import DEADLINE_S, PROGRAM, Plugin, kill, proc, wait_until
+
+FIRST_LINE = "go-cache-plugin connect 1"
+_PORTS = range(10_000, 30_000)  # nobody is given one of these by chance
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    while True:
+        port = random.choice(_PORTS)
+        with socket.socket() as tcp:
+            try:
+                tcp.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
+
+
+def hold_unix_name(port: int):
+    """A socket that has the name on which connect finds the server, and listens to nobody."""
+    holder = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    holder.bind(unix_name(port))
+    return holder
+
+
+def unix_name(port: int) -> bytes:
+    return b"\0go-cache-plugin-%d" % port
+
+
+class Server:
+    """``go-cache-plugin serve`` on ``port``, not yet known to serve; ``program`` may wrap it."""
+
+    def __init__(self, argv, environ, stderr_path, port, program=(), **popen) -> None:
+        self.port = port
+        self._stderr_path = stderr_path
+        argv = [*program, PROGRAM, *argv, "serve"]
+        with open(stderr_path, "wb") as stderr:
+            self.process = subprocess.Popen(
+                argv, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stderr=stderr, start_new_session=True, **popen,
+            )  # fmt: skip
+        self.pid = self.process.pid
+
+    @property
+    def stderr(self) -> str:
+        return self._stderr_path.read_text()
+
+    @property
+    def lines(self) -> list:
+        """Of its log, without the time."""
+        return [line.partition("go-cache-plugin: ")[2] for line in self.stderr.splitlines()]
+
+    def says(self, word: str) -> str:
+        """The line of its log with ``word``, once it is there."""
+
+        def found():
+            assert self.process.poll() is None or word in self.stderr, self.stderr
+            return next((line for line in self.lines if word in line), None)
+
+        return wait_until(found, f"{word!r} in the log")
+
+    def ready(self) -> "Server":
+        self.says("serving ")
+        return self
+
+    def signal(self, number: int) -> None:
+        kill(self.pid, number)
+
+    def wait(self, timeout_s: float = DEADLINE_S) -> int:
+        return self.process.wait(timeout_s)
+
+    def stop(self, number: int = 15) -> int:
+        """Have it end, and wait for that; its exit status."""
+        self.signal(number)
+        return self.wait()
+
+    def kill(self) -> None:
+        """SIGKILL, and wait."""
+        if self.process.poll() is None:
+            kill(self.pid)
+            self.process.wait(DEADLINE_S)
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+
+class TcpClient(Plugin):
+    """A go command that speaks to the server's TCP port by itself."""
+
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self.socket = socket.create_connection((host, port), DEADLINE_S)
+        self.process = SimpleNamespace(
+            stdin=SimpleNamespace(write=self.socket.sendall, close=self._end_input),
+            stdout=self.socket,
+        )
+        self.answers = {}
+        self._number = 0
+        self._buffer = b""
+
+    stderr = "(of no process)"
+
+    def _end_input(self) -> None:
+        self.socket.shutdown(socket.SHUT_WR)
+
+    def finish(self) -> None:
+        number = self.close()
+        assert self.answer(number) == {"ID": number}
+        assert self.line() is None
+        self.kill()
+
+    def kill(self) -> None:
+        self.socket.close()
+
+    def is_given_up(self, timeout_s: float = DEADLINE_S) -> bool:
+        """Whether the server ends the connection within that time."""
+        return ends(self.socket, timeout_s)
+
+
+class RawUnix:
+    """What connect is on the Unix socket, and what it is not."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.connect(unix_name(port))
+
+    def offer(self, fds, first: str = FIRST_LINE, scopes=("scope",)) -> None:
+        """Send an offer; bytes for ``first`` are all that is sent."""
+        data = first if isinstance(first, bytes) else "\n".join((first, "0", "0", *scopes)).encode()
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        self.socket.sendmsg([data], rights)
+
+    def message(self, timeout_s: float = DEADLINE_S) -> bytes:
+        """The next message; b"" at the end."""
+        assert select.select([self.socket], [], [], timeout_s)[0], "no message"
+        try:
+            return self.socket.recv(65536)
+        except ConnectionResetError:
+            return b""
+
+    def is_silent(self, seconds: float) -> bool:
+        return not select.select([self.socket], [], [], seconds)[0]
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def ends(sock, timeout_s: float = DEADLINE_S) -> bool:
+    """Whether the other end of a socket lets go of it in time; what it says is passed over."""
+    end = time.monotonic() + timeout_s
+    while select.select([sock], [], [], max(0, end - time.monotonic()))[0]:
+        try:
+            if not sock.recv(1 << 20):
+                return True
+        except ConnectionError:
+            return True
+    return False
+
+
+def ask(port: int, path: str = "/metrics", method: str = "GET", host: str = "127.0.0.1"):
+    """(status, headers, body as text) of an HTTP request."""
+    connection = http.client.HTTPConnection(host, port, timeout=DEADLINE_S)
+    try:
+        connection.request(method, path)
+        response = connection.getresponse()
+        return response.status, response.headers, response.read().decode()
+    finally:
+        connection.close()
+
+
+def web_process(processes) -> int:
+    """The HTTP process, once it is what it is to become."""
+    (pid,) = wait_until(lambda: processes.running("cacheplugin.web"), "the HTTP process")
+    wait_until(lambda: os.getsid(pid) == pid or not proc(pid, "cmdline"), "a session of its own")
+    return pid
+
+
+@pytest.fixture
+def serve(processes, cache_dir, tmp_path):
+    """serve(*flags, unix=True, cache_dir=…, environ={}, port=…, ready=True, **Server's): a Server.
+
+    ``unix=False`` has its Unix socket's name taken, so that connect comes by TCP.
+    """
+    servers, holders = [], []
+
+    def serve(
+        *flags, unix=True, cache_dir=cache_dir, environ=None, port=None, ready=True, plugin=True, **more
+    ):
+        port = port or free_port()
+        if not unix:
+            holders.append(hold_unix_name(port))
+        server = Server(
+            [f"--cache-dir={cache_dir}", *([f"--plugin={port}"] if plugin else []), *flags],
+            processes.environ(**environ or {}),
+            tmp_path / f"stderr-serve-{len(servers)}", port, **more,
+        )  # fmt: skip
+        servers.append(server)
+        return server.ready() if ready else server
+
+    yield serve
+    for server in servers:
+        server.kill()
+    for holder in holders:
+        holder.close()
+
+
+@pytest.fixture
+def connect(processes, tmp_path):
+    """connect(port, *flags, environ={}, **popen): the program as a client of a server."""
+    plugins = []
+
+    def connect(port, *flags, environ=None, **popen):
+        plugin = Plugin(
+            [*flags, "connect", str(port)], processes.environ(**environ or {}),
+            tmp_path / f"stderr-connect-{len(plugins)}", **popen,
+        )  # fmt: skip
+        plugins.append(plugin)
+        return plugin
+
+    yield connect
+    for plugin in plugins:
+        plugin.kill()
+
+
+@pytest.fixture
+def tcp():
+    """tcp(port): a TcpClient."""
+    clients = []
+
+    def tcp(port, **more):
+        clients.append(TcpClient(port, **more))
+        return clients[-1]
+
+    yield tcp
+    for client in clients:
+        client.kill()
+
+
+@pytest.fixture
+def raw():
+    """raw(port): a RawUnix."""
+    clients = []
+
+    def raw(port):
+        clients.append(RawUnix(port))
+        return clients[-1]
+
+    yield raw
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture(params=["unix", "tcp"])
+def way(request):
+    """How connect comes to the server."""
+    return request.param
