@@ -3,22 +3,18 @@ import socket
 import sys
 
 _TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
+_MAPPED = b"\0" * 10 + b"\xff\xff"  # how an IPv6 address begins that stands for an IPv4 one
 
 
 def uid(peer, own):
-    """The user id of the socket ``peer``, (host, port), that is connected to ``own``.
+    """The user id of the socket ``peer``, (host, port, …), that is connected to ``own``.
 
     None where this system does not tell. Raises ValueError where it has no such socket.
     """
     if sys.platform != "linux":
         return None
-    wanted = {
-        f"{local} {remote}".encode()
-        for local, remote in (
-            (_hex(peer), _hex(own)),
-            (_hex_mapped(peer), _hex_mapped(own)),  # an IPv6 socket that speaks IPv4
-        )
-    }
+    # Either end of a connection may be an IPv6 socket that speaks IPv4.
+    wanted = {b" ".join(pair) for pair in zip(_texts(peer), _texts(own))}
     known = False
     for table in _TABLES:
         try:
@@ -35,15 +31,17 @@ def uid(peer, own):
     raise ValueError("no process of this machine is at the other end")
 
 
-def _hex(address) -> str:
+def _texts(address) -> list:
+    """How the tables may write an address: each 32 bits in the machine's byte order, in hex."""
     host, port = address[:2]
-    number = int.from_bytes(socket.inet_aton(host), sys.byteorder)
-    return f"{number:08X}:{port:04X}"
+    if ":" in host:
+        packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    else:
+        packed = _MAPPED + socket.inet_pton(socket.AF_INET, host)
+    forms = [packed, packed[12:]] if packed.startswith(_MAPPED) else [packed]
+    return [f"{_hex(form)}:{port:04X}".encode() for form in forms]
 
 
-def _hex_mapped(address) -> str:
-    words = b"\0" * 8 + b"\0\0\xff\xff"
-    head = "".join(
-        f"{int.from_bytes(words[at : at + 4], sys.byteorder):08X}" for at in range(0, 12, 4)
-    )
-    return head + _hex(address)
+def _hex(packed) -> str:
+    words = (packed[at : at + 4] for at in range(0, len(packed), 4))
+    return "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)
