@@ -13,6 +13,7 @@ import cacheplugin
 PACKAGE = Path(cacheplugin.__file__).parent
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
+HTTP = {"aiohttp", "prometheus_client"}
 AWS = {"boto3", "botocore", "s3transfer", "urllib3"}
 HEAVY = (
     "json logging typing re socket subprocess docopt hashlib xxhash pybase64 botocore boto3 "
@@ -54,6 +55,12 @@ def test_only_the_remote_package_imports_aws(path):
     assert not found or path.parts[0] == "remote"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_only_the_web_package_imports_http_servers(path):
+    """aiohttp and prometheus_client are for the HTTP process alone."""
+    assert not {name for name, _ in imports(path)} & HTTP or path.parts[0] == "web"
+
+
 def test_this_test_sees_imports():
     """The reading of imports finds what is known to be there, also inside functions."""
     assert "botocore" in {name for name, _ in imports(Path("remote/s3.py"))}
@@ -85,28 +92,43 @@ def test_only_the_pool_uses_the_remote_package():
     assert users == {"pool", "prune", "stats"}  # the last two for --remote, imported only then
 
 
-def test_start_is_light():
-    """Up to the first hit none of the costly modules is loaded; a rejected frame may load json."""
-    code = f"""
+def loaded_by(code) -> set:
+    """The modules that code loads in a process of its own."""
+    text = f"""
 import sys
 before = set(sys.modules)
 sys.path.insert(0, {str(PACKAGE.parent)!r})
-import cacheplugin.main, cacheplugin.front
-from cacheplugin.protocol import GET, Parser, hit_answer, json_text
-from cacheplugin.record import decode, encode
-events = Parser().feed(b'{{"ID":1,"Command":"get","ActionID":"AAAA"}}\\n\\n')
-assert events == [(GET, 1, "000000")], events
-output, size, time, _ = decode("00", encode("00", "ab", 5, 7, 9))
-hit_answer(1, output, size, time, json_text("/x"))
+{code}
 print(*sorted(set(sys.modules) - before))
 """
     done = subprocess.run(
-        [sys.executable, "-S", "-E", "-c", code],
+        [sys.executable, "-S", "-E", "-c", text],
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
-    loaded = set(done.stdout.split())
-    assert "cacheplugin.front" in loaded
-    assert not loaded & set(HEAVY)
+    return set(done.stdout.split())
+
+
+def test_start_is_light():
+    """Up to the first hit none of the costly modules is loaded; a rejected frame may load json."""
+    loaded = loaded_by("""
+import cacheplugin.main, cacheplugin.direct
+from cacheplugin.protocol import GET, Parser, hit_answer, json_text
+from cacheplugin.record import decode, encode
+events = Parser().feed(b'{"ID":1,"Command":"get","ActionID":"AAAA"}\\n\\n')
+assert events == [(GET, 1, "000000")], events
+output, size, time, _ = decode("00", encode("00", "ab", 5, 7, 9))
+hit_answer(1, output, size, time, json_text("/x"))
+""")
+    assert "cacheplugin.direct" in loaded
+    assert not loaded & {*HEAVY, "cacheplugin.server", "cacheplugin.connect"}
+
+
+def test_connect_is_light():
+    """It loads no more than what hands descriptors over, and finds the scope."""
+    loaded = loaded_by("import cacheplugin.main, cacheplugin.connect, cacheplugin.scope")
+    assert "cacheplugin.handover" in loaded
+    others = {"cacheplugin.front", "cacheplugin.protocol", "collections"}
+    assert not loaded & {*HEAVY, *others}
