@@ -3,6 +3,7 @@
 No client can hold the others: each gets a bounded piece of work a turn, is not read from while it
 takes no answers, and is given up when it stops in the middle of a request.
 """
+import gc
 import logging
 import os
 import time
@@ -87,6 +88,7 @@ class Server(Front):
         if self.options.client_timeout_s:
             self._check_stalls()
         self.watch_idleness()
+        gc.freeze()  # what is imported stays: no collection need look at it again
         while not self._done:
             self.loop.turn()
             self._after_turn()

@@ -1,9 +1,7 @@
-"""What the tests of server mode share: the server, its clients, and what is asked over HTTP.
-
-A test module names this one in ``pytest_plugins`` to have the fixtures.
-"""
+"""What the tests of server mode share: the server, its clients, and what is asked over HTTP."""
 import array
 import http.client
+import json
 import os
 import random
 import select
@@ -12,7 +10,6 @@ import subprocess
 import time
 from types import SimpleNamespace
 
-import pytest
 from helpers import DEADLINE_S, PROGRAM, Plugin, kill, proc, wait_until
 
 FIRST_LINE = "go-cache-plugin connect 1"
@@ -99,7 +96,18 @@ class Server:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
 
-class TcpClient(Plugin):
+class Connect(Plugin):
+    """The program as a client of a server."""
+
+    def request(self, **fields) -> int:
+        """In the go command's own spelling."""
+        self._number += 1
+        text = json.dumps({"ID": self._number, **fields}, separators=(",", ":"))
+        self.send(text.encode() + b"\n\n")
+        return self._number
+
+
+class TcpClient(Connect):
     """A go command that speaks to the server's TCP port by itself."""
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
@@ -187,84 +195,3 @@ def web_process(processes) -> int:
     (pid,) = wait_until(lambda: processes.running("cacheplugin.web"), "the HTTP process")
     wait_until(lambda: os.getsid(pid) == pid or not proc(pid, "cmdline"), "a session of its own")
     return pid
-
-
-@pytest.fixture
-def serve(processes, cache_dir, tmp_path):
-    """serve(*flags, unix=True, cache_dir=…, environ={}, port=…, ready=True, **Server's): a Server.
-
-    ``unix=False`` has its Unix socket's name taken, so that connect comes by TCP.
-    """
-    servers, holders = [], []
-
-    def serve(
-        *flags, unix=True, cache_dir=cache_dir, environ=None, port=None, ready=True, plugin=True, **more
-    ):
-        port = port or free_port()
-        if not unix:
-            holders.append(hold_unix_name(port))
-        server = Server(
-            [f"--cache-dir={cache_dir}", *([f"--plugin={port}"] if plugin else []), *flags],
-            processes.environ(**environ or {}),
-            tmp_path / f"stderr-serve-{len(servers)}", port, **more,
-        )  # fmt: skip
-        servers.append(server)
-        return server.ready() if ready else server
-
-    yield serve
-    for server in servers:
-        server.kill()
-    for holder in holders:
-        holder.close()
-
-
-@pytest.fixture
-def connect(processes, tmp_path):
-    """connect(port, *flags, environ={}, **popen): the program as a client of a server."""
-    plugins = []
-
-    def connect(port, *flags, environ=None, **popen):
-        plugin = Plugin(
-            [*flags, "connect", str(port)], processes.environ(**environ or {}),
-            tmp_path / f"stderr-connect-{len(plugins)}", **popen,
-        )  # fmt: skip
-        plugins.append(plugin)
-        return plugin
-
-    yield connect
-    for plugin in plugins:
-        plugin.kill()
-
-
-@pytest.fixture
-def tcp():
-    """tcp(port): a TcpClient."""
-    clients = []
-
-    def tcp(port, **more):
-        clients.append(TcpClient(port, **more))
-        return clients[-1]
-
-    yield tcp
-    for client in clients:
-        client.kill()
-
-
-@pytest.fixture
-def raw():
-    """raw(port): a RawUnix."""
-    clients = []
-
-    def raw(port):
-        clients.append(RawUnix(port))
-        return clients[-1]
-
-    yield raw
-    for client in clients:
-        client.close()
-
-
-@pytest.fixture(params=["unix", "tcp"])
-def way(request):
-    """How connect comes to the server."""
-    return request.param

@@ -11,7 +11,7 @@ from bundle_sessions import asked, expect_all, keys, put_all, some
 from helpers import DEADLINE_S, PROGRAM, action_id, counters, wait_until
 from server_sessions import ask, free_port, unix_name
 
-pytest_plugins = ["server_sessions"]
+pytest_plugins = ["server_fixtures"]
 
 BODY = b"what the build made" * 1000
 
@@ -39,6 +39,14 @@ def test_connect_serves_a_go_command(serve, connect, way):
     assert plugin.stderr == ""
     assert ("no Unix socket" in server.stderr) == (way == "tcp")
     assert "Traceback" not in server.stderr
+
+
+def test_a_close_in_another_spelling_is_one_too(serve, connect, way):
+    """JSON may have spaces."""
+    plugin = connect(serve(unix=way == "unix").port).hello()
+    plugin.send(b'{"ID": 7, "Command": "close"}\n\n')
+    assert plugin.answer(7) == {"ID": 7}
+    assert plugin.wait() == 0 and plugin.stderr == ""
 
 
 def test_many_at_once_share_what_they_put(serve, connect, tcp):
@@ -289,8 +297,13 @@ def test_connects_in_two_modules_leave_manifests_of_two_scopes(
     session(connect(server.port, cwd=ours).hello(), "ours")
     session(connect(server.port, cwd=theirs).hello(), "theirs")
     assert server.stop() == 0
-    assert len(keys(fake_s3, "manifest")) == 3
     assert len(manifests(fake_s3)) == (2 if way == "unix" else 1)
+    other = serve(*flags_of(fake_s3, "bundles"), cache_dir=tmp_path / "other", cwd=ours)
+    client = tcp(other.port).hello()
+    expect_all(client, some(3, "tcp") | some(3, "ours"))
+    if way == "unix":
+        client.expect_miss(action_id("theirs 1"))
+    client.finish()
 
 
 def test_the_servers_scope_beats_what_connect_finds_and_not_what_it_is_told(

@@ -1,0 +1,84 @@
+"""The fixtures of the tests of server mode; a test module names this one in ``pytest_plugins``."""
+import pytest
+from server_sessions import Connect, RawUnix, Server, TcpClient, free_port, hold_unix_name
+
+
+@pytest.fixture
+def serve(processes, cache_dir, tmp_path):
+    """serve(*flags, unix=True, cache_dir=…, environ={}, port=…, ready=True, **Server's): a Server.
+
+    ``unix=False`` has its Unix socket's name taken, so that connect comes by TCP.
+    """
+    servers, holders = [], []
+
+    def serve(
+        *flags, unix=True, cache_dir=cache_dir, environ=None, port=None, ready=True, plugin=True, **more
+    ):
+        port = port or free_port()
+        if not unix:
+            holders.append(hold_unix_name(port))
+        server = Server(
+            [f"--cache-dir={cache_dir}", *([f"--plugin={port}"] if plugin else []), *flags],
+            processes.environ(**environ or {}),
+            tmp_path / f"stderr-serve-{len(servers)}", port, **more,
+        )  # fmt: skip
+        servers.append(server)
+        return server.ready() if ready else server
+
+    yield serve
+    for server in servers:
+        server.kill()
+    for holder in holders:
+        holder.close()
+
+
+@pytest.fixture
+def connect(processes, tmp_path):
+    """connect(port, *flags, environ={}, **popen): the program as a client of a server."""
+    plugins = []
+
+    def connect(port, *flags, environ=None, **popen):
+        plugin = Connect(
+            [*flags, "connect", str(port)], processes.environ(**environ or {}),
+            tmp_path / f"stderr-connect-{len(plugins)}", **popen,
+        )  # fmt: skip
+        plugins.append(plugin)
+        return plugin
+
+    yield connect
+    for plugin in plugins:
+        plugin.kill()
+
+
+@pytest.fixture
+def tcp():
+    """tcp(port): a TcpClient."""
+    clients = []
+
+    def tcp(port, **more):
+        clients.append(TcpClient(port, **more))
+        return clients[-1]
+
+    yield tcp
+    for client in clients:
+        client.kill()
+
+
+@pytest.fixture
+def raw():
+    """raw(port): a RawUnix."""
+    clients = []
+
+    def raw(port):
+        clients.append(RawUnix(port))
+        return clients[-1]
+
+    yield raw
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture(params=["unix", "tcp"])
+def way(request):
+    """How connect comes to the server."""
+    return request.param
