@@ -1,0 +1,133 @@
+"""--http: health and metrics, from a process of their own."""
+import json
+import os
+import socket
+
+import pytest
+from helpers import DEADLINE_S, action_id, wait_until
+from prometheus_client.parser import text_string_to_metric_families
+from server_sessions import ask, ends, free_port
+
+from cacheplugin.metrics import Counters
+
+pytest_plugins = ["server_fixtures"]
+
+BODY = b"what the build made" * 1000
+
+
+@pytest.fixture
+def http_port():
+    return free_port()
+
+
+def metrics(port) -> dict:
+    """{name with labels: value} of /metrics."""
+    status, headers, text = ask(port)
+    assert status == 200 and headers["Content-Type"].startswith("text/plain")
+    return {
+        sample.name + "".join(f" {key}={value}" for key, value in sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_what_a_client_did_is_counted(serve, tcp, http_port):
+    """While its session lives and afterwards, in both formats."""
+    server = serve(f"--http=:{http_port}")
+    client = tcp(server.port).hello()
+    client.expect_miss(action_id("a"))
+    client.expect_stored(action_id("b"), BODY)
+    alive = metrics(http_port)
+    client.finish()
+    wait_until(lambda: metrics(http_port)["gocache_sessions"] == 0, "the end of the session")
+    after = metrics(http_port)
+    assert alive["gocache_sessions"] == 1
+    for found in (alive, after):
+        assert found["gocache_get_requests_total"] == 2 and found["gocache_get_misses_total"] == 1
+        assert found["gocache_get_hits_total source=local"] == 1
+        assert found["gocache_put_bytes_total"] == len(BODY)
+        assert found["gocache_get_seconds_count source=local"] == 1
+        assert found["gocache_sessions_begun_total way=tcp"] == 1
+    status, headers, text = ask(http_port, "/debug/vars")
+    assert status == 200 and headers["Content-Type"].startswith("application/json")
+    variables = json.loads(text)
+    for group, names in Counters().as_dict().items():
+        assert variables[group].keys() == names.keys()
+    assert variables["gocache_server"]["get_requests"] == 2
+
+
+def test_with_a_bucket_the_pool_is_seen(serve, tcp, http_port, fake_s3):
+    """What it has to do, how its breakers stand, and what waits in the spool."""
+    fake_s3.hold = lambda method, key: method == "PUT"
+    server = serve(*fake_s3.flags(), f"--http=:{http_port}")
+    client = tcp(server.port).hello()
+    client.expect_stored(action_id("a"), BODY)
+    client.finish()
+    wait_until(lambda: fake_s3.held, "an upload")
+    found = metrics(http_port)
+    assert found["gocache_pool_workers"] >= 1 and found["gocache_bucket_usable"] == 1
+    assert found["gocache_pool_running direction=upload"] == 1
+    assert found["gocache_breaker_state direction=fetch"] == 0
+    assert found["gocache_spool_entries"] == 1 and found["gocache_uploads_pending"] == 1
+    fake_s3.release()
+    wait_until(lambda: metrics(http_port)["gocache_uploads_pending"] == 0, "the upload")
+    assert metrics(http_port)["gocache_upload_seconds_count"] == 1
+    assert metrics(http_port)["gocache_uploads_total result=sent"] == 1
+
+
+def test_health(serve, tcp, http_port):
+    """200 while it serves, 503 while it stops."""
+    server = serve(f"--http=127.0.0.1:{http_port}")
+    client = tcp(server.port).hello()
+    assert ask(http_port, "/healthz")[0] == 200
+    assert ask(http_port, "/healthz", method="HEAD")[0] == 200
+    server.signal(15)
+    server.says("stopping")
+    assert ask(http_port, "/healthz")[0] == 503
+    client.finish()
+    assert server.wait() == 0
+
+
+def test_a_server_that_does_not_answer_is_not_healthy(serve, http_port):
+    """The HTTP process says so in its place."""
+    server = serve(f"--http=:{http_port}")
+    assert ask(http_port, "/healthz")[0] == 200
+    server.signal(19)  # SIGSTOP
+    assert ask(http_port, "/healthz")[0] == 503
+    server.signal(18)  # SIGCONT
+    wait_until(lambda: ask(http_port, "/healthz")[0] == 200, "the server's answers")
+
+
+@pytest.mark.parametrize(
+    "method, path, status",
+    [
+        ("GET", "/", 404),
+        ("GET", "/mod/example.com/@v/list", 404),
+        ("POST", "/metrics", 405),
+        ("GET", "http://example.com/", 502),
+        ("CONNECT", "example.com:443", 502),
+    ],
+)
+def test_what_is_not_there(serve, http_port, method, path, status):
+    """404 for what nobody serves, 502 for what is asked of a proxy; health goes on."""
+    serve(f"--http=:{http_port}")
+    with socket.create_connection(("127.0.0.1", http_port), DEADLINE_S) as client:
+        client.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert client.recv(12) == b"HTTP/1.1 %d" % status
+    assert ask(http_port, "/healthz")[0] == 200
+
+
+def test_garbage_harms_nobody(serve, http_port):
+    """It is answered, and others are served."""
+    serve(f"--http=:{http_port}")
+    with socket.create_connection(("127.0.0.1", http_port), DEADLINE_S) as client:
+        client.sendall(os.urandom(1 << 16) + b"\r\n\r\n")
+        assert ends(client)
+    assert ask(http_port, "/healthz")[0] == 200
+
+
+def test_it_is_for_this_machine_unless_told_otherwise(serve, http_port):
+    """:PORT is on the loopback address."""
+    serve(f"--http=:{http_port}").says(f"HTTP on 127.0.0.1:{http_port}")
+    with socket.socket() as other:  # the address is free on all other interfaces
+        other.bind(("127.0.0.2", http_port))
