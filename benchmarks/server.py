@@ -2,9 +2,9 @@
 
 Usage: python -m benchmarks.server [--runs N] [--work DIR] [MEASURE ...]
 
-Measures: warm, startup, clients, sessions (default: all). Needs Linux, two cores, and the go command
-on PATH. ``warm`` and ``startup`` go through connect. ``clients`` and ``sessions`` hand pipes of this
-process over by themselves, as connect does: 33 processes would measure the machine's scheduler.
+Measures: warm, startup, clients, sessions (default: all). Needs Linux, two cores, and the go
+command on PATH. ``warm`` and ``startup`` go through connect. ``clients`` and ``sessions`` hand over
+pipes of this process, as connect does: 33 processes would measure the machine's scheduler.
 """
 import argparse
 import os
@@ -30,7 +30,7 @@ _READY_S = 30
 
 
 class ServerBench(Bench):
-    """As Bench; ``plugin`` is connect to a server over the store, ``direct`` is direct mode on it."""
+    """As Bench; ``plugin`` is connect to a server over the store, ``direct`` is direct mode."""
 
     def __init__(self, work: str, runs: int) -> None:
         super().__init__(work, runs)
@@ -75,10 +75,9 @@ class ServerBench(Bench):
                 runs[kind].append(self.replay(*arguments))
         os.sched_setaffinity(0, cpus)
         rates = {kind: [run.rate for run in found] for kind, found in runs.items()}
-        report(f"{CLIENTS} clients, 8 gets in flight each", rates["32"], "one client", rates["1"], 1e-3,
-               "thousand gets/s")  # fmt: skip
-        report("the same", rates["32"], f"one with {IN_FLIGHT * CLIENTS} in flight", rates["1 deep"], 1e-3,
-               "thousand gets/s")  # fmt: skip
+        what, unit, deep = f"{CLIENTS} clients at once", "thousand gets/s", IN_FLIGHT * CLIENTS
+        report(what, rates["32"], "one client", rates["1"], 1e-3, unit)
+        report(what, rates["32"], f"one with {deep} in flight", rates["1 deep"], 1e-3, unit)
         for kind, found in runs.items():
             print(f"  {kind}: {median_text(found)}")
 
@@ -93,7 +92,7 @@ class ServerBench(Bench):
     def sessions(self):
         requests = Requests(self.actions[:4])
         begin = time.perf_counter()
-        print(f"sessions of {len(requests)} gets: after, server's RSS, descriptors, a session takes")
+        print(f"sessions of {len(requests)} gets: how many, server's RSS, descriptors, one takes")
         done = 0
         for mark in SESSION_MARKS:
             before, number = time.perf_counter(), mark - done
@@ -113,7 +112,8 @@ class Requests:
 
     def __init__(self, actions) -> None:
         lines = [
-            b'{"ID":%d,"Command":"get","ActionID":"%b"}\n\n' % (at, b64encode(bytes.fromhex(action)))
+            b'{"ID":%d,"Command":"get","ActionID":"%b"}\n\n'
+            % (at, b64encode(bytes.fromhex(action)))
             for at, action in enumerate(actions, 1)
         ]
         self.text = b"".join(lines)
@@ -126,7 +126,7 @@ class Requests:
 
 
 class Client:
-    """A session on a server: two pipes like those of the go command, handed over as connect does."""
+    """A session on a server: two pipes like the go command's, handed over as connect does."""
 
     def __init__(self, port: int) -> None:
         its_in, self.out = os.pipe()
@@ -238,11 +238,13 @@ def median_text(replays) -> str:
         return statistics.median(getattr(replay, name) for replay in replays) * scale
 
     gets = replays[0].gets
+    p99_ms = max(replay.p99 for replay in replays) * 1e3
+    spread = max(replay.spread for replay in replays)
     return (
-        f"latency {middle('median', 1e3):.2f} ms, p99 {middle('p99', 1e3):.2f} "
-        f"(to {max(replay.p99 for replay in replays) * 1e3:.2f}), worst {middle('worst', 1e3):.2f}; "
-        f"slowest finish / fastest {middle('spread'):.3f} "
-        f"(to {max(replay.spread for replay in replays):.3f}); {middle('batch'):.1f} answers a read; "
+        f"latency {middle('median', 1e3):.2f} ms, p99 {middle('p99', 1e3):.2f} (to {p99_ms:.2f}), "
+        f"worst {middle('worst', 1e3):.2f}; "
+        f"slowest finish / fastest {middle('spread'):.3f} (to {spread:.3f}); "
+        f"{middle('batch'):.1f} answers a read; "
         f"CPU a get: server {middle('server_s', 1e6) / gets:.1f} µs "
         f"of {middle('wall', 1e6) / gets:.1f}, clients {middle('own_s', 1e6) / gets:.1f}"
     )
@@ -293,7 +295,9 @@ def _wait_until_ready(process, port) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--work", help="a directory to keep: its filled store is used again")
     parser.add_argument("measures", nargs="*", metavar="MEASURE")
