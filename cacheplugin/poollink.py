@@ -188,6 +188,7 @@ class PoolLink:
         """Let go of the pool, which then ends with all its workers; nothing after it died for good."""
         if not self.alive:
             return
+        self.alive = False
         for fd in (self._sender.fd, self._receiver.fd, self._log_fd):
             self._loop.unwatch(fd)
             os.close(fd)

@@ -23,6 +23,7 @@ class Uplink:
         self._ask_status = []  # what takes the PoolStatus that is due
         self._options = front.options
         self._pool = None
+        self._ending = []  # ids of pools that were let go of
         self._retry_at = 0.0
         self._transfers = {}  # number of a session: its Transfers
         self._expected = {}  # number of a job: what takes its result
@@ -49,9 +50,11 @@ class Uplink:
         from .transfers import Transfers
 
         if not self.usable and not self._expected and time.monotonic() >= self._retry_at:
-            if self._pool is not None:
+            if self._pool is not None and self._pool.alive:
                 self._pool.close()
+                self._ending.append(self._pool.process_id)
             self._pool, self.usable = None, True
+            self._ending = [one for one in self._ending if os.waitpid(one, os.WNOHANG) == (0, 0)]
         return Transfers(self, counters, find_scopes)
 
     def pool(self):
