@@ -25,6 +25,7 @@ class Front:
     ``on_signal``.
     """
 
+    make_loop = Loop
     hit_latency = None  # a metrics.Histogram of seconds, where anybody wants to know
 
     def __init__(self, options, writable: bool) -> None:
@@ -42,7 +43,7 @@ class Front:
         self._touched = set()  # actions whose use was noted
         self._used = []  # actions whose record's clock of use is to be set
         self.refreshed = set()  # outputs whose clock was: it hides that of other actions of theirs
-        self.loop = Loop()
+        self.loop = self.make_loop()
         self.status = 0  # what the process exits with
         self.uplink = self._make_uplink()
         self.interrupted = self.terminated = False

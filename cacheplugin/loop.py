@@ -3,6 +3,7 @@ import select
 import time
 
 READABLE, WRITABLE = select.POLLIN, select.POLLOUT
+_NEVER = float("inf")
 
 
 class Timer:
@@ -22,6 +23,7 @@ class Loop:
         self._poll = select.poll()
         self._handlers = {}
         self._timers = []  # few
+        self._next_at = _NEVER  # when the first is due, or earlier
 
     def watch(self, fd: int, events: int, handler) -> None:
         """Call ``handler(events)`` whenever ``fd`` is ready for ``events``, and no other of its."""
@@ -36,9 +38,10 @@ class Loop:
         return fd in self._handlers
 
     def after(self, delay_s: float, callback) -> Timer:
-        """Have ``callback()`` called once, at the end of the first turn after so long."""
+        """Have ``callback()`` called once, in the first turn that ends after so long."""
         timer = Timer(time.monotonic() + delay_s, callback)
         self._timers.append(timer)
+        self._next_at = min(self._next_at, timer.when)
         return timer
 
     def cancel(self, timer) -> None:
@@ -46,18 +49,31 @@ class Loop:
         if timer in self._timers:
             self._timers.remove(timer)
 
+    def call(self, handler, *arguments) -> None:
+        """How handlers and timers are called."""
+        handler(*arguments)
+
     def turn(self, timeout_ms=None) -> None:
         """Wait for a descriptor or a timer, no longer than that; handle what is ready."""
+        is_due = False
         if self._timers:
-            left_ms = max(0.0, min(t.when for t in self._timers) - time.monotonic()) * 1000 + 1
+            left_s = self._next_at - time.monotonic()
+            is_due = left_s <= 0
+            left_ms = 0 if is_due else left_s * 1000 + 1
             timeout_ms = left_ms if timeout_ms is None else min(left_ms, timeout_ms)
-        for fd, event in self._poll.poll(timeout_ms):
+        ready = self._poll.poll(timeout_ms)
+        for fd, event in ready:
             handler = self._handlers.get(fd)
             if handler is not None:
-                handler(event)
-        if self._timers:
-            now = time.monotonic()
-            for timer in [timer for timer in self._timers if timer.when <= now]:
-                if timer in self._timers:  # none before it has cancelled it
-                    self._timers.remove(timer)
-                    timer.callback()
+                self.call(handler, event)
+        # A busy loop looks at the clock once a turn, before it waits.
+        if is_due or (self._timers and not ready):
+            self._call_due()
+
+    def _call_due(self) -> None:
+        now = time.monotonic()
+        for timer in [timer for timer in self._timers if timer.when <= now]:
+            if timer in self._timers:  # none before it has cancelled it
+                self._timers.remove(timer)
+                self.call(timer.callback)
+        self._next_at = min((timer.when for timer in self._timers), default=_NEVER)

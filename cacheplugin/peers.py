@@ -23,6 +23,8 @@ def uid(peer, own):
                 for line in file:
                     fields = line.split()
                     if b" ".join(fields[1:3]) in wanted:
+                        if fields[9] == b"0":  # no inode: closed already, and then it is nobody's
+                            raise ValueError("the client is gone already")
                         return int(fields[7])
         except OSError:
             continue

@@ -113,7 +113,7 @@ class Supervisor:
             if plan.is_over:
                 plan.stop()
                 self._plans.remove(plan)
-                if self._latest[plan.scopes] is plan:
+                if self._latest.get(plan.scopes) is plan:
                     del self._latest[plan.scopes]
 
     def _take(self, message) -> None:
@@ -127,7 +127,11 @@ class Supervisor:
         if isinstance(job, jobs.StatusJob):
             self.report(self._status())
             return
-        plan = self._plan_of[job.session]
+        plan = self._plan_of.get(job.session)
+        if plan is None:  # one that a front sends again after the end of its session
+            if not isinstance(job, jobs.PrefetchJob):
+                self.report(jobs.failed(job, jobs.SKIPPED, "its session has ended"))
+            return
         if isinstance(job, jobs.FetchJob):
             plan.fetch(job)
         elif isinstance(job, jobs.UploadJob):

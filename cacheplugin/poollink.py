@@ -44,7 +44,8 @@ class PoolLink:
         self._on_message = on_message
         # number: job, of those not answered; finishes are among the uploads
         self._fetches, self._uploads = {}, {}
-        self._sessions = {}  # number: BeginJob, of those whose end is not answered
+        # number: [BeginJob, how many uploads it has, whether its end is answered]
+        self._sessions = {}
         self._number = 0
         self._starts = 0
         self._start()
@@ -56,7 +57,7 @@ class PoolLink:
     def begin(self, scopes) -> int:
         """A session of these scopes begins; returns its number."""
         job = jobs.BeginJob(self._next(), scopes)
-        self._sessions[job.session] = job
+        self._sessions[job.session] = [job, 0, False]
         self._send(jobs.pack(job))
         return job.session
 
@@ -71,9 +72,7 @@ class PoolLink:
         """Upload a spool.Entry; returns the number its UploadResult will have."""
         put = (entry.action, entry.output, entry.size, entry.time_ns, entry.path)
         job = jobs.UploadJob(self._next(), *put, recovered, replace, session)
-        self._uploads[job.number] = job
-        self._send(jobs.pack(job))
-        return job.number
+        return self._send_upload(job)
 
     def prefetch(self, session: int) -> None:
         """Have what the session will want fetched now, where the layout knows what that is."""
@@ -85,7 +84,11 @@ class PoolLink:
         ``used`` are the actions that it used, None where it is to leave nothing.
         """
         job = jobs.FinishJob(self._next(), used, session)
+        return self._send_upload(job)
+
+    def _send_upload(self, job) -> int:
         self._uploads[job.number] = job
+        self._sessions[job.session][1] += 1
         self._send(jobs.pack(job))
         return job.number
 
@@ -114,23 +117,30 @@ class PoolLink:
 
     def _start(self) -> None:
         self._starts += 1
-        jobs_out, jobs_in = os.pipe()
-        results_out, results_in = os.pipe()
-        self._log_fd, log_in = os.pipe()
-        os.set_blocking(self._log_fd, False)
-        inner = (jobs_out, results_in, log_in)
-        self.process_id = spawn(
-            "cacheplugin.pool",
-            "",
-            file_actions=[(os.POSIX_SPAWN_DUP2, fd, at) for at, fd in enumerate(inner)],
-        )
+        pipes = []
+        try:
+            for _ in range(3):
+                pipes.append(os.pipe())
+            (jobs_out, jobs_in), (results_out, results_in), (log_out, log_in) = pipes
+            inner = (jobs_out, results_in, log_in)
+            self.process_id = spawn(
+                "cacheplugin.pool",
+                "",
+                file_actions=[(os.POSIX_SPAWN_DUP2, fd, at) for at, fd in enumerate(inner)],
+            )
+        except OSError:
+            for fd in (fd for pair in pipes for fd in pair):
+                os.close(fd)
+            raise
         for fd in inner:
             os.close(fd)
+        self._log_fd = log_out
+        os.set_blocking(log_out, False)
         self._sender, self._receiver = channel.Sender(jobs_in), channel.Receiver(results_out)
         self._loop.watch(results_out, READABLE, self._hear)
         self._loop.watch(self._log_fd, READABLE, self._pass_log)
         self._send(self._configuration)
-        for job in self._sessions.values():
+        for job, *_ in self._sessions.values():
             self._send(jobs.pack(job))
 
     def _hear(self, _) -> None:
@@ -147,8 +157,12 @@ class PoolLink:
             elif self._fetches.pop(message.number, None):
                 self._on_message(message)
             elif job := self._uploads.pop(message.number, None):
+                begun = self._sessions[job.session]
+                begun[1] -= 1
                 if isinstance(job, jobs.FinishJob):
-                    self._sessions.pop(job.session, None)
+                    begun[2] = True
+                if begun[2] and not begun[1]:
+                    del self._sessions[job.session]
                 self._on_message(message)
 
     def _pass_log(self, _) -> None:
@@ -173,16 +187,27 @@ class PoolLink:
             self.alive = False
         if not self.alive:
             self._on_message(jobs.Disabled("its processes keep dying"))
-        fetches, self._fetches = self._fetches, {}
-        for job in fetches.values():
-            self._on_message(jobs.failed(job, jobs.LOST))
+        lost, self._fetches = [*self._fetches.values()], {}
         if self.alive:
             for job in self._uploads.values():
                 self._send(jobs.pack(job))
+            for session, (_, _, has_ended) in self._sessions.items():
+                if has_ended:  # and what it still has is written at an end
+                    self._send(jobs.pack(jobs.FinishJob(self._next(), [], session)))
         else:
-            uploads, self._uploads = self._uploads, {}
-            for job in uploads.values():
-                self._on_message(jobs.failed(job, jobs.LOST))
+            lost += self._uploads.values()
+            self._uploads = {}
+        # Last, as who hears of it may have more to send.
+        for job in lost:
+            self._on_message(jobs.failed(job, jobs.LOST))
+
+    def abandon(self) -> None:
+        """Let go of the pool, and answer as LOST what it has not answered."""
+        self.close()
+        lost = (*self._fetches.values(), *self._uploads.values())
+        self._fetches, self._uploads = {}, {}
+        for job in lost:
+            self._on_message(jobs.failed(job, jobs.LOST))
 
     def close(self) -> None:
         """Let go of the pool, which then ends with all its workers; nothing after it died for good."""

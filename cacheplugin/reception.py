@@ -13,7 +13,7 @@ from .loop import READABLE
 log = logging.getLogger(__name__)
 
 _ACCEPTS_A_TURN = 16
-_DESCRIPTORS_A_CLIENT = 4  # stdin, stdout, the socket to connect, the file of a put
+_DESCRIPTORS_A_CLIENT = 5  # stdin, stdout, the socket to connect, the file of a put, the spool
 _OWN_DESCRIPTORS = 64
 
 
@@ -127,10 +127,19 @@ class Reception:
             handover.tell(sock, f"go-cache-plugin: turned away: {reason_of(error)}\n", 1)
             self._dismiss(sock)
             return
+        try:
+            fds[0] = _independent(fds[0], os.O_RDONLY)
+            fds[1] = _independent(fds[1], os.O_WRONLY)
+        except OSError as error:
+            for fd in fds:
+                os.close(fd)
+            log.warning("a client was turned away: %s", reason_of(error))
+            handover.tell(sock, f"go-cache-plugin: turned away: {reason_of(error)}\n", 1)
+            self._dismiss(sock)
+            return
         del self._newcomers[sock.fileno()]
         uses_own = self._server.options.scope and not offer.is_explicit
         scopes = self._server.own_scopes if uses_own else lambda: offer.scopes
-        fds = [_independent(fd, flags) for fd, flags in zip(fds, (os.O_RDONLY, os.O_WRONLY))]
         self._server.begin("unix", fds, scopes, sock, offer.wants_summary)
 
     def _dismiss(self, sock) -> None:

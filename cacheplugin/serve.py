@@ -2,6 +2,7 @@
 import logging
 import os
 import resource
+import signal
 import socket
 
 from . import handover, log, systemd
@@ -27,6 +28,7 @@ class Listeners:
 def run(options) -> int:
     """``go-cache-plugin serve``; returns the exit status, raises UsageError."""
     os.umask(0o022)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who ignores it hears of no child's end
     log.setup(options, logging.INFO)
     _raise_descriptor_limit()
     listeners = _passed()

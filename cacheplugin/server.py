@@ -11,7 +11,7 @@ import time
 from . import handover, scope, systemd
 from .front import Front
 from .history import append_session
-from .loop import READABLE
+from .loop import READABLE, Loop
 from .metrics import Counters, Histogram
 from .protocol import HELLO, close_answer
 from .reception import Reception, address_text
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + 2, 128 + 15
 _STALL_CHECKS = 4  # in the time that a client may stop
 _CLOCK_S = 600
+_MOST_FAILURES = 100  # then it is better to begin anew
 
 
 class _Client(Session):
@@ -45,12 +46,31 @@ class _Client(Session):
             self.end()
 
 
+class _SteadyLoop(Loop):
+    """One in which what nobody foresaw is logged, and ends nothing else, unless it goes on and on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._failures = 0
+
+    def call(self, handler, *arguments) -> None:
+        try:
+            handler(*arguments)
+        except Exception:
+            self._failures += 1
+            if self._failures > _MOST_FAILURES:
+                raise
+            log.exception("something failed in a way nobody foresaw")
+
+
 class Server(Front):
     """``listeners`` are those of serve.py, which this closes."""
 
+    make_loop = _SteadyLoop
+
     def __init__(self, options, writable: bool, listeners) -> None:
         super().__init__(options, writable)
-        self.hit_latency = Histogram()
+        self.hit_latency = Histogram() if listeners.http is not None else None
         self.sessions_begun = {"unix": 0, "tcp": 0}
         self._listeners = listeners
         self._reception = Reception(self, listeners.tcp, listeners.unix)
@@ -62,7 +82,8 @@ class Server(Front):
         self._idle_timer = None
         self._web = None
         self.is_stopping = False
-        self._hurried = False  # a second signal came
+        self._was_told = False  # a signal came
+        self._hurried = False  # a second one
         self._drain_timer = None
         self._given_up = False  # on uploads that were not done in time
         self._done = False
@@ -91,7 +112,7 @@ class Server(Front):
         gc.freeze()  # what is imported stays: no collection need look at it again
         while not self._done:
             self.loop.turn()
-            self._after_turn()
+            self.loop.call(self._after_turn)
         self._finish()
         return self.status
 
@@ -105,6 +126,7 @@ class Server(Front):
                     self._closing.append(client)
                 else:
                     client.ended = True
+                    client.abort()
                     self._end(client, 0)
         if self._ended:
             self._let_go_of_transfers()
@@ -223,10 +245,11 @@ class Server(Front):
     # -- the end -----------------------------------------------------------------------------------
 
     def on_signal(self) -> None:
-        if self.is_stopping:
+        if self._was_told:
             self._hurried = self._done = True
             self.status = EXIT_INTERRUPTED if self.interrupted else EXIT_TERMINATED
             return
+        self._was_told = True
         log.info("stopping; %d clients may finish", len(self._clients))
         self.stop()
 
@@ -293,7 +316,7 @@ class Server(Front):
         counters = Counters()
         for one in (self.counters, *(client.counters for client in self._clients)):
             counters.add(one)
-        histograms = {"local": self.hit_latency}
+        histograms = {"local": self.hit_latency or Histogram()}
         uploads = [*self._ended]
         if self.uplink is not None:
             histograms["s3"] = self.uplink.latencies["FetchResult"]

@@ -99,7 +99,10 @@ class OpenMarker:
         self._path = f"{directory}/{name}"
         # The first put does not wait for the disk: a journal keeps the order in which names were
         # made, so what this session writes before the marker is on disk goes down with it.
-        start_new_thread(_sync, (os.dup(fd), directory, root if is_new else directory))
+        try:
+            start_new_thread(_sync, (os.dup(fd), directory, root if is_new else directory))
+        except RuntimeError:
+            pass  # no thread to be had: the kernel syncs it when it likes
         for path, _ in dead:
             _unlink(path)
 

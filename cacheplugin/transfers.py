@@ -26,17 +26,18 @@ class Transfers:
         self._scopes = None
         self._number = None  # as its pool knows the session, once it does
         self._pool = None
+        self._is_over = False  # what a client asks behind its close is not for the pool
         self._fetching = {}  # action: [(session, request id)] that wait for it
         self._known = None  # all actions that bundles have
         self._complete = False  # whether nothing else is in the bucket
         self._spool = None
         self._spooled = {}  # number of an upload job: number of its entry in the spool
-        self._finishing = None  # the number of a FinishJob that writes something
+        self._finishing = set()  # numbers of FinishJobs that write something
 
     @property
     def pending(self) -> int:
         """How many uploads are not done, the manifest among them."""
-        return len(self._spooled) + (self._finishing is not None)
+        return len(self._spooled) + len(self._finishing)
 
     def pending_text(self) -> str:
         """What ``pending`` counts, for a person."""
@@ -56,6 +57,8 @@ class Transfers:
 
     def _start(self) -> bool:
         """Whether there is a pool to give jobs to; it knows the session by now."""
+        if self._is_over:
+            return False
         pool = self._uplink.pool()
         if pool is not None and pool is not self._pool:
             self._pool, self._number = pool, self._uplink.begin(self)
@@ -208,22 +211,23 @@ class Transfers:
 
         Also where S3 is turned off, as what is gathered for a bundle has to be answered.
         """
+        self._is_over = True
         if self._pool is None or not self._pool.alive:
             return
         writes = self.used is not None and self._uplink.uploads_wanted
         used = list(dict.fromkeys(self.used)) if writes else None
         number = self._pool.finish(self._number, used)
         if writes:
-            self._finishing = number
+            self._finishing.add(number)
             self._uplink.expect(number, self.on_finished)
 
-    def on_finished(self, _) -> None:
+    def on_finished(self, result) -> None:
         """Take a FinishResult."""
-        self._finishing = None
+        self._finishing.discard(result.number)
 
     def mark_ending(self) -> None:
         """Let a flush wait for what the session still writes, be it a manifest alone."""
-        if self._finishing is None:
+        if not self.pending:
             return
         try:
             self._own_spool().mark_ending()

@@ -49,9 +49,9 @@ class Uplink:
         """The Transfers of a session that begins; see there."""
         from .transfers import Transfers
 
-        if not self.usable and not self._expected and time.monotonic() >= self._retry_at:
+        if not self.usable and time.monotonic() >= self._retry_at:
             if self._pool is not None and self._pool.alive:
-                self._pool.close()
+                self._pool.abandon()
                 self._ending.append(self._pool.process_id)
             self._pool, self.usable = None, True
             self._ending = [one for one in self._ending if os.waitpid(one, os.WNOHANG) == (0, 0)]

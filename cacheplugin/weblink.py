@@ -3,6 +3,7 @@
 The process (web/process.py) gets the listener, which stays bound here, so that a restart keeps the
 port, and a socket for messages. It ends with the server, by the end of that socket.
 """
+import json
 import logging
 import os
 import socket
@@ -33,20 +34,20 @@ class WebLink:
         self._start()
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
-        actions = [
-            (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
-            (os.POSIX_SPAWN_DUP2, 2, 1),
-            (os.POSIX_SPAWN_DUP2, self._listener.fileno(), LISTENER_FD),
-        ]
         try:
-            self.process_id = spawn("cacheplugin.web.process", _argument(self._server.options), actions)
+            ours, theirs = socket.socketpair()
+            with theirs:
+                actions = [
+                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
+                    (os.POSIX_SPAWN_DUP2, 2, 1),
+                    (os.POSIX_SPAWN_DUP2, self._listener.fileno(), LISTENER_FD),
+                ]
+                options = json.dumps(self._server.options.as_dict())
+                self.process_id = spawn("cacheplugin.web.process", options, actions)
         except OSError as error:
-            log.warning("no HTTP: %s", error.strerror.lower())
-            ours.close()
+            log.warning("no HTTP for now: %s", error.strerror.lower())
+            self._server.loop.after(_LONGEST_PAUSE_S, self._start)
             return
-        finally:
-            theirs.close()
         self._started_at = time.monotonic()
         self._socket = ours
         self._sender, self._receiver = channel.Sender(ours.fileno()), channel.Receiver(ours.fileno())
@@ -110,9 +111,3 @@ class WebLink:
         if self._socket is not None:
             self._let_go()
         self._listener.close()
-
-
-def _argument(options) -> str:
-    import json
-
-    return json.dumps(options.as_dict())

@@ -23,7 +23,7 @@ def run(processes):
         ["--metrics=perhaps"], ["--drain-timeout=5"], ["--drain-timeout=-5s"], ["--debug=9"],
         ["--min-upload-size=1k"], ["--s3-endpoint-url=localhost"], ["--expiry=soon"],
         ["--cache-dir=/dev/null"], ["--cache-dir=/dev/null/below"], ["--cache-dir=/proc/none"],
-        ["serve"], ["connect", "1234"], ["frobnicate"], ["help", "nothing"], ["version", "more"],
+        ["serve"], ["connect", "70000"], ["frobnicate"], ["help", "nothing"], ["version", "more"],
     ],
     ids=" ".join,
 )  # fmt: skip

@@ -43,7 +43,7 @@ class Pool:
     def finish(self, session, used):
         return self._note("finish", session, used)
 
-    def close(self):
+    def abandon(self):
         self.alive = False
 
 
@@ -150,7 +150,10 @@ def test_a_bucket_of_no_use_is_tried_again(front):
     front.now += 61
     attach(link).fetch(session, 4, action_id("d"))
     assert session.said == [1, 2, 3] and len(Pool.made) == 2 and not first.alive
+    old.fetch(session, 5, action_id("e"))
     old.finish()
     assert first.jobs[-1][0] == "fetch"
-    old.fetch(session, 5, action_id("e"))
-    assert [job[0] for job in Pool.made[1].jobs] == ["begin", "fetch", "begin", "fetch"]
+    second = [job[0] for job in Pool.made[1].jobs]
+    assert second == ["begin", "fetch", "begin", "fetch", "finish"]
+    old.fetch(session, 6, action_id("f"))  # behind its close
+    assert session.said[-1] == 6 and len(Pool.made[1].jobs) == 5
