@@ -197,7 +197,7 @@ def test_more_clients_than_descriptors(serve, tcp):
 
     server = serve(preexec_fn=few)
     clients = [tcp(server.port) for _ in range(12)]
-    most = (96 - 64) // 4
+    most = (96 - 64) // 5
     for client in clients[:most]:
         client.hello()
     assert clients[most].silent(0.2)

@@ -1,0 +1,411 @@
+"""What strangers hand over, take and leave, beside a client that does nothing wrong."""
+import base64
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers import (
+    DEADLINE_S,
+    NOBODY,
+    action_id,
+    b64,
+    memory_kb,
+    output_id,
+    stored_bodies,
+    wait_until,
+)
+from server_sessions import unix_name
+
+pytest_plugins = ["server_fixtures"]
+
+BODY = b"what the build made" * 1000
+GET = b'{"ID":1,"Command":"get","ActionID":"%s"}\n\n' % b64(action_id("good")).encode()
+PROMPT_S = 1.0
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
+
+
+@pytest.fixture
+def good(tcp):
+    """good(server): a client that does nothing wrong; what it returns sees that it is served."""
+
+    def good(server):
+        client = tcp(server.port).hello()
+        client.expect_stored(action_id("good"), BODY)
+
+        def is_served():
+            begin = time.monotonic()
+            client.expect_hit(action_id("good"), BODY)
+            assert time.monotonic() - begin < PROMPT_S
+            assert server.process.poll() is None
+            assert "Traceback" not in server.stderr
+
+        return is_served
+
+    return good
+
+
+@pytest.fixture
+def impatient(serve):
+    """A server with a short --client-timeout."""
+    return serve("--client-timeout=600ms")
+
+
+def test_a_client_that_resets_its_connection_harms_nobody(serve, good, tcp):
+    """With answers on their way, and at once."""
+    server = serve()
+    is_served = good(server)
+    for data in (GET * 5000, b""):
+        client = tcp(server.port)
+        client.send(data)
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        client.kill()
+    is_served()
+
+
+# -- what is not sent, and not read ----------------------------------------------------------------
+
+
+def test_a_client_that_stops_in_a_header_is_given_up(impatient, good, tcp, connect):
+    """A connect is told so."""
+    is_served = good(impatient)
+    client, plugin = tcp(impatient.port).hello(), connect(impatient.port).hello()
+    for one in (client, plugin):
+        one.send(b'{"ID":1,"Comm')
+    assert client.is_given_up() and plugin.wait() == 1
+    assert plugin.stderr == (
+        "go-cache-plugin: the client has stopped in the middle of a request\n"
+    )
+    is_served()
+
+
+def test_clients_that_say_nothing_between_requests_stay(impatient, good, tcp, connect):
+    """A compiler may run for long; one has never said anything, one has."""
+    good(impatient)
+    clients = [tcp(impatient.port).hello(), connect(impatient.port).hello()]
+    clients[1].expect_hit(action_id("good"), BODY)
+    other = tcp(impatient.port)
+    other.send(b'{"ID":1,')
+    assert other.is_given_up()
+    time.sleep(0.7)  # twice as long as others have
+    for client in clients:
+        client.expect_hit(action_id("good"), BODY)
+        client.finish()
+
+
+def test_a_slow_client_is_not_given_up(impatient, tcp):
+    """What takes longer than the time-out, and moves."""
+    client = tcp(impatient.port).hello()
+    number = client.begin_put(action_id("a"), output_id(BODY), len(BODY))
+    encoded = b'"' + base64.b64encode(BODY) + b'"\n'
+    for at in range(0, len(encoded), 3000):
+        client.send(encoded[at : at + 3000])
+        time.sleep(0.1)
+    assert "DiskPath" in client.answer(number)
+
+
+def rss_kb(server) -> int:
+    return memory_kb(server.pid, "VmRSS")
+
+
+def test_a_connect_whose_go_command_reads_no_answers(serve, good, connect):
+    """It is not read from, so the server's memory does not grow, and it is told when that is enough."""
+    server = serve("--client-timeout=1500ms")
+    is_served = good(server)
+    plugin = connect(server.port).hello()
+    before, data = rss_kb(server), GET * 1000
+    os.set_blocking(plugin.process.stdin.fileno(), False)
+    with pytest.raises((BlockingIOError, BrokenPipeError)):
+        for _ in range(200):
+            left = data
+            while left:
+                left = left[write_some(plugin.process.stdin.fileno(), left) :]
+    is_served()
+    assert rss_kb(server) - before < 30_000
+    assert plugin.wait() == 1
+    assert "has stopped in the middle of a request" in plugin.stderr
+    is_served()
+
+
+def write_some(fd, data) -> int:
+    """Write what a pipe takes within half a second, or raise BlockingIOError."""
+    select.select([], [fd], [], 0.5)
+    return os.write(fd, data)
+
+
+def test_many_gets_that_wait_for_s3_are_bounded(serve, good, tcp, fake_s3):
+    """A client with thousands of them is not read from until some are answered; none is lost."""
+    fake_s3.hold = lambda method, key: method == "GET" and action_id("slow") in key
+    server = serve(*fake_s3.flags())
+    is_served = good(server)
+    client = tcp(server.port).hello()
+    before = rss_kb(server)
+    numbers = [client.get(action_id("slow")) for _ in range(20_000)]
+    is_served()
+    assert rss_kb(server) - before < 30_000
+    fake_s3.release()
+    assert all(client.answer(number)["Miss"] for number in numbers)
+    is_served()
+
+
+# -- the hand-over ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pipe():
+    """Two descriptors of a pipe."""
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        try:
+            os.close(end)
+        except OSError:
+            pass
+
+
+def expect_turned_away(client, server, reason: str) -> None:
+    assert client.message() == f"go-cache-plugin: turned away: {reason}\n".encode()
+    assert client.message() == b"\0\1"
+    assert client.message() == b""
+    server.says(f"a client was turned away: {reason}")
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 12])
+def test_an_offer_of_another_number_of_descriptors_is_turned_away(serve, good, raw, pipe, count):
+    """Nothing of it stays open."""
+    server = serve()
+    is_served = good(server)
+    before = server.descriptors()
+    client = raw(server.port)
+    client.offer([pipe[0]] * count)
+    expect_turned_away(client, server, "no offer of connect")
+    wait_until(lambda: server.descriptors() <= before, "the end of what it had")
+    is_served()
+
+
+FIRST_LINES = {
+    "another version": ("go-cache-plugin connect 2", "a client of another version"),
+    "bytes": (b"\xff\xfe", "no offer of connect"),
+    "one line": (b"go-cache-plugin connect 1", "no offer of connect"),
+    "no scope": (b"go-cache-plugin connect 1\n0\n0", "no offer of connect"),
+    "long": (b"x" * 100_000, None),
+}
+
+
+@pytest.mark.parametrize("first, reason", FIRST_LINES.values(), ids=FIRST_LINES.keys())
+def test_another_offer_is_turned_away(serve, good, raw, pipe, first, reason):
+    server = serve()
+    is_served = good(server)
+    before = server.descriptors()
+    client = raw(server.port)
+    client.offer(pipe, first=first)
+    if reason:
+        expect_turned_away(client, server, reason)
+    else:
+        assert client.message().startswith(b"go-cache-plugin: turned away: ")
+    wait_until(lambda: server.descriptors() <= before, "the end of what it had")
+    is_served()
+
+
+def test_a_client_that_offers_nothing_is_dismissed(impatient, good, raw):
+    """After the time-out; at once where it goes away."""
+    is_served = good(impatient)
+    before = impatient.descriptors()
+    silent, gone = raw(impatient.port), raw(impatient.port)
+    gone.close()
+    assert silent.is_silent(0.3)
+    is_served()
+    assert silent.message() == b""
+    wait_until(lambda: impatient.descriptors() <= before, "their end")
+    is_served()
+
+
+def odd_descriptors(tmp_path) -> dict:
+    """{name: (flags to open it with, path)} of what is no pipe."""
+    (tmp_path / "file").write_bytes(GET)
+    os.mkfifo(tmp_path / "fifo")
+    return {
+        "directory": (tmp_path, os.O_RDONLY),
+        "null": ("/dev/null", os.O_RDWR),
+        "zero": ("/dev/zero", os.O_RDWR),
+        "full": ("/dev/full", os.O_RDWR),
+        "file": (tmp_path / "file", os.O_RDWR),
+        "path of a file": (tmp_path / "file", os.O_PATH),
+        "path of a directory": (tmp_path, os.O_PATH),
+        "path of a fifo": (tmp_path / "fifo", os.O_PATH),
+        "fifo": (tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK),
+    }
+
+
+ODD = ["directory", "null", "zero", "full", "file", "path of a file", "path of a directory",
+       "path of a fifo", "fifo"]  # fmt: skip
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
+@pytest.mark.parametrize("name", ODD)
+def test_odd_descriptors_harm_nobody(serve, good, raw, tmp_path, name, late):
+    """As stdin, as stdout, as both; offered at once, or when the server waits for it."""
+    server = serve("--client-timeout=1s")
+    is_served = good(server)
+    before = server.descriptors()
+    odd = os.open(*odd_descriptors(tmp_path)[name])
+    null = os.open(os.devnull, os.O_RDWR)
+    clients = []
+    for fds in ((odd, odd), (odd, null), (null, odd)):
+        clients.append(raw(server.port))
+        if late:
+            is_served()  # by now the server waits for the offer
+        clients[-1].offer(fds)
+        is_served()
+    os.close(odd)
+    for client in clients:
+        client.close()
+    wait_until(lambda: server.descriptors() <= before, "the end of what they had")
+    os.close(null)
+    is_served()
+
+
+def test_the_ends_of_one_pipe_harm_nobody(serve, good, raw, pipe):
+    """A client that hears its own hello line as a request."""
+    server = serve()
+    is_served = good(server)
+    client = raw(server.port)
+    before = server.descriptors()
+    client.offer(pipe)
+    is_served()
+    client.close()
+    wait_until(lambda: server.descriptors() <= before, "the end of its session")
+    is_served()
+
+
+def test_more_messages_of_a_client_are_passed_over(serve, raw):
+    server = serve()
+    client = raw(server.port)
+    (ours_in, theirs_out), (theirs_in, ours_out) = os.pipe(), os.pipe()
+    client.offer((theirs_in, theirs_out))
+    assert os.read(ours_in, 1000).startswith(b'{"ID":0')
+    before = server.descriptors()
+    for _ in range(20):
+        client.offer((theirs_in, theirs_out))
+    os.write(ours_out, b'{"ID":1,"Command":"close"}\n\n')
+    assert os.read(ours_in, 1000) == b'{"ID":1}\n'
+    assert client.message() in (b"\0\0", b"")  # what was not read hides the rest
+    wait_until(lambda: server.descriptors() < before, "their end")
+    for fd in (ours_in, ours_out, theirs_in, theirs_out):
+        os.close(fd)
+
+
+# -- a crowd ---------------------------------------------------------------------------------------
+
+
+def test_a_crowd_that_comes_and_goes_leaves_nothing_open(serve, good, tcp, raw):
+    server = serve()
+    is_served = good(server)
+    before = server.descriptors()
+    for _ in range(5):
+        crowd = [tcp(server.port) for _ in range(40)] + [raw(server.port) for _ in range(40)]
+        is_served()
+        for client in crowd:
+            (client.kill if hasattr(client, "kill") else client.close)()
+    wait_until(lambda: server.descriptors() <= before, "their end")
+    is_served()
+
+
+# -- other users -----------------------------------------------------------------------------------
+
+AS_NOBODY = """
+import array, encodings.idna, os, socket, sys
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+"""
+
+
+@pytest.fixture
+def nobody():
+    """nobody(code): a process of another user, which runs it."""
+    begun = []
+
+    def nobody(code):
+        argv = [sys.executable, "-c", AS_NOBODY + code]
+        begun.append(subprocess.Popen(argv, stdout=subprocess.PIPE, text=True))
+        return begun[-1]
+
+    yield nobody
+    for process in begun:
+        process.kill()
+        process.communicate()
+
+
+def sayings(process) -> str:
+    return process.communicate(timeout=DEADLINE_S)[0]
+
+
+BY_TCP = """
+sock = socket.create_connection(("127.0.0.1", {port}))
+sock.settimeout(20)
+try:
+    print(sock.recv(100))
+except ConnectionError:
+    print(b"")
+"""
+BY_UNIX = """
+sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+sock.connect({name!r})
+out, into = os.pipe()
+rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", (os.open("/dev/null", 2), into)))]
+try:
+    sock.sendmsg([b"go-cache-plugin connect 1\\n0\\n0\\nscope"], rights)
+except OSError:
+    pass
+os.close(into)
+print(os.read(out, 100), sock.recv(1000))
+"""
+
+
+@as_root
+def test_another_user_is_turned_away(serve, good, nobody):
+    """By both ways, and a connect is told why."""
+    server = serve()
+    is_served = good(server)
+    before = server.descriptors()
+    assert sayings(nobody(BY_TCP.format(port=server.port))) == "b''\n"
+    text = sayings(nobody(BY_UNIX.format(name=unix_name(server.port))))
+    assert text.startswith("b'' ") and f"turned away: user {NOBODY} is neither" in text
+    assert sum(f"turned away: user {NOBODY} is neither" in line for line in server.lines) == 2
+    wait_until(lambda: server.descriptors() <= before, "their end")
+    is_served()
+
+
+@as_root
+def test_another_user_is_served_where_that_is_wanted(serve, nobody):
+    server = serve("--allow-other-users")
+    assert sayings(nobody(BY_TCP.format(port=server.port))).startswith("b'{\"ID\":0,")
+    text = sayings(nobody(BY_UNIX.format(name=unix_name(server.port))))
+    assert text.startswith("b'{\"ID\":0,")
+
+
+@as_root
+def test_another_user_that_is_gone_again_puts_nothing(serve, good, nobody, cache_dir):
+    """Linux calls the connection of a process that has closed it root's."""
+    server = serve()
+    is_served = good(server)
+    header = (
+        f'{{"ID":1,"Command":"put","ActionID":"{b64(action_id("a"))}",'
+        f'"OutputID":"{b64(output_id(b"evil"))}","BodySize":4}}\n\n"ZXZpbA=="\n'
+    )
+    server.signal(signal.SIGSTOP)
+    process = nobody(
+        f"""
+sock = socket.create_connection(("127.0.0.1", {server.port}))
+sock.sendall({header.encode()!r})
+sock.close()
+"""
+    )
+    assert sayings(process) == "" and process.returncode == 0
+    server.signal(signal.SIGCONT)
+    is_served()
+    server.says("a client was turned away")
+    assert output_id(b"evil") not in stored_bodies(cache_dir)
