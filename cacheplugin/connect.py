@@ -66,17 +66,28 @@ def _hand_over(sock, port, chosen) -> int:
     scopes = scope.find(chosen, os.environ)
     try:
         handover.offer(sock, handover.Offer(chosen.metrics, bool(chosen.scope), scopes), (0, 1))
+    except OSError:
+        pass  # it has turned us away already, and said why
+    try:
         # From now on they are the server's: the go command waits for the last holder of stdout.
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)
-        while data := sock.recv(handover.MAX_BYTES):
+        while data := _receive(sock):
             if data[0] == 0:
                 return data[1]
             os.write(2, data)
     except OSError:
         pass
     return _lost(port)
+
+
+def _receive(sock) -> bytes:
+    """The next message, b"" at the end. What was said stays there behind a reset, which comes once."""
+    try:
+        return sock.recv(handover.MAX_BYTES)
+    except ConnectionResetError:
+        return sock.recv(handover.MAX_BYTES)
 
 
 def _copy(sock, port) -> int:

@@ -1,4 +1,4 @@
-"""How a server ends, by signals and by SIGKILL, and what the death of any process means for others."""
+"""How a server ends, and what the death of any process means for the others."""
 import base64
 import signal
 import time
