@@ -4,6 +4,7 @@ import time
 
 READABLE, WRITABLE = select.POLLIN, select.POLLOUT
 _NEVER = float("inf")
+_MOST_MS = (1 << 31) - 1  # that poll takes
 
 
 class Timer:
@@ -61,6 +62,8 @@ class Loop:
             is_due = left_s <= 0
             left_ms = 0 if is_due else left_s * 1000 + 1
             timeout_ms = left_ms if timeout_ms is None else min(left_ms, timeout_ms)
+        if timeout_ms is not None:
+            timeout_ms = min(timeout_ms, _MOST_MS)
         ready = self._poll.poll(timeout_ms)
         for fd, event in ready:
             handler = self._handlers.get(fd)

@@ -6,7 +6,7 @@ import signal
 import socket
 
 from . import handover, log, systemd
-from .errors import UsageError
+from .errors import UsageError, reason_of
 from .main import prepare
 
 _BACKLOG = 512
@@ -56,8 +56,8 @@ def _listen(flag, host, port):
         listener.bind(address)
         listener.listen(_BACKLOG)
         return listener
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+    except (OSError, UnicodeError) as error:  # the latter of a host that can be no name
+        reason = reason_of(error)
         raise UsageError(f"{flag}: cannot listen on {host} port {port}: {reason}") from None
 
 

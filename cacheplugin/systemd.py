@@ -3,7 +3,7 @@ import logging
 import os
 import socket
 
-from .errors import UsageError
+from .errors import UsageError, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -14,7 +14,7 @@ def listeners() -> list:
     """[(listening socket, its name or "")] of those that were passed; raises UsageError."""
     names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
     count, process_id = os.environ.pop("LISTEN_FDS", "0"), os.environ.pop("LISTEN_PID", "")
-    if process_id != str(os.getpid()) or not count.isdigit():
+    if process_id != str(os.getpid()) or not (count.isascii() and count.isdigit()):
         return []
     found = []
     for fd in range(_FIRST_FD, _FIRST_FD + int(count)):
@@ -40,4 +40,4 @@ def notify(text: str) -> None:
             sock.connect(f"\0{path[1:]}" if path[0] == "@" else path)
             sock.send(text.encode())
     except OSError as error:
-        logger.warning("the service manager cannot be told %s: %s", text, error.strerror.lower())
+        logger.warning("the service manager cannot be told %s: %s", text, reason_of(error))
