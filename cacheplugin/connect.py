@@ -10,7 +10,7 @@ import sys
 import _socket
 
 from . import handover, options
-from .errors import UsageError
+from .errors import UsageError, reason_of
 
 _CLOSE = b'"close"'  # no body has quotes in it: they are base64
 _COPY_BYTES = 1 << 16
@@ -35,7 +35,7 @@ def run(words, chosen):
         sock = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
         sock.connect(("127.0.0.1", port))
     except OSError as error:
-        why = f"no server on port {port}: {error.strerror.lower()}"
+        why = f"no server on port {port}: {reason_of(error)}"
         if options.is_given("cache-dir", sys.argv[1:], os.environ):
             _say(f"{why}; serving from {chosen.cache_dir}")
             return None

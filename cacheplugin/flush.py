@@ -10,7 +10,7 @@ from . import jobs, log, spool
 from .errors import UsageError, reason_of
 from .loop import Loop
 from .options import Options
-from .poollink import PoolLink, spawn
+from .poollink import PoolLink, spawn_apart
 from .store import Store
 
 _PROGRESS_EVERY_S = 0.5
@@ -71,15 +71,7 @@ def start_detached(options):
             return None
     except FileNotFoundError:
         pass
-    null = os.open(os.devnull, os.O_RDWR)
-    try:
-        return spawn(
-            "cacheplugin.flush",
-            options.cache_dir,
-            [(os.POSIX_SPAWN_DUP2, null, at) for at in range(3)],
-        )
-    finally:
-        os.close(null)
+    return spawn_apart("cacheplugin.flush", options.cache_dir, nothing_at=range(3))
 
 
 def main(cache_dir: str) -> None:

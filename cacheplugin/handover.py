@@ -14,6 +14,7 @@ import _socket
 
 MAX_BYTES = 32768
 _FIRST_LINE = "go-cache-plugin connect 1"
+_NO_OFFER = "no offer of connect"
 
 
 class Offer:
@@ -27,9 +28,6 @@ class Offer:
 
     def __init__(self, wants_summary: bool, is_explicit: bool, scopes) -> None:
         self.wants_summary, self.is_explicit, self.scopes = wants_summary, is_explicit, scopes
-
-    def __eq__(self, other) -> bool:
-        return all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
 
 
 def is_possible() -> bool:
@@ -81,16 +79,26 @@ def receive(sock):
         for at in range(0, len(rights) // 4 * 4, 4)
     ]
     try:
-        first, summary, explicit, *scopes = data.decode().split("\n")
-        if first != _FIRST_LINE:
-            raise ValueError("a client of another version")
-        if not scopes or len(fds) != 2 or flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
-            raise ValueError
-        return Offer(summary == "1", explicit == "1", tuple(scopes)), fds
-    except ValueError as error:
+        offer = _parse(data)
+        if len(fds) != 2 or flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
+            raise ValueError(_NO_OFFER)
+        return offer, fds
+    except ValueError:
         for fd in fds:
             os.close(fd)
-        raise ValueError(str(error) if "version" in str(error) else "no offer of connect") from None
+        raise
+
+
+def _parse(data) -> Offer:
+    try:
+        first, summary, explicit, *scopes = data.decode().split("\n")
+    except ValueError:
+        raise ValueError(_NO_OFFER) from None
+    if first != _FIRST_LINE:
+        raise ValueError("a client of another version")
+    if not scopes:
+        raise ValueError(_NO_OFFER)
+    return Offer(summary == "1", explicit == "1", tuple(scopes))
 
 
 def tell(sock, text: str, status: int) -> None:

@@ -29,6 +29,24 @@ def spawn(module: str, argument: str, file_actions) -> int:
     )
 
 
+def spawn_apart(module: str, argument: str, nothing_at) -> int:
+    """As ``spawn``, with /dev/null at the descriptors ``nothing_at``."""
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        return spawn(module, argument, [(os.POSIX_SPAWN_DUP2, null, at) for at in nothing_at])
+    finally:
+        os.close(null)
+
+
+class _Session:
+    """``begin``: its BeginJob; ``uploads``: how many it has; ``has_ended``: its end is answered."""
+
+    __slots__ = ("begin", "uploads", "has_ended")
+
+    def __init__(self, begin) -> None:
+        self.begin, self.uploads, self.has_ended = begin, 0, False
+
+
 class PoolLink:
     """Lives in the loop.Loop of its process; ``configuration`` is what the pool gets first.
 
@@ -44,8 +62,7 @@ class PoolLink:
         self._on_message = on_message
         # number: job, of those not answered; finishes are among the uploads
         self._fetches, self._uploads = {}, {}
-        # number: [BeginJob, how many uploads it has, whether its end is answered]
-        self._sessions = {}
+        self._sessions = {}  # number: _Session, of those a next pool would have to know
         self._number = 0
         self._starts = 0
         self._start()
@@ -57,7 +74,7 @@ class PoolLink:
     def begin(self, scopes) -> int:
         """A session of these scopes begins; returns its number."""
         job = jobs.BeginJob(self._next(), scopes)
-        self._sessions[job.session] = [job, 0, False]
+        self._sessions[job.session] = _Session(job)
         self._send(jobs.pack(job))
         return job.session
 
@@ -88,7 +105,7 @@ class PoolLink:
 
     def _send_upload(self, job) -> int:
         self._uploads[job.number] = job
-        self._sessions[job.session][1] += 1
+        self._sessions[job.session].uploads += 1
         self._send(jobs.pack(job))
         return job.number
 
@@ -140,8 +157,8 @@ class PoolLink:
         self._loop.watch(results_out, READABLE, self._hear)
         self._loop.watch(self._log_fd, READABLE, self._pass_log)
         self._send(self._configuration)
-        for job, *_ in self._sessions.values():
-            self._send(jobs.pack(job))
+        for session in self._sessions.values():
+            self._send(jobs.pack(session.begin))
 
     def _hear(self, _) -> None:
         try:
@@ -157,11 +174,10 @@ class PoolLink:
             elif self._fetches.pop(message.number, None):
                 self._on_message(message)
             elif job := self._uploads.pop(message.number, None):
-                begun = self._sessions[job.session]
-                begun[1] -= 1
-                if isinstance(job, jobs.FinishJob):
-                    begun[2] = True
-                if begun[2] and not begun[1]:
+                session = self._sessions[job.session]
+                session.uploads -= 1
+                session.has_ended |= isinstance(job, jobs.FinishJob)
+                if session.has_ended and not session.uploads:
                     del self._sessions[job.session]
                 self._on_message(message)
 
@@ -187,27 +203,30 @@ class PoolLink:
             self.alive = False
         if not self.alive:
             self._on_message(jobs.Disabled("its processes keep dying"))
-        lost, self._fetches = [*self._fetches.values()], {}
+        fetches, self._fetches = self._fetches, {}
         if self.alive:
             for job in self._uploads.values():
                 self._send(jobs.pack(job))
-            for session, (_, _, has_ended) in self._sessions.items():
-                if has_ended:  # and what it still has is written at an end
-                    self._send(jobs.pack(jobs.FinishJob(self._next(), [], session)))
+            for number, session in self._sessions.items():
+                if session.has_ended:  # and what it still has is written at an end
+                    self._send(jobs.pack(jobs.FinishJob(self._next(), [], number)))
+            uploads = {}
         else:
-            lost += self._uploads.values()
-            self._uploads = {}
+            uploads, self._uploads = self._uploads, {}
         # Last, as who hears of it may have more to send.
-        for job in lost:
-            self._on_message(jobs.failed(job, jobs.LOST))
+        self._answer_lost(fetches, uploads)
 
     def abandon(self) -> None:
         """Let go of the pool, and answer as LOST what it has not answered."""
         self.close()
-        lost = (*self._fetches.values(), *self._uploads.values())
-        self._fetches, self._uploads = {}, {}
-        for job in lost:
-            self._on_message(jobs.failed(job, jobs.LOST))
+        fetches, self._fetches = self._fetches, {}
+        uploads, self._uploads = self._uploads, {}
+        self._answer_lost(fetches, uploads)
+
+    def _answer_lost(self, *lost) -> None:
+        for found in lost:
+            for job in found.values():
+                self._on_message(jobs.failed(job, jobs.LOST))
 
     def close(self) -> None:
         """Let go of the pool, which then ends with all its workers; nothing after it died for good."""

@@ -87,55 +87,52 @@ class Reception:
             try:
                 welcome(sock, address)
             except (OSError, ValueError) as error:
-                log.warning("a client was turned away: %s", reason_of(error))
-                sock.close()
-                self._server.watch_idleness()
+                self._turn_away(sock, error)
             self.open_doors()
             if not self._has_room:
                 return
 
-    def _may_come(self, uid) -> bool:
-        return self._server.options.allow_other_users or handover.is_trusted(uid)
+    def _turn_away(self, sock, error) -> None:
+        """Let go of a client that has not become one, with a word to connect where it is that."""
+        reason = reason_of(error)
+        log.warning("a client was turned away: %s", reason)
+        if sock.family == socket.AF_UNIX:
+            handover.tell(sock, f"go-cache-plugin: turned away: {reason}\n", 1)
+        self._dismiss(sock)
+
+    def _check_user(self, uid) -> None:
+        """Raises ValueError where a user may not come in."""
+        if not (self._server.options.allow_other_users or handover.is_trusted(uid)):
+            raise ValueError(f"user {uid} is neither the server's nor root; see --allow-other-users")
 
     def _welcome_tcp(self, sock, address) -> None:
-        if not self._server.options.allow_other_users:
+        if not self._server.options.allow_other_users:  # else nobody need look
             uid = peers.uid(address, sock.getsockname())
-            if uid is not None and not self._may_come(uid):
-                raise ValueError(f"user {uid} is neither the server's nor root; see --allow-other-users")
+            if uid is not None:
+                self._check_user(uid)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         fd = sock.detach()
         self._server.begin("tcp", (fd, fd), self._server.own_scopes)
 
     def _welcome_unix(self, sock, _) -> None:
-        uid = handover.peer_uid(sock)
-        if not self._may_come(uid):
-            reason = f"user {uid} is neither the server's nor root; see --allow-other-users"
-            handover.tell(sock, f"go-cache-plugin: turned away: {reason}\n", 1)
-            raise ValueError(reason)
+        self._check_user(handover.peer_uid(sock))
         self._newcomers[sock.fileno()] = _Newcomer(sock)
         self._take_offer(sock)
 
-    def _take_offer(self, sock, _=None) -> None:
+    def _take_offer(self, sock) -> None:
         """Take what connect has sent, or wait for it."""
+        fds = []
         try:
             offer, fds = handover.receive(sock)
+            fds[0] = _independent(fds[0], os.O_RDONLY)
+            fds[1] = _independent(fds[1], os.O_WRONLY)
         except BlockingIOError:
             self._server.loop.watch(sock.fileno(), READABLE, lambda _: self._take_offer(sock))
             return
         except (OSError, ValueError) as error:
-            log.warning("a client was turned away: %s", reason_of(error))
-            handover.tell(sock, f"go-cache-plugin: turned away: {reason_of(error)}\n", 1)
-            self._dismiss(sock)
-            return
-        try:
-            fds[0] = _independent(fds[0], os.O_RDONLY)
-            fds[1] = _independent(fds[1], os.O_WRONLY)
-        except OSError as error:
             for fd in fds:
                 os.close(fd)
-            log.warning("a client was turned away: %s", reason_of(error))
-            handover.tell(sock, f"go-cache-plugin: turned away: {reason_of(error)}\n", 1)
-            self._dismiss(sock)
+            self._turn_away(sock, error)
             return
         del self._newcomers[sock.fileno()]
         uses_own = self._server.options.scope and not offer.is_explicit

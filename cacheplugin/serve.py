@@ -69,7 +69,7 @@ def _listen_unix(port):
         listener.listen(_BACKLOG)
         return listener
     except OSError as error:
-        logger.warning("no Unix socket for port %d, clients use TCP: %s", port, error.strerror.lower())
+        logger.warning("no Unix socket for port %d, clients use TCP: %s", port, reason_of(error))
         listener.close()
         return None
 
@@ -91,7 +91,7 @@ def _passed() -> Listeners:
 
 
 def _raise_descriptor_limit() -> None:
-    """Each client has four descriptors, and the usual limit is low for old programs' sake."""
+    """Each client has several descriptors, and the usual limit is low for old programs' sake."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

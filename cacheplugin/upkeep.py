@@ -12,10 +12,9 @@ from _thread import start_new_thread
 
 from .errors import reason_of
 from .options import Options
-from .poollink import spawn
+from .poollink import spawn_apart
 from .prune import prune_at_close
 from .shutdown import Suspects
-
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +47,9 @@ class Upkeep:
         if server.writable and "upkeep" not in running and (is_due or server.suspects is not None):
             self._pruned_at = now
             try:
-                self._helpers[_start(server.options)] = "upkeep"
+                fields = json.dumps(server.options.as_dict())
+                process_id = spawn_apart("cacheplugin.upkeep", fields, nothing_at=(0, 1))
+                self._helpers[process_id] = "upkeep"
             except OSError as error:
                 log.warning("no prune: %s", reason_of(error))
         self._renew_marker(now)
@@ -76,18 +77,8 @@ class Upkeep:
             start_new_thread(marker.close, ())  # it waits for the disk
 
 
-def _start(options) -> int:
-    """Start the process; returns its id, raises OSError. Exit status 0: nothing is suspect any more."""
-    null = os.open(os.devnull, os.O_RDWR)
-    try:
-        actions = [(os.POSIX_SPAWN_DUP2, null, at) for at in (0, 1)]
-        return spawn("cacheplugin.upkeep", json.dumps(options.as_dict()), actions)
-    finally:
-        os.close(null)
-
-
 def main(text: str) -> None:
-    """The process's; ``text``: the fields of Options as JSON."""
+    """The process's; ``text``: the fields of Options as JSON. Exit status 0: all that was to do is done."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.umask(0o022)

@@ -10,6 +10,7 @@ import socket
 import time
 
 from . import channel
+from .errors import reason_of
 from .loop import READABLE, WRITABLE
 from .poollink import spawn
 
@@ -45,7 +46,7 @@ class WebLink:
                 options = json.dumps(self._server.options.as_dict())
                 self.process_id = spawn("cacheplugin.web.process", options, actions)
         except OSError as error:
-            log.warning("no HTTP for now: %s", error.strerror.lower())
+            log.warning("no HTTP for now: %s", reason_of(error))
             self._server.loop.after(_LONGEST_PAUSE_S, self._start)
             return
         self._started_at = time.monotonic()
