@@ -135,6 +135,15 @@ def temporaries(cache_dir: Path) -> list:
     return list(Path(cache_dir).glob("tmp/*"))
 
 
+def write_module(path: Path, sources: dict) -> Path:
+    """Write a Go module, {name of a file: its text}; returns its path."""
+    for name, text in sources.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(text)
+        os.utime(path / name, (1e9, 1e9))  # the go command caches no index of what is brand-new
+    return path
+
+
 class Plugin:
     """The real program, and the go command's part of the conversation with it."""
 

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from helpers import DEADLINE_S, PROGRAM, Plugin, kill, proc, wait_until
 
 FIRST_LINE = "go-cache-plugin connect 1"
+BODY = b"what the build made" * 1000
 _PORTS = range(10_000, 30_000)  # nobody is given one of these by chance
 
 

@@ -1,6 +1,11 @@
 """The fixtures of the tests of server mode; a test module names this one in ``pytest_plugins``."""
+import time
+
 import pytest
-from server_sessions import Connect, RawUnix, Server, TcpClient, free_port, hold_unix_name
+from helpers import action_id
+from server_sessions import BODY, Connect, RawUnix, Server, TcpClient, free_port, hold_unix_name
+
+PROMPT_S = 1.0
 
 
 @pytest.fixture
@@ -82,3 +87,24 @@ def raw():
 def way(request):
     """How connect comes to the server."""
     return request.param
+
+
+@pytest.fixture
+def good(tcp):
+    """good(server): a client that does nothing wrong; its ``check()`` sees that it is served."""
+
+    def good(server):
+        client = tcp(server.port).hello()
+        client.expect_stored(action_id("good"), BODY)
+
+        def check():
+            begin = time.monotonic()
+            client.expect_hit(action_id("good"), BODY)
+            assert time.monotonic() - begin < PROMPT_S
+            assert server.process.poll() is None
+            assert "Traceback" not in server.stderr
+
+        client.check = check
+        return client
+
+    return good

@@ -3,16 +3,13 @@ import os
 import resource
 import subprocess
 import sys
-import time
 
 import pytest
 from helpers import NOBODY, action_id, b64, memory_kb, output_id, temporaries, wait_until
-from server_sessions import ends, unix_name
+from server_sessions import BODY, ends, unix_name
 
 pytest_plugins = ["server_fixtures"]
 
-BODY = b"what the build made" * 1000
-PROMPT_S = 2.0
 MANY_GETS = 100_000
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
@@ -33,25 +30,6 @@ try:
 except (ConnectionError, TimeoutError) as error:
     print(type(error).__name__)
 """
-
-
-@pytest.fixture
-def good(serve, tcp):
-    """good(server): a client with an entry; ``check()`` sees that it is served promptly."""
-
-    def good(server):
-        client = tcp(server.port).hello()
-        client.expect_stored(action_id("good"), BODY)
-
-        def check():
-            begin = time.monotonic()
-            client.expect_hit(action_id("good"), BODY)
-            assert time.monotonic() - begin < PROMPT_S
-
-        client.check = check
-        return client
-
-    return good
 
 
 @pytest.mark.parametrize(

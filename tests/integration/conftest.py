@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import s3servers  # noqa: E402
 from fakes3 import FakeS3  # noqa: E402
-from helpers import PROGRAM, Processes, counters  # noqa: E402
+from helpers import PROGRAM, Processes, counters, write_module  # noqa: E402
 
 GO_TIMEOUT_S = 90
 
@@ -88,14 +88,6 @@ func TestNothing(t *testing.T) {
 	}
 }
 """
-
-
-def write_module(path: Path, sources=SOURCES) -> Path:
-    for name, text in sources.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_text(text)
-        os.utime(path / name, (1e9, 1e9))  # the go command caches no index of what is brand-new
-    return path
 
 
 def find_go() -> str:
@@ -176,14 +168,14 @@ def processes(tmp_path):
 @pytest.fixture
 def go(go_command, processes, tmp_path):
     """A Go over a new module and an empty cache directory."""
-    return Go(go_command, processes, write_module(tmp_path / "module"), tmp_path / "cache")
+    return Go(go_command, processes, write_module(tmp_path / "module", SOURCES), tmp_path / "cache")
 
 
 @pytest.fixture(scope="session")
 def std_cache(go_command, tmp_path_factory):
     """A cache directory with the std that the module needs, and nothing of the module."""
     path = tmp_path_factory.mktemp("std")
-    go = Go(go_command, Processes(path), write_module(path / "module"), path / "cache")
+    go = Go(go_command, Processes(path), write_module(path / "module", SOURCES), path / "cache")
     go.run("build", "errors", "strings", "strconv")
     go.processes.expect_none()
     return go.cache_dir
@@ -248,7 +240,7 @@ def cold(go_command, moto_server, tmp_path_factory):
     """A build of all, std as well, that filled a bucket with bundles."""
     path = tmp_path_factory.mktemp("cold")
     bucket = s3servers.Bucket(moto_server, "bundles-of-a-cold-build")
-    go = Go(go_command, Processes(path), write_module(path / "module"), path / "cache")
+    go = Go(go_command, Processes(path), write_module(path / "module", SOURCES), path / "cache")
     go.plugin += moto_server.flags(bucket.name, layout="bundles")
     cold, warm = (counters(go.build().stderr) for _ in range(2))
     go.processes.expect_none()

@@ -5,8 +5,7 @@ import signal
 import subprocess
 
 import pytest
-from conftest import write_module
-from helpers import PROGRAM, counters, kill, wait_until
+from helpers import PROGRAM, counters, kill, wait_until, write_module
 from server_sessions import Server, free_port, hold_unix_name
 
 MAIN = """package main

@@ -1,24 +1,12 @@
 """remote/plan.py and remote/bundles/plan.py: sessions that share a plan."""
 from bundles_driver import Driver
 from entries import action_id, output_id
+from noting_pool import NotingPool
 from rows import row
 
 from cacheplugin import jobs
 from cacheplugin.remote.bundles.plan import SHARED_S
 from cacheplugin.remote.plan import ObjectsPlan
-
-
-class Pool:
-    """Notes what a plan wants of it."""
-
-    def __init__(self) -> None:
-        self.tasks, self.messages = [], []
-
-    def submit(self, _, task) -> None:
-        self.tasks.append(task)
-
-    def report(self, message) -> None:
-        self.messages.append(message)
 
 
 def fetched(number, name="a") -> jobs.FetchResult:
@@ -32,7 +20,7 @@ def upload(number, session) -> jobs.UploadJob:
 
 def test_a_get_of_what_another_session_fetches_waits_for_that():
     """One task; both are answered; the bytes count once. The next get is a task again."""
-    pool = Pool()
+    pool = NotingPool()
     plan = ObjectsPlan(pool, ("",))
     plan.begin(1)
     plan.begin(2)
@@ -48,7 +36,7 @@ def test_a_get_of_what_another_session_fetches_waits_for_that():
 
 def test_a_session_of_single_objects_ends_with_its_last_upload():
     """Not with that of another."""
-    pool = Pool()
+    pool = NotingPool()
     plan = ObjectsPlan(pool, ("",))
     plan.begin(1)
     plan.begin(2)

@@ -1,6 +1,7 @@
 """Plans of bundles that sessions share: who is told what, and whose end ends what."""
 from bundles_driver import Driver
 from entries import action_id, output_id
+from noting_pool import NotingPool
 from rows import ids, names, row
 
 from cacheplugin import jobs
@@ -211,27 +212,12 @@ def test_who_joins_a_plan_that_is_ending_keeps_it(tmp_path):
     assert driver.said() == {put.number: jobs.STORED, 101: jobs.STORED} and driver.plan.is_over
 
 
-
-
 # -- single objects --------------------------------------------------------------------------------
-
-
-class Pool:
-    """Notes what a plan wants of it."""
-
-    def __init__(self) -> None:
-        self.tasks, self.messages = [], []
-
-    def submit(self, _, task) -> None:
-        self.tasks.append(task)
-
-    def report(self, message) -> None:
-        self.messages.append(message)
 
 
 def test_a_fetch_that_fails_fails_for_all_who_wait():
     """Each by its own number; another action is a task of its own."""
-    pool = Pool()
+    pool = NotingPool()
     plan = ObjectsPlan(pool, ("",))
     gets = [jobs.FetchJob(at, action_id("ab"[at == 3]), session) for at, session in
             ((1, 1), (2, 2), (3, 1))]  # fmt: skip
@@ -247,7 +233,7 @@ def test_a_fetch_that_fails_fails_for_all_who_wait():
 
 def test_a_session_of_single_objects_without_uploads_ends_at_once():
     """Whatever it still fetches, and whatever others upload; a plan of theirs is always open."""
-    pool = Pool()
+    pool = NotingPool()
     plan = ObjectsPlan(pool, ("",))
     assert plan.is_over and plan.is_open and plan.timeout_s() is None
     plan.begin(1)
