@@ -51,6 +51,10 @@ class Bench:
         wall, after = time.perf_counter() - begin, os.times()
         return wall, sum(after[2:4]) - sum(before[2:4])
 
+    def measure(self, name) -> None:
+        """Take one measure."""
+        getattr(self, name.replace("-", "_"))()
+
     def startup(self):
         first_get, nothing = [], []
         for _ in range(self.runs * 5):
@@ -197,21 +201,24 @@ def working_directory(path):
             yield made
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def run(make_bench, measures, description) -> None:
+    """Take the measures that the command line names, by default all, of ``make_bench(work, runs)``."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--work", help="a directory to keep: its filled store is used again")
     parser.add_argument("measures", nargs="*", metavar="MEASURE")
     arguments = parser.parse_args()
     for name in arguments.measures:
-        if name not in MEASURES:
-            parser.error(f"no measure {name!r}; there are {', '.join(MEASURES)}")
+        if name not in measures:
+            parser.error(f"no measure {name!r}; there are {', '.join(measures)}")
     print(machine())
     with working_directory(arguments.work) as work:
-        bench = Bench(work, arguments.runs)
-        for name in arguments.measures or MEASURES:
-            getattr(bench, name.replace("-", "_"))()
+        bench = make_bench(work, arguments.runs)
+        for name in arguments.measures or measures:
+            bench.measure(name)
 
 
 if __name__ == "__main__":
-    main()
+    run(Bench, MEASURES, __doc__)

@@ -6,7 +6,6 @@ Measures: warm, startup, clients, sessions (default: all). Needs Linux, two core
 command on PATH. ``warm`` and ``startup`` go through connect. ``clients`` and ``sessions`` hand over
 pipes of this process, as connect does: 33 processes would measure the machine's scheduler.
 """
-import argparse
 import os
 import select
 import socket
@@ -19,7 +18,7 @@ from contextlib import closing, contextmanager
 from cacheplugin import handover
 from cacheplugin.protocol import HELLO
 
-from .direct import PLUGIN, Bench, go_environment, machine, report, working_directory
+from .direct import PLUGIN, Bench, go_environment, report, run
 
 MEASURES = ("warm", "startup", "clients", "sessions")
 CLIENTS = 32
@@ -40,7 +39,7 @@ class ServerBench(Bench):
         """Run one measure with a server of its own; ``startup`` is that of Bench."""
         with server(self.work, self.cache) as (self.process, self.port):
             self.plugin = [PLUGIN, "connect", str(self.port)]
-            getattr(self, name)()
+            super().measure(name)
 
     def warm(self):
         ours, direct = [], []
@@ -294,24 +293,6 @@ def _wait_until_ready(process, port) -> None:
         time.sleep(0.01)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--work", help="a directory to keep: its filled store is used again")
-    parser.add_argument("measures", nargs="*", metavar="MEASURE")
-    arguments = parser.parse_args()
-    for name in arguments.measures:
-        if name not in MEASURES:
-            parser.error(f"no measure {name!r}; there are {', '.join(MEASURES)}")
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is started is to find its bytecode
-    print(machine())
-    with working_directory(arguments.work) as work:
-        bench = ServerBench(work, arguments.runs)
-        for name in arguments.measures or MEASURES:
-            bench.measure(name)
-
-
 if __name__ == "__main__":
-    main()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is started is to find its bytecode
+    run(ServerBench, MEASURES, __doc__)
