@@ -12,9 +12,12 @@ LONGEST_PAUSE_S = 300.0
 class Breaker:
     """Counts consecutive failures. ``clock`` gives monotonic seconds."""
 
-    def __init__(self, clock=time.monotonic) -> None:
+    def __init__(
+        self, clock=time.monotonic, first_pause_s=FIRST_PAUSE_S, longest_pause_s=LONGEST_PAUSE_S
+    ) -> None:
         self.state = CLOSED
-        self.pause_s = FIRST_PAUSE_S
+        self.pause_s = self._first_pause_s = first_pause_s
+        self._longest_pause_s = longest_pause_s
         self._proven = False  # whether S3 ever answered
         self._clock = clock
         self._failures = 0
@@ -31,7 +34,7 @@ class Breaker:
         """Note that S3 answered; returns whether that closed the breaker."""
         reopened = self.state != CLOSED
         self.state = CLOSED
-        self.pause_s = FIRST_PAUSE_S
+        self.pause_s = self._first_pause_s
         self._proven = True
         self._failures = 0
         return reopened
@@ -41,7 +44,7 @@ class Breaker:
         if self.state == OPEN:
             return False  # a job that was under way when it opened
         if self.state == HALF_OPEN:
-            self.pause_s = min(self.pause_s * 2, LONGEST_PAUSE_S)
+            self.pause_s = min(self.pause_s * 2, self._longest_pause_s)
             self._open()
             return False
         if timed_out:

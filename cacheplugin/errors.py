@@ -4,6 +4,10 @@ CachePluginError
 ├── UsageError            a flag, a variable or the cache directory is wrong: mend the command line
 ├── ProtocolError         stdin does not carry the GOCACHEPROG protocol: start it from the go command
 ├── BodyMismatch          a body is not what its size or SHA-256 says: nothing was stored, send it again
+├── InvalidName           a path under /mod/ names no module file, tile or record: ask for another
+├── FileMismatch          a module file is not what it should be: nothing was stored; look at its source
+├── UpstreamError         no module proxy or checksum database gave a file: look at what it answered
+│   └── NotThere          it says that there is no such file (404, 410)
 └── RemoteError           S3 did not give or take an object; the build goes on without it
     ├── Absent            the object is not there (404): a plain miss
     ├── Damaged           the object is there and wrong: a miss; the next put of that action mends it
@@ -27,6 +31,30 @@ class ProtocolError(CachePluginError):
 
 class BodyMismatch(CachePluginError):
     """A body differs in size or SHA-256 from what was announced."""
+
+
+class InvalidName(CachePluginError):
+    """A path that breaks the rules of module paths, versions and tiles; ``status`` answers it."""
+
+    def __init__(self, reason: str, status: int = 400) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class FileMismatch(CachePluginError):
+    """A module file breaks its format, or is not what a checksum database, or its name, says."""
+
+
+class UpstreamError(CachePluginError):
+    """An upstream gave no file; ``status``, an HTTP one, tells a client so."""
+
+    def __init__(self, reason: str, status: int = 502) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class NotThere(UpstreamError):
+    """An upstream answered 404 or 410; the error's text is that of its answer."""
 
 
 class RemoteError(CachePluginError):

@@ -106,6 +106,60 @@ class LocalCache:
         return freed > 0
 
 
+class Draft:
+    """A file being written under tmp/ of one of a cache's stores; where that is full, of the next.
+
+    ``temp`` is the store.TempFile, None before the first write. As a context manager it leaves
+    nothing behind.
+    """
+
+    def __init__(self, cache: LocalCache) -> None:
+        self.store = cache.first_store()
+        self.temp = None
+        self._cache = cache
+
+    def open(self):
+        """The TempFile, made where there was none yet."""
+        if self.temp is None:
+            self.temp = self.store.temporary()
+        return self.temp
+
+    def write(self, data: bytes) -> None:
+        """Append ``data``; raises OSError where no store can take it."""
+        self.attempt(lambda: self.open().write(data))
+
+    def attempt(self, step):
+        """Do ``step``, where the cache says to go on each time it fails."""
+        while True:
+            try:
+                return step()
+            except OSError as error:
+                store = self._cache.next_store(self.store, error)
+            if store is not self.store:
+                self._move(store)
+
+    def _move(self, store: Store) -> None:
+        """Go on in ``store`` with what has been written so far."""
+        old, self.store, self.temp = self.temp, store, None
+        if old is not None:
+            with old:
+                self.temp = store.temporary()
+                # No further than old.size: behind it may be a part of what is to be written again.
+                while left := old.size - self.temp.size:
+                    self.temp.write(os.pread(old.fd, min(left, _COPY_BYTES), self.temp.size))
+
+    def discard(self) -> None:
+        if self.temp is not None:
+            self.temp.discard()
+            self.temp = None
+
+    def __enter__(self) -> "Draft":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.discard()
+
+
 class EntryWriter:
     """Takes one body in chunks, checks it as it passes, and publishes it with its record.
 
@@ -119,10 +173,8 @@ class EntryWriter:
         self._received = 0
         self._sha256 = hashlib.sha256()
         self._xxh3 = xxhash.xxh3_64()
-        self._cache = cache
-        self._store = cache.first_store()
-        self._temp = None
-        self._path = None
+        self._draft = Draft(cache)
+        self._published_in = self._path = None
 
     def write(self, data: bytes) -> None:
         """Take the next bytes of the body.
@@ -134,18 +186,18 @@ class EntryWriter:
             raise BodyMismatch(f"the body is longer than its {self.size} bytes")
         self._sha256.update(data)
         self._xxh3.update(data)
-        self._attempt(lambda: self._append(data))
+        self._draft.write(data)
 
     def fill(self, write_to) -> None:
         """Let ``write_to(file)`` write the whole body into a seekable file, in any order."""
-        self._temp = self._store.temporary()
-        with open(self._temp.fd, "wb", closefd=False) as file:
+        temp = self._draft.open()
+        with open(temp.fd, "wb", closefd=False) as file:
             write_to(file)
-        while data := os.pread(self._temp.fd, _COPY_BYTES, self._received):
+        while data := os.pread(temp.fd, _COPY_BYTES, self._received):
             self._received += len(data)
             self._sha256.update(data)
             self._xxh3.update(data)
-        self._temp.size = self._received
+        temp.size = self._received
 
     def commit(self, time_ns: int) -> str:
         """Publish body and record and return the body's path; raises as ``write`` does."""
@@ -153,47 +205,21 @@ class EntryWriter:
             raise BodyMismatch(f"the body has {self._received} bytes in place of {self.size}")
         if self._sha256.hexdigest() != self.output:
             raise BodyMismatch("the body's SHA-256 is not its output id")
-        return self._attempt(lambda: self._publish(time_ns))
-
-    def _append(self, data):
-        if self._temp is None:
-            self._temp = self._store.temporary()
-        self._temp.write(data)
+        return self._draft.attempt(lambda: self._publish(time_ns))
 
     def _publish(self, time_ns):
-        store = self._store
-        if self._path is None:
+        store = self._draft.store
+        if self._published_in is not store:
             if self.size == 0:
                 self._path = store.publish_empty()
             else:
-                self._path = store.publish_output(self._temp, self.output, self.size)
+                self._path = store.publish_output(self._draft.temp, self.output, self.size)
+            self._published_in = store
         store.publish_record(self.action, self.output, self.size, time_ns, self._xxh3.intdigest())
         return self._path
 
-    def _attempt(self, step):
-        """Do ``step``, where the cache says to go on each time it fails."""
-        while True:
-            try:
-                return step()
-            except OSError as error:
-                store = self._cache.next_store(self._store, error)
-            if store is not self._store:
-                self._move(store)
-
-    def _move(self, store: Store) -> None:
-        """Go on in ``store`` with what has been written so far."""
-        old, self._store, self._temp, self._path = self._temp, store, None, None
-        if old is not None:
-            with old:
-                self._temp = store.temporary()
-                # No further than old.size: behind it may be a part of what is to be written again.
-                while left := old.size - self._temp.size:
-                    self._temp.write(os.pread(old.fd, min(left, _COPY_BYTES), self._temp.size))
-
     def discard(self) -> None:
-        if self._temp is not None:
-            self._temp.discard()
-            self._temp = None
+        self._draft.discard()
 
     def __enter__(self) -> "EntryWriter":
         return self
