@@ -39,12 +39,17 @@ UploadJob = namedtuple(
 # A session has ended. used: the actions it used, in the order of first use; None: it leaves nothing.
 FinishJob = namedtuple("FinishJob", "number used session", defaults=(0,))
 
+# A file that is no entry, by the end of its key behind the prefix, from or to ``path``, of no session.
+# replace: what the bucket has is to be replaced, else it is the same.
+FileFetchJob = namedtuple("FileFetchJob", "number key path")
+FileUploadJob = namedtuple("FileUploadJob", "number key path replace")
+
 # Answered with a PoolStatus.
 StatusJob = namedtuple("StatusJob", "")
 
 # -- from the pool to workers ----------------------------------------------------------------------
 
-# Also FetchJob and UploadJob, of the objects layout.
+# Also FetchJob and UploadJob, of the objects layout, FileFetchJob and FileUploadJob.
 # scopes: as in BeginJob; scope: the first of them.
 LoadJob = namedtuple("LoadJob", "number scopes")
 # rows: those of remote.index that lie in bytes start to start + length of a bundle, as plain tuples
@@ -64,6 +69,8 @@ FetchResult = namedtuple(
 # found: the bucket had the body; sent: bytes that went over the network.
 UploadResult = namedtuple("UploadResult", "number status found sent reason")
 FinishResult = namedtuple("FinishResult", "number status reason")
+# size: bytes that went over the network.
+FileResult = namedtuple("FileResult", "number status size reason")
 # own: rows of the scope's manifests, others: those of related scopes. names: the manifests whose
 # rows own has. written_s: when the newest of them was written. missing: actions that the local store
 # lacks, in the order in which they will be wanted. objects: whether the bucket holds the objects
@@ -95,13 +102,13 @@ PoolStatus = namedtuple("PoolStatus", "queued running workers breakers")
 _KINDS = (
     BeginJob, PrefetchJob, FetchJob, UploadJob, FinishJob, LoadJob, RangeJob, BundleJob, ManifestJob,
     FetchResult, UploadResult, FinishResult, LoadResult, RangeResult, BundleResult, ManifestResult,
-    Disabled, Expected, Transferred, StatusJob, PoolStatus,
+    Disabled, Expected, Transferred, StatusJob, PoolStatus, FileFetchJob, FileUploadJob, FileResult,
 )  # fmt: skip
 
 FETCHING, UPLOADING = "fetching from", "uploading to"  # the two directions of tasks
 _DIRECTIONS = {
-    FetchJob: FETCHING, LoadJob: FETCHING, RangeJob: FETCHING,
-    UploadJob: UPLOADING, BundleJob: UPLOADING, ManifestJob: UPLOADING,
+    FetchJob: FETCHING, LoadJob: FETCHING, RangeJob: FETCHING, FileFetchJob: FETCHING,
+    UploadJob: UPLOADING, BundleJob: UPLOADING, ManifestJob: UPLOADING, FileUploadJob: UPLOADING,
 }  # fmt: skip
 
 
@@ -129,6 +136,8 @@ def failed(job, status: str, reason: str = "", output: str = None):
         return UploadResult(number, status, False, 0, reason)
     if isinstance(job, FinishJob):
         return FinishResult(number, status, reason)
+    if isinstance(job, (FileFetchJob, FileUploadJob)):
+        return FileResult(number, status, 0, reason)
     if isinstance(job, LoadJob):
         return LoadResult(number, status, reason, (), (), (), (), 0, (), False, 0, 0)
     if isinstance(job, RangeJob):

@@ -37,6 +37,11 @@ FLAGS = (
     ("client-timeout", "GOCACHE_CLIENT_TIMEOUT", "client_timeout_s", "duration", 600.0),
     ("idle-exit", "GOCACHE_IDLE_EXIT", "idle_exit_s", "duration", 0.0),
     ("stop-timeout", "GOCACHE_STOP_TIMEOUT", "stop_timeout_s", "duration", 60.0),
+    ("modproxy", "GOCACHE_MODPROXY", "modproxy", "bool", False),
+    ("modproxy-upstream", "GOCACHE_MODPROXY_UPSTREAM", "modproxy_upstream", "text", ""),
+    ("modproxy-max-age", "GOCACHE_MODPROXY_MAX_AGE", "modproxy_max_age_s", "duration", 60.0),
+    ("sumdb", "GOCACHE_SUMDB", "sumdb", "text", "sum.golang.org"),
+    ("nosumdb", "GOCACHE_NOSUMDB", "nosumdb", "text", ""),
     ("min-age", None, "min_age_s", "duration", 3600.0),
     ("dry-run", None, "dry_run", "bool", False),
     ("remote", None, "remote", "bool", False),
@@ -54,6 +59,11 @@ COMMAND_FLAGS = {
     "client-timeout": ("serve",),
     "idle-exit": ("serve",),
     "stop-timeout": ("serve",),
+    "modproxy": ("serve",),
+    "modproxy-upstream": ("serve",),
+    "modproxy-max-age": ("serve",),
+    "sumdb": ("serve",),
+    "nosumdb": ("serve",),
     "min-age": ("prune",),
     "dry-run": ("prune",),
     "remote": ("prune", "stats"),
@@ -67,7 +77,7 @@ UPLOAD_MODES = ("wait", "background", "off")
 LAYOUTS = ("auto", "bundles", "objects", "both")
 
 # Known to the Go program, and not built here yet: refused by name, so that nobody waits for them.
-LATER_FLAGS = ("modproxy", "revproxy", "sumdb")
+LATER_FLAGS = ("revproxy",)
 
 DEBUG_BUILD_CACHE = 1
 
@@ -94,6 +104,10 @@ class Options:
 
     def __setattr__(self, name, value):
         raise AttributeError("options do not change")
+
+    def replaced(self, **fields) -> "Options":
+        """The same but for these fields."""
+        return Options(**{**self.as_dict(), **fields})
 
     def as_dict(self) -> dict:
         return {field: getattr(self, field) for field in self.__slots__}

@@ -52,6 +52,16 @@ class _Worker:
         self.tasks = {}  # number: task, of those it has
 
 
+class _Files:
+    """The plan of tasks that belong to no session: each is the front's own job."""
+
+    def __init__(self, pool) -> None:
+        self._pool = pool
+
+    def done(self, _, result) -> None:
+        self._pool.report(result)
+
+
 class Supervisor:
     """Between one front and its workers. The first message on ``receiver`` is the configuration.
 
@@ -72,6 +82,7 @@ class Supervisor:
         self._latest = {}  # scopes: the plan for sessions that begin
         self._plan_of = {}  # number of a session that has not ended: its plan
         self._owners = {}  # number of a task: its plan
+        self._files = _Files(self)
         self._workers = {}  # descriptor of its connection: _Worker
         self._queues = {jobs.FETCHING: deque(), jobs.UPLOADING: deque()}
         self._running = dict.fromkeys(self._queues, 0)
@@ -126,6 +137,9 @@ class Supervisor:
             return
         if isinstance(job, jobs.StatusJob):
             self.report(self._status())
+            return
+        if isinstance(job, (jobs.FileFetchJob, jobs.FileUploadJob)):
+            self.submit(self._files, job)
             return
         plan = self._plan_of.get(job.session)
         if plan is None:  # one that a front sends again after the end of its session

@@ -60,7 +60,7 @@ class PoolLink:
         self._configuration = configuration
         self._loop = loop
         self._on_message = on_message
-        # number: job, of those not answered; finishes are among the uploads
+        # number: job, of those not answered; files are among the fetches, finishes among the uploads
         self._fetches, self._uploads = {}, {}
         self._sessions = {}  # number: _Session, of those a next pool would have to know
         self._number = 0
@@ -102,6 +102,19 @@ class PoolLink:
         """
         job = jobs.FinishJob(self._next(), used, session)
         return self._send_upload(job)
+
+    def fetch_file(self, key: str, path: str) -> int:
+        """Have an object written to the file at ``path``; returns the number of the FileResult."""
+        return self._send_file(jobs.FileFetchJob(self._next(), key, path))
+
+    def upload_file(self, key: str, path: str, replace: bool) -> int:
+        """Upload a file; returns the number of the FileResult."""
+        return self._send_file(jobs.FileUploadJob(self._next(), key, path, replace))
+
+    def _send_file(self, job) -> int:
+        self._fetches[job.number] = job
+        self._send(jobs.pack(job))
+        return job.number
 
     def _send_upload(self, job) -> int:
         self._uploads[job.number] = job

@@ -4,10 +4,12 @@ import os
 import resource
 import signal
 import socket
+from urllib.parse import urlsplit
 
 from . import handover, log, systemd
 from .errors import UsageError, reason_of
 from .main import prepare
+from .web.modproxy import goproxy
 
 _BACKLOG = 512
 logger = logging.getLogger(__name__)
@@ -32,8 +34,13 @@ def run(options) -> int:
     log.setup(options, logging.INFO)
     _raise_descriptor_limit()
     listeners = _passed()
-    if not options.plugin_port and listeners.tcp is None and listeners.unix is None:
+    if options.modproxy and options.http is None and listeners.http is None:
+        raise UsageError("--modproxy needs --http")
+    has_clients = options.plugin_port or listeners.tcp is not None or listeners.unix is not None
+    if not has_clients and not options.modproxy:
         raise UsageError("serve needs --plugin, the port on which connect finds it")
+    if options.modproxy:
+        options = options.replaced(**goproxy.settle(options, os.environ))
     writable = prepare(options.cache_dir, options.read_only)
     if options.plugin_port and listeners.tcp is None:
         listeners.tcp = _listen("--plugin", "127.0.0.1", options.plugin_port)
@@ -41,6 +48,8 @@ def run(options) -> int:
         listeners.unix = _listen_unix(listeners.port)
     if options.http is not None and listeners.http is None:
         listeners.http = _listen("--http", *options.http)
+    if options.modproxy:
+        _refuse_own_upstream(options, listeners.http)
     from .server import Server
 
     return Server(options, writable, listeners).run()
@@ -59,6 +68,32 @@ def _listen(flag, host, port):
     except (OSError, UnicodeError) as error:  # the latter of a host that can be no name
         reason = reason_of(error)
         raise UsageError(f"{flag}: cannot listen on {host} port {port}: {reason}") from None
+
+
+def _refuse_own_upstream(options, listener) -> None:
+    """A proxy that asks itself would wait for itself; raises UsageError."""
+    port = listener.getsockname()[1]
+    for url in goproxy.urls(options):
+        parts = urlsplit(url)
+        if (parts.port or {"http": 80, "https": 443}[parts.scheme]) == port:
+            if _is_local(parts.hostname):
+                raise UsageError(f"--modproxy-upstream: {goproxy.shown(url)} is this server itself")
+
+
+def _is_local(host) -> bool:
+    """Whether a host is this machine: what is not cannot be bound to."""
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError):
+        return False
+    for family, kind, _, _, address in found:
+        with socket.socket(family, kind) as probe:
+            try:
+                probe.bind(address)
+                return True
+            except OSError:
+                continue
+    return False
 
 
 def _listen_unix(port):

@@ -49,13 +49,35 @@ class Uplink:
         """The Transfers of a session that begins; see there."""
         from .transfers import Transfers
 
+        self._try_again()
+        return Transfers(self, counters, find_scopes)
+
+    def _try_again(self) -> None:
+        """Take a bucket that was of no use for usable, once its time is over."""
         if not self.usable and time.monotonic() >= self._retry_at:
             if self._pool is not None and self._pool.alive:
                 self._pool.abandon()
                 self._ending.append(self._pool.process_id)
             self._pool, self.usable = None, True
             self._ending = [one for one in self._ending if os.waitpid(one, os.WNOHANG) == (0, 0)]
-        return Transfers(self, counters, find_scopes)
+
+    def fetch_file(self, key: str, path: str, take) -> None:
+        """Have an object written to a file, and ``take(FileResult)`` called, maybe at once."""
+        self._ask_for_file(take, lambda pool: pool.fetch_file(key, path))
+
+    def upload_file(self, key: str, path: str, replace: bool, take) -> None:
+        """Have a file uploaded, and ``take(FileResult)`` called, maybe at once."""
+        self._ask_for_file(take, lambda pool: pool.upload_file(key, path, replace))
+
+    def _ask_for_file(self, take, send) -> None:
+        from . import jobs
+
+        self._try_again()
+        pool = self.pool()
+        if pool is None:
+            take(jobs.FileResult(0, jobs.SKIPPED, 0, "the bucket is not used"))
+        else:
+            self.expect(send(pool), take)
 
     def pool(self):
         """The PoolLink, which is started where there is none; None where the bucket is of no use."""
@@ -112,8 +134,8 @@ class Uplink:
         else:
             if isinstance(message, jobs.FetchResult):
                 self.has_worked |= message.status in (jobs.HIT, jobs.MISS, jobs.DAMAGED)
-            elif isinstance(message, jobs.UploadResult):
-                self.has_worked |= message.status == jobs.STORED
+            elif isinstance(message, (jobs.UploadResult, jobs.FileResult)):
+                self.has_worked |= message.status in (jobs.HIT, jobs.MISS, jobs.STORED)
             take, begun_s = self._expected.pop(message.number, (None, 0))
             if take is not None:
                 if type(message).__name__ in self.latencies:

@@ -32,6 +32,13 @@ class WebLink:
         self._listener = listener
         self._pause_s = _FIRST_PAUSE_S
         self._socket = self._sender = self._receiver = None
+        self._take = {
+            "snapshot": self._take_snapshot,
+            "fetch": self._fetch_file,
+            "upload": self._upload_file,
+            "active": lambda _: self._server.watch_idleness(),
+        }
+        self.uploads_pending = 0
         self._start()
 
     def _start(self) -> None:
@@ -58,28 +65,51 @@ class WebLink:
         try:
             if event & WRITABLE:
                 self._flush()
-            for kind, number in self._receiver.receive() if event & ~WRITABLE else ():
-                if kind == "snapshot":
-                    self._take_snapshot(number)
+            for kind, number, *arguments in self._receiver.receive() if event & ~WRITABLE else ():
+                self._take[kind](number, *arguments)
         except (EOFError, OSError):
             self._died()
 
     def _take_snapshot(self, number) -> None:
         """Answer with the server's numbers, and the pool's where they come in time."""
-        is_open = [self._sender]  # as long as nothing was sent
+        answers = [self._answering(number)]  # as long as nothing was sent
 
         def send(status=None):
-            if is_open and is_open.pop() is self._sender:
+            if answers:
                 pool = None if status is None else tuple(status)
                 extra = {"pool": pool, "http_restarts": self.restarts}
-                self._sender.queue((number, self._server.snapshot() | extra))
-                self._flush()
+                answers.pop()(self._server.snapshot() | extra)
 
         uplink = self._server.uplink
         if uplink is None or not uplink.ask_status(send):
             send()
         else:
             self._server.loop.after(_STATUS_WAIT_S, send)
+
+    def _fetch_file(self, number, key, path) -> None:
+        answer = self._answering(number)
+        self._server.uplink.fetch_file(key, path, lambda result: answer(tuple(result)))
+
+    def _upload_file(self, number, key, path, replace) -> None:
+        answer = self._answering(number)
+
+        def take(result):
+            self.uploads_pending -= 1
+            answer(tuple(result))
+
+        self.uploads_pending += 1
+        self._server.uplink.upload_file(key, path, replace, take)
+
+    def _answering(self, number):
+        """What sends an answer, unless the process that asked is gone by then."""
+        sender = self._sender
+
+        def answer(value):
+            if sender is self._sender and sender is not None:
+                sender.queue((number, value))
+                self._flush()
+
+        return answer
 
     def _flush(self) -> None:
         try:

@@ -21,10 +21,17 @@ class Remote:
 
     def __init__(self, options, bucket, cache) -> None:
         """``cache``: a LocalCache; ``bucket``: an s3.Bucket."""
+        from .files import Files
         from .objects import ObjectsLayout
 
+        files = Files(bucket, options.prefix)
         objects = ObjectsLayout(bucket, cache, options.prefix)
-        self._perform = {jobs.FetchJob: objects.fetch_job, jobs.UploadJob: objects.upload_job}
+        self._perform = {
+            jobs.FileFetchJob: files.fetch,
+            jobs.FileUploadJob: files.upload,
+            jobs.FetchJob: objects.fetch_job,
+            jobs.UploadJob: objects.upload_job,
+        }
         if options.layout == "objects":
             return
         from .bundles.layout import BundlesLayout

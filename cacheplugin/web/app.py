@@ -1,12 +1,10 @@
-"""The HTTP application: which request goes where.
-
-The proxies get their routes and their answers to proxy requests here.
-"""
+"""The HTTP application: which request goes where."""
 import asyncio
 import json
 
 from aiohttp import hdrs, web
 
+from ..main import prepare
 from ..spool import count_pending
 from ..store import Store
 from . import exposition
@@ -15,9 +13,16 @@ _ANSWER_S = 2.0  # that a server in order takes for a snapshot, by far
 
 
 def make_app(options, link) -> web.Application:
-    """The application over ``link``, a ServerLink."""
+    """The application over ``link``, a ServerLink; it is made in the running event loop."""
     app = web.Application(middlewares=[_proxy_requests])
-    status = Status(options, link)
+    modproxy = None
+    if options.modproxy:
+        from .modproxy.routes import PREFIX, ModuleProxy
+
+        modproxy = ModuleProxy(options, link, prepare(options.cache_dir, read_only=True))
+        app.router.add_get(PREFIX + "{path:.*}", modproxy.handle)
+        app.on_cleanup.append(modproxy.close)
+    status = Status(options, link, modproxy)
     app.add_routes(
         [
             web.get("/healthz", status.healthz),
@@ -39,15 +44,19 @@ async def _proxy_requests(request, handler):
 class Status:
     """What there is to say of the server."""
 
-    def __init__(self, options, link) -> None:
+    def __init__(self, options, link, modproxy) -> None:
         self._link = link
         self._store = Store(options.cache_dir)
+        self._modproxy = modproxy
 
     async def _snapshot(self) -> dict:
         try:
-            return await self._link.snapshot(_ANSWER_S)
+            snapshot = await self._link.snapshot(_ANSWER_S)
         except TimeoutError:
             raise web.HTTPServiceUnavailable(text="the server does not answer\n") from None
+        if self._modproxy is not None:
+            snapshot["counters"]["modcache"] = self._modproxy.counters
+        return snapshot
 
     async def healthz(self, _) -> web.Response:
         """200 while go commands are served, 503 while the server stops, or does not answer."""

@@ -2,7 +2,7 @@
 import asyncio
 import itertools
 
-from .. import channel
+from .. import channel, jobs
 
 
 class ServerLink:
@@ -21,15 +21,49 @@ class ServerLink:
 
         Raises TimeoutError where the server does not answer.
         """
-        number = next(self._numbers)
-        self._waiting[number] = self._loop.create_future()
         try:
-            self._sender.send(("snapshot", number))  # small: the socket takes it
-            return await asyncio.wait_for(self._waiting[number], timeout_s)
+            return await asyncio.wait_for(self._ask("snapshot"), timeout_s)
         except (asyncio.TimeoutError, OSError) as error:
             raise TimeoutError(str(error)) from None
+
+    async def fetch_file(self, key: str, path: str) -> jobs.FileResult:
+        """Have the object of that key (behind the prefix) written to the file at ``path``."""
+        return await self._ask_for_file("fetch", key, path)
+
+    async def upload_file(self, key: str, path: str, replace: bool) -> jobs.FileResult:
+        """Have a file uploaded; ``replace``: the bucket may hold another one."""
+        return await self._ask_for_file("upload", key, path, replace)
+
+    def note_activity(self) -> None:
+        """Tell the server that somebody is served here."""
+        self._send("active", 0)
+
+    async def _ask_for_file(self, *question) -> jobs.FileResult:
+        try:
+            return jobs.FileResult(*await self._ask(*question))
+        except OSError as error:  # the server is gone, and this process goes as well
+            return jobs.FileResult(0, jobs.LOST, 0, str(error))
+
+    async def _ask(self, kind, *arguments):
+        """The answer to a question; raises OSError where it cannot be asked."""
+        number = next(self._numbers)
+        future = self._waiting[number] = self._loop.create_future()
+        try:
+            self._send(kind, number, *arguments)
+            return await future
         finally:
             del self._waiting[number]
+
+    def _send(self, *message) -> None:
+        if not self._sender.send(message):
+            self._loop.add_writer(self._sender.fd, self._flush)
+
+    def _flush(self) -> None:
+        try:
+            if self._sender.flush():
+                self._loop.remove_writer(self._sender.fd)
+        except OSError:
+            self._loop.remove_writer(self._sender.fd)  # its end is heard as well
 
     def _hear(self) -> None:
         try:

@@ -1,0 +1,164 @@
+"""Requests below /mod/: what is asked for, and the answer as the go command understands it.
+
+A file that is not there is 404 or 410, which sends the go command on to what stands next in its
+GOPROXY; any failure is 502 or 504, so that it does not. Texts go to the go command's user.
+"""
+import logging
+import time
+from urllib.parse import unquote
+
+from aiohttp import hdrs, web
+
+from ...errors import InvalidName, NotThere, UpstreamError, reason_of
+from ...local import LocalCache
+from ...store import Store
+from . import goproxy, names
+from .cache import ABSENT_S, ModuleCache
+from .download import Download
+from .upstream import Upstream
+
+log = logging.getLogger(__name__)
+
+PREFIX = "/mod/"
+# Names under /debug/vars; the last line is ours, the others are the Go program's.
+COUNTERS = (
+    "path_error", "get_request", "get_local_hit", "get_local_miss", "get_fault_hit", "get_fault_miss",
+    "get_local_error", "get_fault_error", "get_local_bytes", "get_s3_bytes",
+    "put_request", "put_local_hit", "put_local_error", "put_s3_error", "put_local_bytes", "put_s3_bytes",
+    "get_absent", "get_error", "get_stale", "mismatch", "unverified",
+    "upstream_request", "upstream_error", "upstream_bytes",
+)  # fmt: skip
+
+_FOR_EVER = "public, max-age=31536000, immutable"
+_TEXT = "text/plain; charset=utf-8"
+_CONTENT_TYPES = {
+    **dict.fromkeys((names.INFO, names.QUERY, names.LATEST), "application/json"),
+    names.ZIP: "application/zip",
+    names.TILE: "application/octet-stream",
+}
+_ACTIVE_S = 1.0  # between two notes to the server that somebody is served
+
+
+class ModuleProxy:
+    """Made in the running event loop. ``link``: the ServerLink; ``writable``: the cache directory is."""
+
+    def __init__(self, options, link, writable: bool) -> None:
+        self.counters = dict.fromkeys(COUNTERS, 0)
+        self._databases = goproxy.parse_databases(options.sumdb, "--sumdb")
+        proxies = goproxy.parse_list(options.modproxy_upstream, "--modproxy-upstream")
+        self._upstream = Upstream(proxies, self._databases, self.counters)
+        local = LocalCache(Store(options.cache_dir), writable)
+        bucket = link if options.bucket else None
+        self._cache = ModuleCache(options, local, bucket, self._upstream, self.counters)
+        self._max_age_s = options.modproxy_max_age_s
+        self._link = link
+        self._noted_at = 0.0
+
+    async def close(self, _) -> None:
+        await self._upstream.close()
+
+    async def handle(self, request) -> web.StreamResponse:
+        """Answer GET and HEAD below /mod/."""
+        self.counters["get_request"] += 1
+        now = time.monotonic()
+        if now - self._noted_at > _ACTIVE_S:
+            self._noted_at = now
+            self._link.note_activity()
+        via = request.headers.get(hdrs.VIA, "")
+        if self._upstream.is_own(via):
+            return _failure(508, "this module proxy is its own upstream")
+        try:
+            name = names.parse(_path_of(request), self._databases)
+        except InvalidName as error:
+            self.counters["path_error"] += 1
+            return _failure(error.status, str(error))
+        if name.kind == names.SUPPORTED:
+            return web.Response(headers={hdrs.CACHE_CONTROL: self._cache_control(name)})
+        try:
+            found = await self._cache.get(name, via)
+            if isinstance(found, Download):
+                self.counters["get_local_miss"] += 1
+                with found:
+                    return await self._answer_download(request, found)
+            self.counters["get_local_hit"] += 1
+            self.counters["get_local_bytes"] += found.size
+            return self._answer_stored(request, name, found)
+        except NotThere as error:
+            self.counters["get_absent"] += 1
+            return _failure(error.status, str(error), f"public, max-age={ABSENT_S:.0f}")
+        except UpstreamError as error:
+            self.counters["get_error"] += 1
+            return _failure(error.status, str(error))
+        except OSError as error:
+            self.counters["get_error"] += 1
+            log.warning("module file %s cannot be served: %s", name.text, reason_of(error))
+            return _failure(500, f"{name.text} cannot be served: {reason_of(error)}")
+
+    def _cache_control(self, name, max_age_s=None) -> str:
+        if name.is_immutable:
+            return _FOR_EVER
+        return f"public, max-age={self._max_age_s if max_age_s is None else max_age_s:.0f}"
+
+    def _headers(self, name, max_age_s=None) -> dict:
+        return {
+            hdrs.CONTENT_TYPE: _CONTENT_TYPES.get(name.kind, _TEXT),
+            hdrs.CACHE_CONTROL: self._cache_control(name, max_age_s),
+        }
+
+    def _answer_stored(self, request, name, stored) -> web.StreamResponse:
+        headers = self._headers(name, stored.max_age_s)
+        if stored.data is None or hdrs.RANGE in request.headers:
+            return web.FileResponse(stored.path, headers=headers)
+        return web.Response(body=stored.data, headers=headers)
+
+    async def _answer_download(self, request, download) -> web.StreamResponse:
+        name = download.name
+        if name.kind != names.ZIP or hdrs.RANGE in request.headers:
+            await download.whole()
+            stored = self._cache.lookup(name) if download.path else None
+            if stored is not None:
+                return self._answer_stored(request, name, stored)
+        headers = self._headers(name)
+        if name.kind != names.ZIP:
+            return web.Response(body=download.read(), headers=headers)
+        response = web.StreamResponse(headers=headers)
+        if request.method == hdrs.METH_HEAD:
+            await download.begun()
+            response.content_length = download.length
+            return response
+        return await self._stream(request, response, download)
+
+    async def _stream(self, request, response, download) -> web.StreamResponse:
+        """Send a file while it comes. Where it turns out wrong, the client's connection is cut."""
+        try:
+            async for data in download.chunks():
+                if not response.prepared:
+                    response.content_length = download.length
+                    await response.prepare(request)
+                await response.write(data)
+            await response.write_eof()
+        except UpstreamError:
+            if not response.prepared:
+                raise
+            self.counters["get_error"] += 1
+            if request.transport is not None:
+                request.transport.abort()
+        except ConnectionError:
+            pass  # the client went away; the download goes on for others
+        return response
+
+
+def _path_of(request) -> str:
+    """What stands behind /mod/, without percent signs; raises InvalidName."""
+    path = request.raw_path.partition("?")[0].partition("#")[0].removeprefix(PREFIX)
+    try:
+        path = unquote(path, errors="strict")
+    except UnicodeDecodeError:
+        raise InvalidName("the path is not UTF-8") from None
+    return path
+
+
+def _failure(status: int, text: str, cache_control: str = "no-store") -> web.Response:
+    return web.Response(
+        status=status, text=f"{text.strip()}\n", headers={hdrs.CACHE_CONTROL: cache_control}
+    )
