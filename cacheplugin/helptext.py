@@ -47,12 +47,21 @@ Options:
   -u N                    uploads at once  [GOCACHE_S3_CONCURRENCY; 16]
   --metrics               print counters to stderr at exit  [GOCACHE_METRICS]
   -v                      say what happens; implies --metrics  [GOCACHE_VERBOSE]
-  --debug=MASK            log 1: the build cache; implies -v  [GOCACHE_DEBUG]
+  --debug=MASK            log 1: the build cache, 2: the module proxy; implies -v  [GOCACHE_DEBUG]
 
 Of serve:
   --plugin=PORT           the port on 127.0.0.1 where connect finds it  [GOCACHE_PLUGIN]
-  --http=ADDRESS          metrics and health over HTTP on HOST:PORT; :PORT is on 127.0.0.1
+  --http=ADDRESS          metrics, health and modules over HTTP on HOST:PORT; :PORT is on 127.0.0.1
                           [GOCACHE_HTTP]
+  --modproxy              serve Go modules at /mod of --http  [GOCACHE_MODPROXY]
+  --modproxy-upstream=LIST
+                          from where they come, as GOPROXY has it: URL,URL|URL,off
+                          [GOCACHE_MODPROXY_UPSTREAM; GOPROXY without direct]
+  --modproxy-max-age=TIME ask again for lists, @latest and branches after so long
+                          [GOCACHE_MODPROXY_MAX_AGE; 1m]
+  --sumdb=LIST            the checksum databases that modules are compared with, and that are served:
+                          NAME or 'NAME URL', or off  [GOCACHE_SUMDB; sum.golang.org]
+  --nosumdb=PATTERNS      modules that these do not know  [GOCACHE_NOSUMDB; GONOSUMDB, GOPRIVATE]
   --allow-other-users     serve other users than the server's own and root
                           [GOCACHE_ALLOW_OTHER_USERS]
   --client-timeout=TIME   give up a client that stops in the middle of a request for so long
@@ -154,11 +163,33 @@ Other users than the server's own and root are turned away, unless --allow-other
 
 --http: /healthz, /metrics (Prometheus), /debug/vars (JSON).
 """,
-    "module-proxy": "The module proxy (serve --modproxy) is not supported yet.\n",
+    "module-proxy": """\
+serve --modproxy gives Go modules to any number of go commands, from its disk, the bucket, or the
+proxies that --modproxy-upstream lists; without --plugin it does nothing else:
+
+  go-cache-plugin serve --http 0.0.0.0:5152 --modproxy --bucket my-bucket &
+  export GOPROXY=http://HOST:5152/mod
+  export GOSUMDB='sum.golang.org http://HOST:5152/mod/sumdb/sum.golang.org'
+
+The second variable is not needed: the go command asks the checksum database through its GOPROXY.
+
+What never changes (the files of a version, records and tiles of a checksum database) is asked for
+once and kept. Lists, @latest and branches are asked for again after --modproxy-max-age, and where
+upstream is down the last good copy is given, so a warm cache works without it; with
+--modproxy-upstream=off it asks nobody. Before a version is kept or given whole, its zip and go.mod are
+compared with the checksum database; what is not right is refused.
+
+Modules that no checksum database knows are named by --nosumdb (or GONOSUMDB, GOPRIVATE, as the go
+command has them): for others, the databases of --sumdb are asked by their names. Machines that take
+private modules from elsewhere set GOPRIVATE, and do not ask here for them.
+
+Without the flags, upstream is what GOPROXY or go env say when it starts.
+""",
     "reverse-proxy": "The reverse proxy (serve --revproxy) is not supported yet.\n",
     "debug": """\
---debug is a sum of 1 (build cache), 2 (module proxy) and 4 (reverse proxy); the last two are for
-what is not supported yet. With 1, each answer and each request to S3 that failed is logged to
-stderr with the time to the microsecond. --debug implies -v, and -v implies --metrics.
+--debug is a sum of 1 (build cache), 2 (module proxy) and 4 (reverse proxy, which is not supported
+yet). With 1, each answer and each request to S3 that failed is logged to stderr with the time to the
+microsecond; with 2, each request for a module file and its answer. --debug implies -v, and -v implies
+--metrics.
 """,
 }

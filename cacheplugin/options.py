@@ -80,6 +80,7 @@ LAYOUTS = ("auto", "bundles", "objects", "both")
 LATER_FLAGS = ("revproxy",)
 
 DEBUG_BUILD_CACHE = 1
+DEBUG_MODULE_PROXY = 2
 
 _BY_FLAG = {row[0]: row for row in FLAGS}
 _TRUE = ("1", "t", "T", "true", "TRUE", "True")

@@ -11,6 +11,7 @@ from aiohttp import hdrs, web
 
 from ...errors import InvalidName, NotThere, UpstreamError, reason_of
 from ...local import LocalCache
+from ...options import DEBUG_MODULE_PROXY
 from ...store import Store
 from . import goproxy, names
 from .cache import ABSENT_S, ModuleCache
@@ -51,6 +52,7 @@ class ModuleProxy:
         bucket = link if options.bucket else None
         self._cache = ModuleCache(options, local, bucket, self._upstream, self.counters)
         self._max_age_s = options.modproxy_max_age_s
+        self._debug = options.debug & DEBUG_MODULE_PROXY
         self._link = link
         self._noted_at = 0.0
 
@@ -59,6 +61,12 @@ class ModuleProxy:
 
     async def handle(self, request) -> web.StreamResponse:
         """Answer GET and HEAD below /mod/."""
+        response = await self._answer(request)
+        if self._debug:
+            log.debug("%s %s: %d", request.method, request.raw_path, response.status)
+        return response
+
+    async def _answer(self, request) -> web.StreamResponse:
         self.counters["get_request"] += 1
         now = time.monotonic()
         if now - self._noted_at > _ACTIVE_S:

@@ -1,0 +1,63 @@
+"""What the tests of the module proxy share: its modules, the server, what it answers."""
+import http.client
+import json
+
+from helpers import DEADLINE_S, wait_until
+from modules import go_module
+from server_sessions import ask
+
+# "!" in escapes; a dependency; a second version.
+LEAF = go_module("example.test/Leaf", "v1.0.0")
+ROOT = go_module("example.test/root", "v1.2.0", requires=[LEAF])
+OLD = go_module("example.test/root", "v1.1.0")
+
+
+class Answer:
+    """``body`` is what came; ``is_cut`` whether the connection broke before it was whole."""
+
+    def __init__(self, response, body: bytes, is_cut: bool) -> None:
+        self.status, self.headers, self.body, self.is_cut = response.status, response.headers, body, is_cut
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+
+class ModProxy:
+    """A server with --modproxy, on its own; ``url`` is what GOPROXY is set to."""
+
+    def __init__(self, server, port: int) -> None:
+        self.server, self.port = server, port
+        self.url = f"http://127.0.0.1:{port}/mod"
+
+    def connect(self, path: str, method: str = "GET", **headers):
+        """(connection, response) with the answer's head read; ``path`` as sent, behind /mod."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
+        connection.request(method, f"/mod{path}", headers=headers)
+        return connection, connection.getresponse()
+
+    def get(self, path: str, method: str = "GET", **headers) -> Answer:
+        """The answer to a request; ``headers`` by name."""
+        connection, response = self.connect(path, method, **headers)
+        try:
+            return Answer(response, response.read(), False)
+        except http.client.IncompleteRead as error:
+            return Answer(response, error.partial, True)
+        except ConnectionError:
+            return Answer(response, b"", True)
+        finally:
+            connection.close()
+
+    def counts(self) -> dict:
+        """The modcache counters that are not 0."""
+        _, _, text = ask(self.port, "/debug/vars")
+        return {name: count for name, count in json.loads(text)["modcache"].items() if count}
+
+
+def path_of(module, kind: str) -> str:
+    """The path of a module's .info, .mod or .zip below the proxy's URL."""
+    return module.url_path(f".{kind}")
+
+
+def wait_for_count(proxy, name: str, count: int = 1) -> None:
+    wait_until(lambda: proxy.counts().get(name, 0) >= count, f"{name} at {count}")
