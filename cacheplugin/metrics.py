@@ -40,10 +40,7 @@ class Counters:
 
     def summary(self) -> str:
         """The counters that counted, then one line for a person."""
-        lines = []
-        for group, counts in self.as_dict().items():
-            shown = " ".join(f"{name}={count}" for name, count in counts.items() if count)
-            lines.append(f"{group}: {shown or '(nothing)'}")
+        lines = [group_text(group, counts) for group, counts in self.as_dict().items()]
         rate = 100 * self.get_hits / self.get_requests if self.get_requests else 0
         lines.append(
             f"go-cache-plugin: {self.get_requests} gets, {self.get_local_hit} local hits, "
@@ -52,6 +49,12 @@ class Counters:
             f"{self.drain_s:.1f} s waited for uploads"
         )
         return "\n".join(lines) + "\n"
+
+
+def group_text(group: str, counts: dict) -> str:
+    """A line with those of a group's counters that counted."""
+    shown = " ".join(f"{name}={count}" for name, count in counts.items() if count)
+    return f"{group}: {shown or '(nothing)'}"
 
 
 class Histogram:

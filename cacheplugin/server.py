@@ -85,6 +85,7 @@ class Server(Front):
         self._was_told = False  # a signal came
         self._hurried = False  # a second one
         self._drain_timer = None
+        self._is_cut = False  # those who were to finish have had their time
         self._given_up = False  # on uploads that were not done in time
         self._done = False
 
@@ -130,7 +131,7 @@ class Server(Front):
                     self._end(client, 0)
         if self._ended:
             self._let_go_of_transfers()
-        if self.is_stopping and not self._clients:
+        if self.is_stopping and not self._clients and (self._is_cut or not self._web_is_busy):
             self._drain()
 
     # -- clients come ------------------------------------------------------------------------------
@@ -141,8 +142,18 @@ class Server(Front):
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is neither a client nor an upload."""
+        """Whether there is neither a client nor an upload of one that has ended."""
         return not self._clients and not self._ended
+
+    @property
+    def _web_is_busy(self) -> bool:
+        return self._web is not None and self._web.is_busy
+
+    @property
+    def _uploads_pending(self) -> int:
+        """How many uploads of sessions that have ended, and of the HTTP process, are not done."""
+        found = sum(transfers.pending for transfers in self._ended)
+        return found + (self._web.uploads_pending if self._web is not None else 0)
 
     def own_scopes(self):
         """The scopes of clients that have none of their own."""
@@ -264,13 +275,14 @@ class Server(Front):
 
     def _cut(self) -> None:
         """The time of those who were to finish is over."""
+        self._is_cut = True
         for client in [*self._clients]:
             client.fault = "the server is stopping"
             client.end()
 
     def _drain(self) -> None:
         """All clients are gone: end when all is uploaded."""
-        if self._ended and not self._given_up:
+        if (self._ended or self._uploads_pending) and not self._given_up:
             if self._drain_timer is None and self.options.drain_timeout_s is not None:
                 self._drain_timer = self.loop.after(self.options.drain_timeout_s, self._give_up)
             return
@@ -278,17 +290,23 @@ class Server(Front):
 
     def _give_up(self) -> None:
         self._given_up = True
-        pending = sum(transfers.pending for transfers in self._ended)
-        log.warning("%d uploads not finished within --drain-timeout, they stay in the spool", pending)
+        log.warning(
+            "%d uploads not finished within --drain-timeout; those of entries stay in the spool",
+            self._uploads_pending,
+        )
 
     def watch_idleness(self) -> None:
         """Begin to count the time without a client, if there is none and it counts."""
         self.loop.cancel(self._idle_timer)
-        if self.options.idle_exit_s and not self._clients and not self._reception.is_busy:
+        if self.options.idle_exit_s and self._has_nobody:
             self._idle_timer = self.loop.after(self.options.idle_exit_s, self._on_idle)
 
+    @property
+    def _has_nobody(self) -> bool:
+        return not self._clients and not self._reception.is_busy and not self._web_is_busy
+
     def _on_idle(self) -> None:
-        if not self._clients and not self._reception.is_busy and not self.is_stopping:
+        if self._has_nobody and not self.is_stopping:
             log.info("stopping; no client for %g s", self.options.idle_exit_s)
             self.stop()
 
@@ -317,17 +335,17 @@ class Server(Front):
         for one in (self.counters, *(client.counters for client in self._clients)):
             counters.add(one)
         histograms = {"local": self.hit_latency or Histogram()}
-        uploads = [*self._ended]
+        uploads_pending = self._uploads_pending
         if self.uplink is not None:
             histograms["s3"] = self.uplink.latencies["FetchResult"]
             histograms["upload"] = self.uplink.latencies["UploadResult"]
-            uploads += [client.transfers for client in self._clients]
+            uploads_pending += sum(client.transfers.pending for client in self._clients)
         return {
             "counters": counters.as_dict(),
             "histograms": {name: (one.counts, one.sum_s) for name, one in histograms.items()},
             "sessions": len(self._clients),
             "sessions_begun": self.sessions_begun,
-            "uploads_pending": sum(transfers.pending for transfers in uploads),
+            "uploads_pending": uploads_pending,
             "is_stopping": self.is_stopping,
             "bucket_usable": self.uplink.usable if self.uplink is not None else None,
         }

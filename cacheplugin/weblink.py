@@ -36,9 +36,10 @@ class WebLink:
             "snapshot": self._take_snapshot,
             "fetch": self._fetch_file,
             "upload": self._upload_file,
-            "active": lambda _: self._server.watch_idleness(),
+            "busy": self._note_busy,
         }
-        self.uploads_pending = 0
+        self.uploads_pending = 0  # of files
+        self.is_busy = False  # serving somebody who is no go command of the server's
         self._start()
 
     def _start(self) -> None:
@@ -100,6 +101,10 @@ class WebLink:
         self.uploads_pending += 1
         self._server.uplink.upload_file(key, path, replace, take)
 
+    def _note_busy(self, _, is_busy) -> None:
+        self.is_busy = is_busy
+        self._server.watch_idleness()
+
     def _answering(self, number):
         """What sends an answer, unless the process that asked is gone by then."""
         sender = self._sender
@@ -121,6 +126,7 @@ class WebLink:
     def _died(self) -> None:
         """Start another one, the later the more often they die."""
         self._let_go()
+        self.is_busy = False
         _, status = os.waitpid(self.process_id, 0)
         if time.monotonic() - self._started_at >= _GOOD_S:
             self._pause_s = _FIRST_PAUSE_S

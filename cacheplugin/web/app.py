@@ -8,6 +8,7 @@ from ..main import prepare
 from ..spool import count_pending
 from ..store import Store
 from . import exposition
+from .modproxy import counters as modules
 
 _ANSWER_S = 2.0  # that a server in order takes for a snapshot, by far
 
@@ -55,7 +56,7 @@ class Status:
         except TimeoutError:
             raise web.HTTPServiceUnavailable(text="the server does not answer\n") from None
         if self._modproxy is not None:
-            snapshot["counters"]["modcache"] = self._modproxy.counters
+            snapshot["counters"][modules.GROUP] = self._modproxy.counters
         return snapshot
 
     async def healthz(self, _) -> web.Response:

@@ -11,6 +11,7 @@ from prometheus_client.exposition import generate_latest
 
 from .. import __version__, breaker, jobs
 from ..metrics import HOST, SERVER, Histogram
+from .modproxy import counters as modules
 
 # (metric, its help, {value of its label: (group, counter)}, the label's name or None)
 _COUNTERS = (
@@ -31,6 +32,28 @@ _COUNTERS = (
       "small": (HOST, "put_skip_small"), "read_only": (HOST, "put_skip_read_only")}, "result"),
     ("s3_received_bytes", "Bytes that came from S3.", {"": (HOST, "get_fault_bytes")}, None),
     ("s3_sent_bytes", "Bytes that went to S3.", {"": (HOST, "put_s3_bytes")}, None),
+)  # fmt: skip
+_MODULE_COUNTERS = tuple(
+    (f"modproxy_{name}", text, {value: (modules.GROUP, counter) for value, counter in sources.items()}, label)
+    for name, text, sources, label in (
+        ("requests", "Requests for module files.", {"": "get_request"}, None),
+        ("answers", "Those answered, by how; what is left came from upstream.",
+         {"local": "get_local_hit", "s3": "get_fault_hit", "stale": "get_stale",
+          "absent": "get_absent", "error": "get_error", "invalid": "path_error"}, "source"),
+        ("s3_failures", "Files that S3 did not have, or not right.",
+         {"absent": "get_fault_miss", "error": "get_fault_error"}, "reason"),
+        ("received_bytes", "Bytes of module files, by where they came from.",
+         {"local": "get_local_bytes", "s3": "get_s3_bytes", "upstream": "upstream_bytes"}, "source"),
+        ("stored_bytes", "Bytes of module files that were kept, by where.",
+         {"local": "put_local_bytes", "s3": "put_s3_bytes"}, "place"),
+        ("store_failures", "Module files that were not kept, by where.",
+         {"local": "put_local_error", "s3": "put_s3_error"}, "place"),
+        ("mismatches", "Module files that were refused.", {"": "mismatch"}, None),
+        ("unverified", "Module files served without their checksum database.", {"": "unverified"}, None),
+        ("upstream_requests", "Requests to proxies and checksum databases.", {"": "upstream_request"}, None),
+        ("upstream_failures", "Files that these did not give, but for absent ones.",
+         {"": "upstream_error"}, None),
+    )
 )  # fmt: skip
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _DIRECTIONS = {jobs.FETCHING: "fetch", jobs.UPLOADING: "upload"}
@@ -64,7 +87,8 @@ class _Collector:
         """Every metric, as the registry wants them."""
         snapshot = self._snapshot
         yield InfoMetricFamily("gocache", "The program.", {"version": __version__})
-        for name, text, sources, label in _COUNTERS:
+        proxies = _MODULE_COUNTERS if modules.GROUP in snapshot["counters"] else ()
+        for name, text, sources, label in (*_COUNTERS, *proxies):
             family = CounterMetricFamily(f"gocache_{name}", text, labels=[label] if label else None)
             for value, (group, counter) in sources.items():
                 family.add_metric([value] if label else [], snapshot["counters"][group][counter])

@@ -5,6 +5,35 @@ import itertools
 from .. import channel, jobs
 
 
+_QUIET_S = 1.0  # without a request, before a go command that makes many is taken for done
+
+
+class Activity:
+    """Has the server know whether requests are under way; each is for a context of this."""
+
+    def __init__(self, link) -> None:
+        self._link = link
+        self._count = 0
+        self._timer = None
+
+    def __enter__(self) -> None:
+        self._count += 1
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        elif self._count == 1:
+            self._link.note_busy(True)
+
+    def __exit__(self, *_) -> None:
+        self._count -= 1
+        if not self._count:
+            self._timer = asyncio.get_running_loop().call_later(_QUIET_S, self._end)
+
+    def _end(self) -> None:
+        self._timer = None
+        self._link.note_busy(False)
+
+
 class ServerLink:
     """Lives in the running event loop; ``on_end()`` is called when the server is gone."""
 
@@ -34,9 +63,12 @@ class ServerLink:
         """Have a file uploaded; ``replace``: the bucket may hold another one."""
         return await self._ask_for_file("upload", key, path, replace)
 
-    def note_activity(self) -> None:
-        """Tell the server that somebody is served here."""
-        self._send("active", 0)
+    def note_busy(self, is_busy: bool) -> None:
+        """Tell the server whether somebody is served here."""
+        try:
+            self._send("busy", 0, is_busy)
+        except OSError:
+            pass  # it is gone, which is heard
 
     async def _ask_for_file(self, *question) -> jobs.FileResult:
         try:

@@ -9,6 +9,7 @@ import os
 import time
 from collections import OrderedDict, namedtuple
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from ... import jobs
 from ...errors import FileMismatch, NotThere, UpstreamError, reason_of
@@ -66,7 +67,7 @@ class ModuleCache:
         self._uploads = bucket is not None and options.upload != "off" and not options.read_only
         self._databases = tuple(goproxy.parse_databases(options.sumdb, "--sumdb"))
         self._fresh = Recent()
-        self._absent = Recent()  # values: NotThere
+        self._absent = Recent()  # values: (text, status) of NotThere
         self._downloads = {}  # cache name: Download
         self._damaged = set()  # keys of what is wrong in the bucket
         self._tasks = set()
@@ -84,7 +85,7 @@ class ModuleCache:
                 return stored._replace(max_age_s=fresh[1]) if fresh else stored
         absent = self._absent.get(name.text)
         if absent is not None:
-            raise absent[0]
+            raise NotThere(*absent[0])
         download = self._downloads.get(name.text)
         if download is None:
             download = self._downloads[name.text] = Download(name, Draft(self._local))
@@ -108,7 +109,8 @@ class ModuleCache:
             try:
                 status = os.fstat(fd)
                 if status.st_mtime < time.time() - MIN_AGE_S / 2:
-                    os.utime(fd)  # the clock of use, by which prune goes
+                    with suppress(OSError):  # another user's keeps its clock
+                        os.utime(fd)  # of use, by which prune goes
                 data = os.read(fd, SMALL_BYTES) if status.st_size <= SMALL_BYTES else None
                 return Stored(path, status.st_size, data, None)
             except OSError as error:
@@ -146,7 +148,7 @@ class ModuleCache:
             elif not await self._bring_from_s3(download):
                 await self._bring_from_upstream(download, via)
         except NotThere as error:
-            self._absent.add(name.text, error, ABSENT_S)
+            self._absent.add(name.text, (str(error), error.status), ABSENT_S)
             outcome = error
         except UpstreamError as error:
             outcome = error
@@ -187,36 +189,33 @@ class ModuleCache:
         """Whether the bucket had the file, and it was right."""
         if self._bucket is None:
             return False
-        name, draft = download.name, download.draft
-        key = key_of(name.text)
-        result = await self._bucket.fetch_file(key, draft.attempt(draft.open).path)
-        if result.status != jobs.HIT:
-            self._counters["get_fault_miss" if result.status == jobs.MISS else "get_fault_error"] += 1
-            download.forget()
-            return False
-        try:
-            keeps = await self._check(name, draft, self._sums_of(name))
-        except FileMismatch as error:
-            self._counters["get_fault_error"] += 1
-            log.warning("module file %s in S3 is passed over: %s", name.text, error)
-            self._damaged.add(key)
-            download.forget()
-            return False
-        self._counters["get_fault_hit"] += 1
-        self._counters["get_s3_bytes"] += result.size
-        download.take_over()
+        name, key = download.name, key_of(download.name.text)
+        # In a file of its own: a worker that nobody waits for any more may still write to it.
+        with Draft(self._local) as draft:
+            result = await self._bucket.fetch_file(key, draft.attempt(draft.open).path)
+            if result.status != jobs.HIT:
+                is_absent = result.status == jobs.MISS
+                self._counters["get_fault_miss" if is_absent else "get_fault_error"] += 1
+                return False
+            try:
+                keeps = await self._check(name, draft, self._ask_sums(name))
+            except FileMismatch as error:
+                self._counters["get_fault_error"] += 1
+                log.warning("module file %s in S3 is passed over: %s", name.text, error)
+                self._damaged.add(key)
+                return False
+            self._counters["get_fault_hit"] += 1
+            self._counters["get_s3_bytes"] += result.size
+            download.take_over(draft)
         if keeps:
             await self._keep(download)
         return True
 
     async def _bring_from_upstream(self, download, via) -> None:
         name, key = download.name, key_of(download.name.text)
-        sums = asyncio.ensure_future(self._sums_of(name))
-        try:
-            await self._upstream.fetch(name, download, via)
-            keeps = await self._check(name, download.draft, sums)
-        finally:
-            sums.cancel()
+        sums = self._ask_sums(name)  # while the file comes
+        await self._upstream.fetch(name, download, via)
+        keeps = await self._check(name, download.draft, sums)
         if not keeps:
             return
         self._counters["put_request"] += 1
@@ -232,7 +231,7 @@ class ModuleCache:
     async def _check(self, name, draft, sums) -> bool:
         """Whether all that was to be checked of a draft was, so that it may be kept.
 
-        ``sums`` is an awaitable of Sums. Raises FileMismatch.
+        ``sums`` is what _ask_sums gave. Raises FileMismatch.
         """
         fd = draft.attempt(draft.open).fd
         if name.kind == names.ZIP:
@@ -271,6 +270,12 @@ class ModuleCache:
 
     def _in_thread(self, call, *arguments):
         return asyncio.get_running_loop().run_in_executor(self._checkers, call, *arguments)
+
+    def _ask_sums(self, name):
+        """A future of the Sums of a version; it may be left alone."""
+        asked = asyncio.ensure_future(self._sums_of(name))
+        asked.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return asked
 
     async def _sums_of(self, name) -> checks.Sums:
         """What a checksum database says of a version; raises UpstreamError where it does not say."""

@@ -48,17 +48,21 @@ class Download:
         self._size = self.draft.temp.size
         self._move()
 
-    def take_over(self) -> None:
-        """Something else has written to the draft's file, from its beginning."""
-        temp = self.draft.open()
-        temp.size = self._size = os.fstat(temp.fd).st_size
+    def take_over(self, draft) -> None:
+        """Have the file that another Draft has, whole; that one has what was here before."""
+        mine = self.draft
+        mine.temp, mine.store, draft.temp, draft.store = draft.temp, draft.store, mine.temp, mine.store
+        mine.temp.size = self._size = os.fstat(mine.temp.fd).st_size
 
-    def forget(self) -> None:
-        """Begin again; of a zip only before anybody could read it."""
-        temp = self.draft.open()
-        os.ftruncate(temp.fd, 0)
-        temp.size = self._size = 0
-        self.length = None
+    def forget(self) -> bool:
+        """Begin anew; False where clients may have read some of it."""
+        if self._readable:
+            return False
+        if self.draft.temp is not None:
+            os.ftruncate(self.draft.temp.fd, 0)
+            self.draft.temp.size = 0
+        self._size, self.length = 0, None
+        return True
 
     def finish(self, error=None) -> None:
         """It is whole and right, or it ended with ``error``."""
@@ -87,6 +91,13 @@ class Download:
         if self._is_done and not self._readers:
             self.draft.discard()
 
+    @property
+    def _readable(self) -> int:
+        """How much of it clients may have by now."""
+        if self._is_done:
+            return self._size
+        return max(0, self._size - HELD_BACK_BYTES) if self.name.kind == names.ZIP else 0
+
     async def whole(self) -> None:
         """Wait until it is whole; raises what it ended with."""
         while not self._is_done:
@@ -112,9 +123,7 @@ class Download:
         while True:
             if self._error is not None:
                 raise self._error
-            end = self._size
-            if not self._is_done:
-                end = end - HELD_BACK_BYTES if self.name.kind == names.ZIP else 0
+            end = self._readable
             if at < end:
                 data = os.pread(self.draft.temp.fd, min(_CHUNK_BYTES, end - at), at)
                 at += len(data)

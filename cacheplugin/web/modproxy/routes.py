@@ -4,16 +4,18 @@ A file that is not there is 404 or 410, which sends the go command on to what st
 GOPROXY; any failure is 502 or 504, so that it does not. Texts go to the go command's user.
 """
 import logging
-import time
+import os
 from urllib.parse import unquote
 
 from aiohttp import hdrs, web
 
 from ...errors import InvalidName, NotThere, UpstreamError, reason_of
 from ...local import LocalCache
+from ...metrics import group_text
 from ...options import DEBUG_MODULE_PROXY
 from ...store import Store
-from . import goproxy, names
+from ..link import Activity
+from . import counters, goproxy, names
 from .cache import ABSENT_S, ModuleCache
 from .download import Download
 from .upstream import Upstream
@@ -21,15 +23,6 @@ from .upstream import Upstream
 log = logging.getLogger(__name__)
 
 PREFIX = "/mod/"
-# Names under /debug/vars; the last line is ours, the others are the Go program's.
-COUNTERS = (
-    "path_error", "get_request", "get_local_hit", "get_local_miss", "get_fault_hit", "get_fault_miss",
-    "get_local_error", "get_fault_error", "get_local_bytes", "get_s3_bytes",
-    "put_request", "put_local_hit", "put_local_error", "put_s3_error", "put_local_bytes", "put_s3_bytes",
-    "get_absent", "get_error", "get_stale", "mismatch", "unverified",
-    "upstream_request", "upstream_error", "upstream_bytes",
-)  # fmt: skip
-
 _FOR_EVER = "public, max-age=31536000, immutable"
 _TEXT = "text/plain; charset=utf-8"
 _CONTENT_TYPES = {
@@ -37,14 +30,25 @@ _CONTENT_TYPES = {
     names.ZIP: "application/zip",
     names.TILE: "application/octet-stream",
 }
-_ACTIVE_S = 1.0  # between two notes to the server that somebody is served
+
+
+class _FileResponse(web.FileResponse):
+    """One whose sending, which comes after the handler, counts as activity."""
+
+    def __init__(self, path, headers, activity) -> None:
+        super().__init__(path, headers=headers)
+        self._activity = activity
+
+    async def prepare(self, request):
+        with self._activity:
+            return await super().prepare(request)
 
 
 class ModuleProxy:
     """Made in the running event loop. ``link``: the ServerLink; ``writable``: the cache directory is."""
 
     def __init__(self, options, link, writable: bool) -> None:
-        self.counters = dict.fromkeys(COUNTERS, 0)
+        self.counters = counters.make()
         self._databases = goproxy.parse_databases(options.sumdb, "--sumdb")
         proxies = goproxy.parse_list(options.modproxy_upstream, "--modproxy-upstream")
         self._upstream = Upstream(proxies, self._databases, self.counters)
@@ -53,25 +57,28 @@ class ModuleProxy:
         self._cache = ModuleCache(options, local, bucket, self._upstream, self.counters)
         self._max_age_s = options.modproxy_max_age_s
         self._debug = options.debug & DEBUG_MODULE_PROXY
-        self._link = link
-        self._noted_at = 0.0
+        self._prints = options.metrics
+        self._activity = Activity(link)
 
     async def close(self, _) -> None:
+        """Let go of the upstreams, and print the counters where that is asked for."""
         await self._upstream.close()
+        if self._prints:
+            try:
+                os.write(2, f"{group_text(counters.GROUP, self.counters)}\n".encode())
+            except OSError:
+                pass
 
     async def handle(self, request) -> web.StreamResponse:
         """Answer GET and HEAD below /mod/."""
-        response = await self._answer(request)
+        with self._activity:
+            response = await self._answer(request)
         if self._debug:
             log.debug("%s %s: %d", request.method, request.raw_path, response.status)
         return response
 
     async def _answer(self, request) -> web.StreamResponse:
         self.counters["get_request"] += 1
-        now = time.monotonic()
-        if now - self._noted_at > _ACTIVE_S:
-            self._noted_at = now
-            self._link.note_activity()
         via = request.headers.get(hdrs.VIA, "")
         if self._upstream.is_own(via):
             return _failure(508, "this module proxy is its own upstream")
@@ -116,7 +123,7 @@ class ModuleProxy:
     def _answer_stored(self, request, name, stored) -> web.StreamResponse:
         headers = self._headers(name, stored.max_age_s)
         if stored.data is None or hdrs.RANGE in request.headers:
-            return web.FileResponse(stored.path, headers=headers)
+            return _FileResponse(stored.path, headers, self._activity)
         return web.Response(body=stored.data, headers=headers)
 
     async def _answer_download(self, request, download) -> web.StreamResponse:

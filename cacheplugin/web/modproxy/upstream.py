@@ -56,7 +56,8 @@ class Upstream:
     async def fetch(self, name, draft, via: str = "") -> None:
         """Write the file of a Name into ``draft``, from the first upstream that has it.
 
-        ``draft`` has ``size`` (written so far), ``write(bytes)`` and ``announce(whole size or None)``.
+        ``draft`` has ``size`` (written so far), ``write(bytes)``, ``announce(whole size or None)``, and
+        ``forget()``, which begins anew unless it returns False.
         Raises NotThere, UpstreamError, FileMismatch, and what ``draft.write`` does.
         """
         headers = {"Via": self.via(via)}
@@ -75,7 +76,7 @@ class Upstream:
                 is_absent = isinstance(error, NotThere)
                 if worst is None or (isinstance(worst, NotThere) and not is_absent):
                     worst = error  # as the go command: a failure tells more than an absence
-                if draft.size or not (is_absent or proxy.falls_on_any):
+                if not (is_absent or proxy.falls_on_any) or not draft.forget():
                     break
         raise worst
 
@@ -90,7 +91,9 @@ class Upstream:
             supported = names.Name("", names.SUPPORTED, database=name)
             try:
                 await self._fetch_from(base, "supported", supported, _Nothing(), headers)
-            except NotThere:
+            except UpstreamError as error:
+                if not isinstance(error, NotThere) and not proxy.falls_on_any:
+                    raise
                 continue
             self._databases[name] = base
             return base
@@ -170,6 +173,9 @@ class _Nothing:
     """A draft of a file that nobody reads."""
 
     size = 0
+
+    def forget(self) -> bool:
+        return True
 
     def announce(self, length) -> None:
         pass
