@@ -1,4 +1,5 @@
 """What the tests of the module proxy share: its modules, the server, what it answers."""
+import hashlib
 import http.client
 import json
 
@@ -57,6 +58,12 @@ class ModProxy:
 def path_of(module, kind: str) -> str:
     """The path of a module's .info, .mod or .zip below the proxy's URL."""
     return module.url_path(f".{kind}")
+
+
+def key_of(path: str) -> str:
+    """Where the file of a path is, below the cache directory and in the bucket."""
+    digest = hashlib.sha256(path[1:].encode()).hexdigest()
+    return f"module/{digest[:2]}/{digest}"
 
 
 def wait_for_count(proxy, name: str, count: int = 1) -> None:

@@ -22,15 +22,14 @@ class Files:
         Raises RemoteError, and OSError where the local disk does not take it.
         """
         key = self._prefix + job.key
-        with open(job.path, "r+b", buffering=0) as file, self._bucket.open(key) as (size, body):
-            if size > LARGE_BYTES:
-                body.close()
-                self._bucket.download(key, file, size)
-            else:
-                body, left = PatientBody(body), size
+        with open(job.path, "r+b") as file:
+            with self._bucket.open(key) as (size, body):
+                body, left = PatientBody(body), size if size <= LARGE_BYTES else 0
                 while left:
                     file.write(body.read(min(left, _CHUNK_BYTES)))
                     left -= min(left, _CHUNK_BYTES)
+            if size > LARGE_BYTES:
+                self._bucket.download(key, file, size)
         return jobs.FileResult(job.number, jobs.HIT, size, "")
 
     def upload(self, job) -> jobs.FileResult:

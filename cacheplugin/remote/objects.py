@@ -63,16 +63,16 @@ class ObjectsLayout:
     def _download(self, action, output, time_ns):
         key = self._key("output", output)
         with self._bucket.open(key) as (size, body):
-            with self._cache.writer(action, output, size) as writer:
-                if size > LARGE_BYTES:
-                    body.close()
-                    writer.fill(lambda file: self._bucket.download(key, file, size))
-                else:
+            if size <= LARGE_BYTES:
+                with self._cache.writer(action, output, size) as writer:
                     body, left = PatientBody(body), size
                     while left:
                         writer.write(body.read(min(left, _CHUNK_BYTES)))
                         left -= min(left, _CHUNK_BYTES)
-                return size, writer.commit(time_ns)
+                    return size, writer.commit(time_ns)
+        with self._cache.writer(action, output, size) as writer:
+            writer.fill(lambda file: self._bucket.download(key, file, size))
+            return size, writer.commit(time_ns)
 
     def upload(self, job) -> Uploaded:
         """Make the bucket hold the entry of an UploadJob; doing it twice is harmless.

@@ -1,11 +1,13 @@
 """The HTTP process. weblink.py starts it, with the server's socket at 0 and the listener at 3."""
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from .. import log
 from ..options import Options
@@ -27,13 +29,20 @@ def main(text: str) -> None:
     os._exit(0)
 
 
+def _is_ours(record) -> bool:
+    """Whether a failure of aiohttp's server is worth a line, as a request that is garbage is not."""
+    return not record.exc_info or not isinstance(record.exc_info[1], HttpProcessingError)
+
+
 async def _serve(options) -> None:
     ended = asyncio.Event()
     link = ServerLink(os.dup(0), ended.set)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    runner = web.AppRunner(make_app(options, link), access_log=None)
+    requests = logging.getLogger(f"{__name__}.requests")
+    requests.addFilter(_is_ours)
+    runner = web.AppRunner(make_app(options, link), access_log=None, logger=requests)
     await runner.setup()
     await web.SockSite(runner, socket.socket(fileno=LISTENER_FD), shutdown_timeout=_END_S).start()
     await ended.wait()

@@ -107,3 +107,30 @@ def flush_of(begin_flush_of):
         return process.returncode, int(uploaded), int(remain)
 
     return flush_of
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """small_disk(name): the root of a new file system of 1 MB."""
+    mounted = []
+
+    def small_disk(name):
+        path = tmp_path / name
+        path.mkdir(exist_ok=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs", str(path)],
+            capture_output=True,
+        )
+        if done.returncode:
+            pytest.skip(f"cannot mount a tmpfs: {done.stderr.decode().strip()}")
+        mounted.append(path)
+        return path
+
+    yield small_disk
+    for path in mounted:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+@pytest.fixture
+def full_disk(small_disk):
+    return small_disk("disk")

@@ -4,7 +4,6 @@ import ctypes
 import hashlib
 import os
 import resource
-import subprocess
 import threading
 from pathlib import Path
 
@@ -15,33 +14,6 @@ MB = 1 << 20
 
 PR_CAPBSET_DROP = 24
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER = 1, 2, 3
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """small_disk(name): the root of a new file system of 1 MB."""
-    mounted = []
-
-    def small_disk(name):
-        path = tmp_path / name
-        path.mkdir(exist_ok=True)
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs", str(path)],
-            capture_output=True,
-        )
-        if done.returncode:
-            pytest.skip(f"cannot mount a tmpfs: {done.stderr.decode().strip()}")
-        mounted.append(path)
-        return path
-
-    yield small_disk
-    for path in mounted:
-        subprocess.run(["umount", "-l", str(path)], check=True)
-
-
-@pytest.fixture
-def full_disk(small_disk):
-    return small_disk("disk")
 
 
 @pytest.fixture

@@ -1,14 +1,12 @@
-"""Whether a module file is what it should be: formats, hashes, records of a checksum database.
+"""Whether a module file is what it should be, if it is no zip: formats, hashes, database records.
 
-Sources: the Go modules reference (module zip files), golang.org/x/mod's packages zip and
-sumdb/dirhash, the design of the checksum database (go.dev/design/25530-sumdb).
+Sources: the Go modules reference, golang.org/x/mod's package sumdb/dirhash, the design of the checksum
+database (go.dev/design/25530-sumdb). ``zips`` has the rules for zips.
 """
 import base64
 import hashlib
 import json
 import re
-import zipfile
-import zlib
 from collections import namedtuple
 
 from ...errors import FileMismatch
@@ -18,8 +16,6 @@ MAX_ZIP_BYTES = 500 << 20  # of the zip, and of all that is in it
 MAX_MOD_BYTES = 16 << 20
 MAX_TEXT_BYTES = 16 << 20  # of anything else
 
-_CHUNK_BYTES = 1 << 18
-_IS_UTF8 = 0x800  # a flag of an entry in a zip
 _LOOKUP_LINE = re.compile(r"(\S+) (\S+?)(/go\.mod)? (h1:\S+)")
 _SIGNATURE = re.compile("\u2014 \\S+ \\S+".encode())
 
@@ -68,7 +64,7 @@ def check_mod(data: bytes) -> None:
         data.decode()
     except UnicodeDecodeError:
         raise FileMismatch("it is not UTF-8") from None
-    if len(data) > MAX_MOD_BYTES or not re.search(rb"^\s*module\b", data, re.MULTILINE):
+    if len(data) > MAX_MOD_BYTES or not re.search(rb"^[ \t]*module\b", data, re.MULTILINE):
         raise FileMismatch("it is no go.mod")
 
 
@@ -113,77 +109,10 @@ def _is_signed_tree(data: bytes) -> bool:
 
 def hash_mod(data: bytes) -> str:
     """The hash of a go.mod as go.sum has it."""
-    return _hash1({b"go.mod": hashlib.sha256(data).hexdigest()})
+    return hash1({b"go.mod": hashlib.sha256(data).hexdigest()})
 
 
-def read_zip(file, name) -> tuple:
-    """(its hash as go.sum has it, the go.mod in it or None) of a module's zip, read whole.
-
-    ``file`` is a seekable binary one, ``name`` its Name. Raises FileMismatch where it breaks the
-    rules for module zips, or is damaged.
-    """
-    prefix = f"{name.module}@{name.version}/".encode()
-    sums, go_mod, left = {}, None, MAX_ZIP_BYTES
-    try:
-        with zipfile.ZipFile(file) as archive:
-            entries = {_raw_path(entry): entry for entry in archive.infolist()}
-            if len(entries) < len(archive.infolist()):
-                raise FileMismatch("a path is in it twice")
-            _check_paths(entries, prefix)
-            for path, entry in entries.items():
-                keeps = path == prefix + b"go.mod"
-                if keeps and entry.file_size > MAX_MOD_BYTES:
-                    raise FileMismatch("its go.mod is too large")
-                digest, kept = hashlib.sha256(), []
-                with archive.open(entry) as body:
-                    while data := body.read(_CHUNK_BYTES):
-                        left -= len(data)
-                        if left < 0:
-                            raise FileMismatch("it holds more than a module may")
-                        digest.update(data)
-                        if keeps:
-                            kept.append(data)
-                sums[path] = digest.hexdigest()
-                if keeps:
-                    go_mod = b"".join(kept)
-    except (
-        zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError,
-        OverflowError, UnicodeError,
-    ) as error:  # fmt: skip
-        raise FileMismatch(f"it is no zip file: {error}") from None
-    return _hash1(sums), go_mod
-
-
-def mod_in_zip(path: str, name):
-    """The go.mod in a module's zip that is right, or None."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(f"{name.module}@{name.version}/go.mod")
-    except (KeyError, OSError, zipfile.BadZipFile):
-        return None
-
-
-def _raw_path(entry) -> bytes:
-    """A path as it stands in the zip, which is what is hashed."""
-    return entry.orig_filename.encode("utf-8" if entry.flag_bits & _IS_UTF8 else "cp437")
-
-
-def _check_paths(paths, prefix: bytes) -> None:
-    """Check all paths in a zip by the rules for module zips."""
-    if not paths:
-        raise FileMismatch("there is nothing in it")
-    for path in paths:
-        inner = path.removeprefix(prefix)
-        if inner == path:
-            raise FileMismatch(f"a path in it does not begin with {prefix.decode()}: {path[:200]!r}")
-        elements = inner.removesuffix(b"/").split(b"/") if inner else []
-        if not all(elements) or {b".", b".."} & set(elements) or re.search(rb"[\\\0\n]", inner):
-            raise FileMismatch(f"a path in it leads elsewhere: {path[:200]!r}")
-        if elements and elements[-1].lower() == b"go.mod" and inner != b"go.mod":
-            raise FileMismatch(f"a go.mod in it is not its own: {path[:200]!r}")
-
-
-def _hash1(sums: dict) -> str:
+def hash1(sums: dict) -> str:
     """Hash1 of dirhash: of SHA-256 sums in hex, by name."""
     text = b"".join(b"%s  %s\n" % (sums[name].encode(), name) for name in sorted(sums))
     return f"h1:{base64.b64encode(hashlib.sha256(text).digest()).decode()}"

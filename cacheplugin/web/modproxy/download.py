@@ -39,7 +39,8 @@ class Download:
         """How long it will be, or None; raises FileMismatch where that changes."""
         if None not in (length, self.length) and length != self.length:
             raise FileMismatch(f"it has {length} bytes, and had {self.length} before")
-        self.length = length
+        if length is not None:
+            self.length = length
         self._move()
 
     def write(self, data: bytes) -> None:

@@ -5,15 +5,16 @@ checks these settings before it starts anything.
 """
 import json
 import os
+import re
 import subprocess
 from collections import namedtuple
-from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
 from ...errors import UsageError
 
 OFF = "off"
 _GO_ENV_S = 30
+_DATABASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.\-]*(:[0-9]+)?(/[A-Za-z0-9_~\-][A-Za-z0-9._~\-]*)*")
 
 # url: without a slash at its end, or OFF. falls_on_any: after a failure of any kind the next is asked;
 # else only after a 404 or 410.
@@ -37,7 +38,7 @@ def parse_list(text: str, origin: str) -> list:
         if url:
             found.append(Proxy(_checked_url(url, origin), separator == "|"))
     if not found:
-        raise UsageError(f"{origin}: {text!r} names no module proxy")
+        raise UsageError(f"{origin} names no module proxy; direct is none, as this runs no go command")
     return found
 
 
@@ -49,7 +50,7 @@ def _checked_url(url: str, origin: str) -> str:
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         usable = False
-    if not usable or parts.query or parts.fragment or not url.isascii() or not url.isprintable():
+    if not usable or parts.query or parts.fragment or not re.fullmatch("[!-~]+", url):
         raise UsageError(f"{origin}: {shown(url)!r} is not the http:// or https:// URL of a module proxy")
     return url.rstrip("/")
 
@@ -64,10 +65,10 @@ def parse_databases(text: str, origin: str) -> dict:
         return found
     for entry in filter(None, map(str.strip, text.split(","))):
         name, *urls = entry.split()
-        if len(urls) > 1 or "://" in name or not name.isascii() or name.strip("/") != name:
-            raise UsageError(f"{origin}: {entry!r} is neither a checksum database's name nor name and URL")
-        if "+" in name:
-            name = name.partition("+")[0]  # with its key, as in GOSUMDB: only clients need that
+        name = name.partition("+")[0]  # without its key, as in GOSUMDB: only clients need that
+        if len(urls) > 1 or not _DATABASE.fullmatch(name):
+            text = " ".join(map(shown, entry.split()))
+            raise UsageError(f"{origin}: {text!r} is neither a checksum database's name nor name and URL")
         found[name] = _checked_url(urls[0], origin) if urls else ""
     return found
 
@@ -84,18 +85,34 @@ def is_private(module: str, patterns: str) -> bool:
     elements = module.split("/")
     for pattern in filter(None, map(str.strip, patterns.split(","))):
         globs = pattern.rstrip("/").split("/")
-        if len(globs) <= len(elements) and all(
-            fnmatchcase(element, glob.replace("[^", "[!")) for element, glob in zip(elements, globs)
-        ):
+        if len(globs) <= len(elements) and all(map(_matches, globs, elements)):
             return True
     return False
 
 
+def _matches(glob: str, element: str) -> bool:
+    """As Go's path.Match, in which ``[^a]`` negates and a backslash takes the next letter as it is."""
+    found = []
+    for stars, any_one, letters, letter in re.findall(r"(\*)|(\?)|(\[(?:\\.|[^\]\\])+\])|(\\?.)", glob):
+        if letters:
+            negates = "^" if letters.startswith("[^") else ""
+            inner = re.sub(r"\\(.)", r"\1", letters[1 + len(negates) : -1])
+            found.append("[{}{}]".format(negates, re.escape(inner).replace(r"\-", "-")))
+        else:
+            found.append(".*" if stars else "." if any_one else re.escape(letter[-1]))
+    try:
+        return re.fullmatch("".join(found), element) is not None
+    except re.error:  # what it does not take for a pattern matches nothing
+        return False
+
+
 def shown(url: str) -> str:
-    """A URL for a message: without a password."""
-    scheme, separator, rest = url.rpartition("://")
-    host = rest.partition("/")
-    return f"{scheme}{separator}{''.join((host[0].rpartition('@')[2], *host[1:]))}"
+    """A URL for a message, without a password; of one that is none, what stands behind its last @."""
+    scheme, separator, rest = url.rpartition("://") if url.count("://") == 1 else ("", "", url)
+    host, slash, path = rest.partition("/")
+    if "@" not in host and "@" in path:
+        host, slash, path = rest.rpartition("@")[2], "", ""
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def settle(options, environ) -> dict:
@@ -130,6 +147,7 @@ def _go_env(environ) -> dict:
             timeout=_GO_ENV_S,
             check=True,
         )
-        return json.loads(found.stdout)
+        values = json.loads(found.stdout)
+        return values if isinstance(values, dict) else {}
     except (OSError, ValueError, subprocess.SubprocessError):
         return {}

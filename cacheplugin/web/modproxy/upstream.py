@@ -20,6 +20,7 @@ _SILENCE_S = 30  # between two pieces of an answer
 _SLOWEST = 128 << 10  # bytes a second
 _CONNECTIONS = 64
 _CHUNK_BYTES = 1 << 18
+_PASSING = (429, 500, 502, 503, 504)  # what may be better a moment later
 _TEXT_BYTES = 4096  # of what an upstream says about an error
 # After three failures to connect an upstream is not asked for a while: a go command that waits in
 # vain for each of a hundred files would wait for minutes.
@@ -133,8 +134,14 @@ class Upstream:
             headers = {**headers, "Range": f"bytes={draft.size}-"}
         try:
             response = await self._session.get(url, headers=headers, timeout=timeout)
-        except (aiohttp.ClientError, asyncio.TimeoutError) as error:
-            breaker.failed(isinstance(error, asyncio.TimeoutError))
+        except asyncio.TimeoutError:
+            breaker.failed(timed_out=True)
+            raise
+        except aiohttp.ClientConnectorError:
+            breaker.failed()
+            raise
+        except aiohttp.ClientError:
+            breaker.succeeded()  # somebody is there
             raise
         breaker.succeeded()
         async with response:
@@ -142,7 +149,7 @@ class Upstream:
                 raise NotThere(await _text(response), response.status)
             if response.status not in (200, 206):
                 reason = f"it answers {response.status} {response.reason}: {await _text(response)}"
-                if response.status >= 500 or response.status == 429:
+                if response.status in _PASSING:
                     return reason
                 raise UpstreamError(f"upstream {goproxy.shown(url)}: {reason}")
             skip = draft.size if response.status == 200 else 0
