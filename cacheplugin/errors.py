@@ -8,6 +8,7 @@ CachePluginError
 ├── FileMismatch          a module file is not what it should be: nothing was stored; look at its source
 ├── UpstreamError         no module proxy or checksum database gave a file: look at what it answered
 │   └── NotThere          it says that there is no such file (404, 410)
+│       └── UpstreamOff   nobody was asked, as --modproxy-upstream says
 └── RemoteError           S3 did not give or take an object; the build goes on without it
     ├── Absent            the object is not there (404): a plain miss
     ├── Damaged           the object is there and wrong: a miss; the next put of that action mends it
@@ -55,6 +56,13 @@ class UpstreamError(CachePluginError):
 
 class NotThere(UpstreamError):
     """An upstream answered 404 or 410; the error's text is that of its answer."""
+
+
+class UpstreamOff(NotThere):
+    """The list of upstreams says ``off``."""
+
+    def __init__(self) -> None:
+        super().__init__("it is not in the cache, and upstream is off", 404)
 
 
 class RemoteError(CachePluginError):

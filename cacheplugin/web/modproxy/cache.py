@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from ... import jobs
-from ...errors import FileMismatch, NotThere, UpstreamError, reason_of
+from ...errors import FileMismatch, NotThere, UpstreamError, UpstreamOff, reason_of
 from ...local import Draft
 from ...store import MIN_AGE_S
 from . import checks, goproxy, names, zips
@@ -147,7 +147,7 @@ class ModuleCache:
             if not name.is_immutable:
                 await self._renew(download, via)
             elif not await self._bring_from_s3(download):
-                await self._bring_from_upstream(download, via)
+                await self._bring_for_good(download, via)
         except NotThere as error:
             self._absent.add(name.text, (str(error), error.status), ABSENT_S)
             outcome = error
@@ -172,9 +172,9 @@ class ModuleCache:
         name = download.name
         try:
             await self._bring_from_upstream(download, via)
-        except NotThere:
-            raise
         except (UpstreamError, FileMismatch) as error:
+            if isinstance(error, NotThere) and not isinstance(error, UpstreamOff):
+                raise
             download.forget()
             stored = self.lookup(name)
             if stored is not None:
@@ -185,6 +185,20 @@ class ModuleCache:
             self._counters["get_stale"] += 1
         else:
             self._fresh.add(name.text, True, self._options.modproxy_max_age_s)
+
+    async def _bring_for_good(self, download, via) -> None:
+        """Bring a file that never changes; a tile, where upstream fails, out of a wider one."""
+        try:
+            await self._bring_from_upstream(download, via)
+        except UpstreamError:
+            for entries, wider in names.wider_tiles(download.name):
+                stored = self.lookup(wider)
+                if stored is not None:
+                    download.forget()
+                    download.write(data_of(stored)[: entries * names.HASH_BYTES])
+                    self._counters["get_stale"] += 1
+                    return
+            raise
 
     async def _bring_from_s3(self, download) -> bool:
         """Whether the bucket had the file, and it was right."""

@@ -8,7 +8,7 @@ from aiohttp import hdrs
 
 from ... import __version__
 from ...breaker import OPEN, Breaker
-from ...errors import FileMismatch, NotThere, UpstreamError
+from ...errors import FileMismatch, NotThere, UpstreamError, UpstreamOff
 from . import checks, goproxy, names
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Upstream:
         for proxy in self._proxies:
             try:
                 if proxy.url == goproxy.OFF:
-                    raise NotThere("it is not in the cache, and upstream is off", 404)
+                    raise UpstreamOff
                 await self._fetch_from(proxy.url, name.text, name, draft, headers)
                 return
             except UpstreamError as error:
@@ -87,7 +87,7 @@ class Upstream:
             return self._databases[name]
         for proxy in self._proxies:
             if proxy.url == goproxy.OFF:
-                raise UpstreamError(f"checksum database {name}: upstream is off")
+                raise UpstreamOff
             base = f"{proxy.url}/sumdb/{name}"
             supported = names.Name("", names.SUPPORTED, database=name)
             try:
@@ -112,7 +112,7 @@ class Upstream:
                 break
             self._counters["upstream_request"] += 1
             try:
-                reason = await self._try(f"{base}/{path}", name, draft, headers, breaker)
+                reason = await self._try(base, path, name, draft, headers, breaker)
                 if reason is None:
                     return
                 status = 502
@@ -120,11 +120,11 @@ class Upstream:
                 reason, status = "it does not answer in time", 504
             except aiohttp.ClientError as error:
                 reason, status = " ".join(str(error).split())[:300] or type(error).__name__, 502
-            log.info("upstream %s: %s", goproxy.shown(f"{base}/{path}"), reason)
+            log.info("upstream %s/%s: %s", goproxy.shown(base), path, reason)
         self._counters["upstream_error"] += 1
         raise UpstreamError(f"upstream {goproxy.shown(base)}: {reason}", status)
 
-    async def _try(self, url, name, draft, headers, breaker):
+    async def _try(self, base, path, name, draft, headers, breaker):
         """One request. Returns None when the file is whole, or what went wrong and may go better."""
         most = checks.max_bytes(name)
         timeout = aiohttp.ClientTimeout(
@@ -133,7 +133,7 @@ class Upstream:
         if draft.size:
             headers = {**headers, "Range": f"bytes={draft.size}-"}
         try:
-            response = await self._session.get(url, headers=headers, timeout=timeout)
+            response = await self._session.get(f"{base}/{path}", headers=headers, timeout=timeout)
         except asyncio.TimeoutError:
             breaker.failed(timed_out=True)
             raise
@@ -151,7 +151,7 @@ class Upstream:
                 reason = f"it answers {response.status} {response.reason}: {await _text(response)}"
                 if response.status in _PASSING:
                     return reason
-                raise UpstreamError(f"upstream {goproxy.shown(url)}: {reason}")
+                raise UpstreamError(f"upstream {goproxy.shown(base)}/{path}: {reason}")
             skip = draft.size if response.status == 200 else 0
             length = response.content_length
             if hdrs.CONTENT_ENCODING in response.headers:

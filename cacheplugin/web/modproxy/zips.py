@@ -104,12 +104,11 @@ def _body(file, entry):
 
 def _inflated(inflater, data):
     """What compressed data gives, in pieces that are no bomb."""
-    while data:
+    size = _CHUNK_BYTES
+    while data or size == _CHUNK_BYTES:  # after a full piece there may be more, without more data
         piece = inflater.decompress(data, _CHUNK_BYTES)
-        if not piece:
-            break
+        size, data = len(piece), inflater.unconsumed_tail
         yield piece
-        data = inflater.unconsumed_tail
 
 
 def _check_end(file, archive) -> None:
