@@ -131,3 +131,29 @@ def test_late_answers(breaker, clock):
     assert breaker.pause_s == FIRST_PAUSE_S
     assert breaker.succeeded() is True
     assert breaker.admit() == CLOSED
+
+
+def test_pauses_of_its_own(clock):
+    """Whoever waits less long for what is behind it says so; doubling begins and ends there."""
+    breaker = Breaker(clock, first_pause_s=5.0, longest_pause_s=18.0)
+    assert breaker.pause_s == 5.0
+    for _ in range(2):
+        open_up(breaker)
+        for pause in (5.0, 10.0, 18.0, 18.0):
+            assert breaker.pause_s == pause
+            clock.now += pause - 0.001
+            assert breaker.admit() == OPEN
+            clock.now += 0.001
+            assert breaker.admit() == HALF_OPEN
+            assert breaker.failed() is False
+        clock.now += 18.0
+        assert breaker.admit() == HALF_OPEN and breaker.succeeded() is True
+        assert breaker.pause_s == 5.0
+
+
+def test_pauses_of_one_breaker_are_not_those_of_another(clock, breaker):
+    """What was said to one is nothing to others."""
+    Breaker(clock, first_pause_s=1.0, longest_pause_s=2.0)
+    open_up(breaker)
+    clock.now += FIRST_PAUSE_S - 0.001
+    assert (breaker.admit(), Breaker(clock).pause_s) == (OPEN, FIRST_PAUSE_S)

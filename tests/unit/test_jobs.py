@@ -12,6 +12,8 @@ UPLOAD = jobs.UploadJob(2, A, OUT, 2**40, 2**62, "/cache/output/cd/é")
 ROW = (A, OUT, 5, 7, 9, "bundle", 8, 100, 0, 2**64 - 1)
 FINISH, LOAD, RANGE = jobs.FinishJob(3, [A]), jobs.LoadJob(4, ("s",)), jobs.RangeJob(5, "b", 8, 100, [ROW])
 BUNDLE, MANIFEST = jobs.BundleJob(6, "s", [UPLOAD[1:6]]), jobs.ManifestJob(7, "s", b"GCPM")
+FILE_FETCH = jobs.FileFetchJob(10, "module/ab/abcd", "/cache/tmp/é")
+FILE_UPLOAD = jobs.FileUploadJob(11, "module/ab/abcd", "/cache/module/ab/abcd", True)
 MESSAGES = [
     jobs.BeginJob(8, ("s", "t")),
     jobs.PrefetchJob(9),
@@ -24,6 +26,8 @@ MESSAGES = [
     RANGE,
     BUNDLE,
     MANIFEST,
+    FILE_FETCH,
+    FILE_UPLOAD,
     jobs.FetchResult(1, A, jobs.HIT, OUT, 5, 7, "/cache/x", 5, ""),
     jobs.failed(FETCH, jobs.MISS),
     jobs.UploadResult(2, jobs.STORED, True, 0, ""),
@@ -33,11 +37,14 @@ MESSAGES = [
     jobs.RangeResult(5, jobs.HIT, "", [A], [], False, 100),
     jobs.BundleResult(6, jobs.STORED, "", [ROW], [OUT], 100),
     jobs.ManifestResult(7, jobs.STORED, "", "name", 5),
+    jobs.FileResult(10, jobs.HIT, 2**40, ""),
+    jobs.failed(FILE_UPLOAD, jobs.LOCAL, "no space left on device"),
     jobs.Disabled("no credentials"),
     jobs.Expected([A], [OUT], True),
     jobs.Transferred(1, 2, 3),
 ]
 TASKS = [FETCH, UPLOAD, LOAD, RANGE, BUNDLE, MANIFEST]
+FILES = [FILE_FETCH, FILE_UPLOAD]
 
 
 @pytest.mark.parametrize("message", MESSAGES)
@@ -64,6 +71,13 @@ def test_failures_name_their_job():
     assert jobs.failed(FETCH, jobs.DAMAGED, "why", OUT).output == OUT
 
 
+@pytest.mark.parametrize("job", FILES, ids=lambda job: type(job).__name__)
+def test_failures_of_files_are_of_one_kind(job):
+    """Both ways: the number, the status, no bytes and the reason."""
+    result = jobs.failed(job, jobs.DAMAGED, "why", OUT)
+    assert type(result) is jobs.FileResult and result == (job.number, jobs.DAMAGED, 0, "why")
+
+
 @pytest.mark.parametrize("job", [*TASKS, FINISH], ids=lambda job: type(job).__name__)
 def test_every_job_can_fail(job):
     """Its result is of its own kind, has its number, and brings nothing."""
@@ -79,6 +93,7 @@ def test_directions():
     assert [jobs.direction(task) for task in TASKS] == [
         jobs.FETCHING, jobs.UPLOADING, jobs.FETCHING, jobs.FETCHING, jobs.UPLOADING, jobs.UPLOADING,
     ]  # fmt: skip
+    assert [jobs.direction(task) for task in FILES] == [jobs.FETCHING, jobs.UPLOADING]
 
 
 def test_statuses_differ():

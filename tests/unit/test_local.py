@@ -12,7 +12,7 @@ from entries import TIME, TIME_NS, action_id, files, output_id, put, read
 
 from cacheplugin import local, space, store
 from cacheplugin.errors import BodyMismatch
-from cacheplugin.local import LocalCache
+from cacheplugin.local import Draft, LocalCache
 from cacheplugin.store import EMPTY_OUTPUT, Store
 
 BODY = bytes(range(256)) * 400
@@ -425,3 +425,130 @@ def test_cache_without_spill(tmp_path, base):
     assert caught.value.errno == errno.ENOSPC
     assert os.listdir(base) == []
     assert leftovers(cache.store) == []
+
+
+# -- drafts ----------------------------------------------------------------------------------------
+
+
+def contents(draft) -> bytes:
+    return os.pread(draft.temp.fd, 1 << 20, 0)
+
+
+def test_draft_that_nobody_writes_to(cache):
+    """There is no file before the first write, and nothing to discard."""
+    with Draft(cache) as draft:
+        assert draft.temp is None and draft.store is cache.store
+    assert files(cache.store.root) == {}
+
+
+def test_draft(cache):
+    """It lies under tmp/ as it comes, and goes where it is not given a name."""
+    with Draft(cache) as draft:
+        draft.write(BODY[:1000])
+        draft.write(BODY[1000:])
+        assert leftovers(cache.store) == [os.path.basename(draft.temp.path)]
+        assert read(draft.temp.path) == BODY and draft.temp.size == len(BODY)
+        assert draft.open() is draft.temp
+    assert draft.temp is None and leftovers(cache.store) == []
+    draft.discard()
+
+
+def test_draft_after_it_was_discarded(cache):
+    """It begins anew, in another file."""
+    draft = Draft(cache)
+    draft.write(b"old")
+    first = draft.temp.path
+    draft.discard()
+    with draft:
+        draft.write(b"new")
+        assert draft.temp.path != first and contents(draft) == b"new"
+
+
+def test_draft_with_a_name(cache):
+    """It stays under that name."""
+    with Draft(cache) as draft:
+        draft.write(BODY)
+        draft.temp.rename(f"{cache.store.root}/module/ab/abcd")
+        assert contents(draft) == BODY
+    assert files(cache.store.root) == {"module/ab/abcd": BODY}
+
+
+@pytest.mark.parametrize("count", [1, 1 << 30], ids=["once", "for ever"])
+@pytest.mark.parametrize("number", ERRORS, ids=lambda number: errno.errorcode[number])
+def test_draft_whose_store_fails_anywhere(tmp_path, base, number, count):
+    """Whichever call fails, all that was written is in the next store, and nothing in the first."""
+
+    def fill(cache, draft):
+        for start in range(0, len(BODY), 30_000):
+            draft.write(BODY[start : start + 30_000])
+        draft.attempt(lambda: draft.temp.rename(f"{draft.store.root}/module/ab/abcd"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        counting = LocalCache(Store(str(tmp_path / "count")))
+        disk = Disk(patch, 0, {counting.store.root: ()})
+        with Draft(counting) as draft:
+            fill(counting, draft)
+        total = disk.calls[counting.store.root]
+    assert total >= 5
+    for first in range(total):
+        cache = LocalCache(Store(str(tmp_path / f"cache-{first}")))
+        with pytest.MonkeyPatch.context() as patch:
+            disk = Disk(patch, number, {cache.store.root: calls(first, count)})
+            with Draft(cache) as draft:
+                fill(cache, draft)
+                assert draft.store is cache.session_store
+        assert disk.failed and leftovers(cache.store, cache.session_store) == []
+        assert read(f"{cache.session_store.root}/module/ab/abcd") == BODY
+        os.close(cache._session_dir._lock)
+
+
+def test_draft_that_is_full_before_it_has_a_file(cache, base):
+    """Then there is nothing to take along."""
+    with pytest.MonkeyPatch.context() as patch:
+        Disk(patch, errno.EROFS, {cache.store.root: calls(0)})
+        with Draft(cache) as draft:
+            path = draft.attempt(draft.open).path
+            assert path.startswith(f"{cache.session_store.root}/tmp/") and draft.temp.size == 0
+    os.close(cache._session_dir._lock)
+
+
+def test_draft_takes_along_no_more_than_was_written(cache, base, monkeypatch):
+    """What stands behind that is a part of a write that failed, or somebody else's."""
+    with Draft(cache) as draft:
+        draft.write(b"written")
+        os.pwrite(draft.temp.fd, b" and more", 7)
+        failures = [OSError(errno.EROFS, "read-only")]
+
+        def step():
+            if failures:
+                raise failures.pop()
+            return "done"
+
+        assert draft.attempt(step) == "done"
+        assert draft.store is cache.session_store and contents(draft) == b"written"
+        assert leftovers(cache.store) == []
+    os.close(cache._session_dir._lock)
+
+
+@pytest.mark.parametrize("number", ERRORS)
+def test_draft_with_nowhere_to_go(tmp_path, number):
+    """The store's own error comes out, and nothing is left, where there is no other store."""
+    cache = LocalCache(Store(str(tmp_path / "cache")), spill=False)
+    with Draft(cache) as draft:
+        draft.write(b"written")
+        with pytest.MonkeyPatch.context() as patch:
+            Disk(patch, number, {cache.store.root: calls(0)})
+            with pytest.raises(OSError) as caught:
+                draft.attempt(lambda: draft.temp.rename(f"{cache.store.root}/module/ab/abcd"))
+        assert caught.value.errno == number and contents(draft) == b"written"
+    assert files(cache.store.root) == {}
+
+
+def test_draft_of_a_store_that_is_not_writable(tmp_path, base):
+    """It begins in the session's."""
+    cache = LocalCache(Store(str(tmp_path / "cache")), writable=False)
+    with Draft(cache) as draft:
+        draft.write(b"x")
+        assert draft.store is cache.session_store
+    assert not os.path.exists(cache.store.root)
+    os.close(cache._session_dir._lock)

@@ -29,7 +29,13 @@ REFERENCE = {
     "debug": ("GOCACHE_DEBUG", "debug", 0),
     "read-only": ("GOCACHE_READ_ONLY", "read_only", False),
     "drain-timeout": ("GOCACHE_DRAIN_TIMEOUT", "drain_timeout_s", None),
+    "modproxy": ("GOCACHE_MODPROXY", "modproxy", False),
+    "modproxy-upstream": ("GOCACHE_MODPROXY_UPSTREAM", "modproxy_upstream", ""),
+    "modproxy-max-age": ("GOCACHE_MODPROXY_MAX_AGE", "modproxy_max_age_s", 60.0),
+    "sumdb": ("GOCACHE_SUMDB", "sumdb", "sum.golang.org"),
+    "nosumdb": ("GOCACHE_NOSUMDB", "nosumdb", ""),
 }
+MODPROXY = ["modproxy", "modproxy-upstream", "modproxy-max-age", "sumdb", "nosumdb"]
 
 # Two values of each kind of flag, as text and as what it means.
 VALUES = {
@@ -194,6 +200,7 @@ def test_values_that_look_like_flags():
           for text in ("", "0", "-1", "1025", "1.5", "0x10", "1_0", " 1", "٣", "9" * 5000, "many")),
         *(("min-upload-size", text) for text in ("", "-1", "1k", "1e3", str(2**63), "9" * 30)),
         *(("debug", text) for text in ("", "8", "-1", "true", "0x1")),
+        *(("modproxy-max-age", text) for text in ("", "60", "-1m", "1 m", "1d", "never")),
         *(("drain-timeout", text) for text in ("", "90", "-1s", "1h 30m", "1x", "s", ".s",
         "1.2.3s")),
         *(("s3-endpoint-url", text) for text in ("localhost:9000", "ftp://h", "//h", "s3")),
@@ -233,6 +240,31 @@ def test_flags_of_later_versions(flag):
     """What the Go program has and this one not yet is refused as such, not as a typing error."""
     for argv in ([f"--{flag}=1"], [f"-{flag}", "1"], ["serve", f"--{flag}"]):
         assert error(argv) == f"--{flag} is not supported yet"
+
+
+def test_one_flag_of_the_go_program_is_left():
+    """The reverse proxy."""
+    assert options.LATER_FLAGS == ("revproxy",)
+
+
+@pytest.mark.parametrize("flag", MODPROXY)
+def test_flags_of_the_module_proxy_are_for_the_server(flag):
+    """Elsewhere the flag is an error, while its variable, which is there for all, is none."""
+    text = TABLE[flag][3][0][0]
+    for words in ([], ["connect"], ["prune"]):
+        assert error([*words, f"--{flag}={text}"]) == f"--{flag} is for serve"
+    assert load(["help", f"--{flag}={text}"], HOME)[0] == ["help"]
+    for words in ([], ["prune"], ["serve"]):
+        chosen = load(words, {**HOME, TABLE[flag][0]: text})[1]
+        assert getattr(chosen, TABLE[flag][1]) == TABLE[flag][3][0][1]
+
+
+def test_texts_of_the_module_proxy_are_taken_as_they_stand():
+    """Lists are for the module proxy to read; an empty one beats its variable too."""
+    for flag in ("modproxy-upstream", "sumdb", "nosumdb"):
+        assert field([f"--{flag}= a,b|c "], flag) == " a,b|c "
+        assert field([f"--{flag}="], flag, {**HOME, TABLE[flag][0]: "x"}) == ""
+    assert field(["--modproxy-max-age=0"], "modproxy-max-age") == 0.0
 
 
 @given(st.lists(st.one_of(

@@ -1,4 +1,5 @@
 """pool.py: which sessions share a plan, and when a plan is let go of."""
+import marshal
 import os
 from types import SimpleNamespace
 
@@ -6,6 +7,7 @@ import pytest
 from entries import action_id, output_id
 
 from cacheplugin import jobs, pool, remote
+from cacheplugin.breaker import CLOSED, OPEN
 from cacheplugin.options import Options
 from cacheplugin.remote.plan import ObjectsPlan, Plan
 from cacheplugin.store import Store
@@ -231,3 +233,140 @@ def test_sessions_of_single_objects_end_apart(objects):
     assert [one.number for one in objects.heard] == [2, 1002, 1, 1001]
     objects.take()
     assert not objects.pool._plans and len(objects.plans) == 1
+
+
+# -- files that are no entries ---------------------------------------------------------------------
+
+FETCH_FILE = jobs.FileFetchJob(5, "module/ab/abcd", "/cache/tmp/1")
+UPLOAD_FILE = jobs.FileUploadJob(6, "module/ab/abcd", "/cache/module/ab/abcd", False)
+
+
+class Worker:
+    """In place of a worker process, and of the connection to it: notes what it is sent."""
+
+    def __init__(self, fd) -> None:
+        self.tasks, self.sent, self.connection, self._fd = {}, [], self, fd
+        self.process = SimpleNamespace(kill=lambda: None, join=lambda: None, pid=4711)
+
+    def send_bytes(self, data) -> None:
+        self.sent.append(jobs.unpack(marshal.loads(data)))
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def worker(driver, monkeypatch):
+    """The one worker of the driver's pool."""
+    worker = Worker(driver.fds[0])
+
+    def choose():
+        driver.pool._workers[worker.fileno()] = worker
+        return worker
+
+    monkeypatch.setattr(driver.pool, "_choose_worker", choose)
+    monkeypatch.setattr(driver.pool, "_poll", SimpleNamespace(unregister=lambda _: None))
+    return worker
+
+
+def finish(driver, worker, result) -> None:
+    """Have the worker say a result."""
+    worker.recv_bytes = lambda: marshal.dumps(jobs.pack(result))
+    driver.pool._hear(worker)
+
+
+def test_files_belong_to_no_session(driver, worker):
+    """They need none, and no plan; each is done by a worker, and its result is the front's."""
+    driver.take(FETCH_FILE, UPLOAD_FILE)
+    assert not driver.plans and driver.heard == []
+    assert driver.pool._status().queued == {jobs.FETCHING: 1, jobs.UPLOADING: 1}
+    driver.pool._dispatch()
+    assert worker.sent == [FETCH_FILE, UPLOAD_FILE]
+    results = [jobs.FileResult(6, jobs.STORED, 7, ""), jobs.FileResult(5, jobs.HIT, 8, "")]
+    for result in results:
+        finish(driver, worker, result)
+    assert driver.heard == results and not driver.pool._owners and not worker.tasks
+    assert set(driver.pool._running.values()) == {0}
+
+
+def test_files_beside_sessions(driver, worker):
+    """The end of a session is none of theirs, and they leave its plan alone."""
+    driver.begin(1)
+    driver.take(FETCH_FILE)
+    driver.end(1)
+    assert not driver.pool._plans
+    driver.pool._dispatch()
+    finish(driver, worker, jobs.FileResult(5, jobs.MISS, 0, ""))
+    assert driver.heard == [jobs.FileResult(5, jobs.MISS, 0, "")]
+    assert all(FETCH_FILE not in plan.got for plan in driver.plans)
+
+
+def test_files_of_a_worker_that_dies(driver, worker):
+    """A fetch is lost; an upload is given to the next worker, a few times."""
+    driver.take(FETCH_FILE, UPLOAD_FILE)
+    driver.pool._dispatch()
+    driver.pool._lost(worker)
+    assert driver.heard == [jobs.FileResult(5, jobs.LOST, 0, "the worker died")]
+    for _ in range(pool.UPLOAD_TRIES - 1):
+        worker.tasks.clear()
+        driver.pool._deaths = 0
+        driver.pool._dispatch()
+        assert worker.sent[-1] == UPLOAD_FILE
+        driver.pool._lost(worker)
+    assert driver.heard[1:] == [jobs.FileResult(6, jobs.LOST, 0, "the worker died")]
+    assert not driver.pool._owners and set(driver.pool._running.values()) == {0}
+
+
+def test_files_of_a_bucket_that_is_of_no_use(driver, worker):
+    """What waits and what is under way is answered, and so is what comes then; once each."""
+    driver.take(FETCH_FILE)
+    driver.pool._dispatch()
+    driver.take(UPLOAD_FILE)
+    driver.pool._disable("access denied")
+    assert driver.heard[0] == jobs.Disabled("access denied")
+    assert sorted(driver.heard[1:]) == [
+        jobs.FileResult(5, jobs.SKIPPED, 0, "S3 is turned off"),
+        jobs.FileResult(6, jobs.SKIPPED, 0, "S3 is turned off"),
+    ]
+    finish(driver, worker, jobs.FileResult(5, jobs.HIT, 8, ""))
+    driver.take(FETCH_FILE._replace(number=7))
+    driver.pool._dispatch()
+    assert driver.heard[3:] == [jobs.FileResult(7, jobs.SKIPPED, 0, "access denied")]
+    assert worker.sent == [FETCH_FILE]
+
+
+def test_files_open_and_close_the_breaker(driver, worker):
+    """Their failures count as all do; the fetch that tries again is answered before it does."""
+    driver.pool._options = Options(bucket="b")
+    for number in range(10, 13):
+        driver.take(FETCH_FILE._replace(number=number))
+        driver.pool._dispatch()
+        finish(driver, worker, jobs.FileResult(number, jobs.FAILED, 0, "503"))
+    assert driver.pool._breakers[jobs.FETCHING].state == OPEN
+    driver.take(FETCH_FILE._replace(number=13), UPLOAD_FILE)
+    driver.pool._dispatch()
+    assert driver.heard[3:] == [
+        jobs.FileResult(13, jobs.SKIPPED, 0, "S3 is turned off after failures")
+    ]
+    assert worker.sent[3:] == [UPLOAD_FILE]
+    driver.pool._breakers[jobs.FETCHING]._open_until = 0.0
+    driver.take(FETCH_FILE._replace(number=14))
+    driver.pool._dispatch()
+    assert worker.sent[4:] == [FETCH_FILE._replace(number=14)]
+    finish(driver, worker, jobs.FileResult(14, jobs.HIT, 8, ""))
+    assert driver.heard[4:] == [jobs.FileResult(14, jobs.SKIPPED, 0, "S3 is being tried again")]
+    assert driver.pool._breakers[jobs.FETCHING].state == CLOSED
+
+
+def test_files_keep_to_the_limits(driver, worker):
+    """So many at once, and uploads wait for fetches, as entries do."""
+    driver.pool._options = Options(fetches_at_once=2, uploads_at_once=1)
+    driver.take(UPLOAD_FILE, *(FETCH_FILE._replace(number=number) for number in (10, 11, 12)))
+    driver.pool._dispatch()
+    assert [task.number for task in worker.sent] == [10, 11]
+    finish(driver, worker, jobs.FileResult(10, jobs.MISS, 0, ""))
+    driver.pool._dispatch()
+    assert [task.number for task in worker.sent] == [10, 11, 12, 6]

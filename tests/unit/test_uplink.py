@@ -45,8 +45,20 @@ class Pool:
     def finish(self, session, used):
         return self._note("finish", session, used)
 
+    def fetch_file(self, key, path):
+        return self._note("fetch_file", key, path)
+
+    def upload_file(self, key, path, replace):
+        return self._note("upload_file", key, path, replace)
+
     def ask_status(self):
         self.asked += 1
+
+    def abandon(self):
+        """As a PoolLink does: what was not answered is lost."""
+        self.alive = False
+        for number in self.jobs:
+            self.say(jobs.FileResult(number, jobs.LOST, 0, ""))
 
     def close(self):
         self.alive = False
@@ -531,3 +543,107 @@ def test_uploaders_where_uploads_are_wanted(make, monkeypatch):
     assert driver.link.start_uploader() is None
     for options in ({"upload": "off"}, {"read_only": True}):
         assert make(**options).link.start_uploader() is None
+
+
+# -- files that are no entries ---------------------------------------------------------------------
+
+
+def ask_for_files(driver) -> list:
+    """Have one fetched and one uploaded; returns what they are answered with, in its order."""
+    results = []
+    driver.link.fetch_file("module/ab/abcd", "/cache/tmp/1", results.append)
+    driver.link.upload_file("module/ab/abcd", "/cache/module/ab/abcd", True, results.append)
+    return results
+
+
+def test_files_need_no_session(driver):
+    """The pool is started for them, and each is answered with what the pool says, once."""
+    results = ask_for_files(driver)
+    assert driver.pool.jobs == {
+        1: ("fetch_file", "module/ab/abcd", "/cache/tmp/1"),
+        2: ("upload_file", "module/ab/abcd", "/cache/module/ab/abcd", True),
+    }
+    assert results == [] and not driver.link.has_worked
+    uploaded, fetched = jobs.FileResult(2, jobs.STORED, 5, ""), jobs.FileResult(1, jobs.HIT, 9, "")
+    for result in (uploaded, fetched, fetched, jobs.FileResult(99, jobs.HIT, 1, "")):
+        driver.pool.say(result)
+    assert results == [uploaded, fetched]
+    assert counted(driver.attach()) == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "worked"),
+    [(jobs.HIT, True), (jobs.MISS, True), (jobs.STORED, True), (jobs.FAILED, False),
+     (jobs.TIMED_OUT, False),
+     (jobs.SKIPPED, False), (jobs.LOST, False), (jobs.LOCAL, False), (jobs.UNUSABLE, False)],
+)  # fmt: skip
+def test_files_tell_whether_the_bucket_works(driver, status, worked):
+    """As other jobs do; a failure is for who asked, and no warning."""
+    results = ask_for_files(driver)
+    for number in (1, 2):
+        driver.pool.say(jobs.FileResult(number, status, 0, "why"))
+    assert [result.status for result in results] == [status] * 2
+    assert driver.link.has_worked is worked and not driver.warnings and driver.link.usable
+
+
+def test_files_take_their_time(driver):
+    """It is told where it is wanted."""
+    driver.link.latencies = {"FileResult": Histogram()}
+    ask_for_files(driver)
+    driver.now += 5
+    driver.pool.say(jobs.FileResult(1, jobs.HIT, 1, ""))
+    assert driver.link.latencies["FileResult"].sum_s == 5
+
+
+def test_files_while_the_bucket_is_of_no_use(driver):
+    """Each is answered at once, and no pool is asked; after the pause there is another pool."""
+    results = ask_for_files(driver)
+    driver.pool.say(jobs.Disabled("access denied"))
+    for number in (1, 2):
+        driver.pool.say(jobs.FileResult(number, jobs.SKIPPED, 0, "access denied"))
+    driver.now += 59
+    skipped = ask_for_files(driver)
+    assert [result.status for result in skipped] == [jobs.SKIPPED] * 2
+    assert all(result.reason and result.size == 0 for result in skipped)
+    assert len(driver.pool.jobs) == 2
+    driver.pool.alive = False
+    driver.now += 2
+    later = ask_for_files(driver)
+    old, new = driver.pools
+    assert new.kinds() == ["fetch_file", "upload_file"] and later == [] and driver.link.usable
+    new.say(jobs.FileResult(1, jobs.HIT, 3, ""))
+    assert [result.status for result in later] == [jobs.HIT] and len(results) == 2
+
+
+def test_files_where_no_pool_can_be_started(driver):
+    """One warning a try, and an answer to each."""
+    driver.refuses = OSError(errno.EMFILE, "Too many open files")
+    assert [result.status for result in ask_for_files(driver)] == [jobs.SKIPPED] * 2
+    assert len(driver.warnings) == 1
+    driver.refuses = None
+    driver.now += 61
+    assert ask_for_files(driver) == [] and driver.pool.kinds() == ["fetch_file", "upload_file"]
+
+
+def test_files_of_a_pool_that_dies(driver):
+    """They are lost, which is told to who waits, and it may ask again at once."""
+    results = ask_for_files(driver)
+    for number in (1, 2):
+        driver.pool.say(jobs.FileResult(number, jobs.LOST, 0, ""))
+    assert [result.status for result in results] == [jobs.LOST] * 2
+    again = []
+    driver.link.fetch_file("k", "/p", again.append)
+    assert driver.pool.jobs[3] == ("fetch_file", "k", "/p") and again == []
+
+
+def test_files_of_a_pool_that_is_given_up(driver, monkeypatch):
+    """One that hangs without a word is let go of after the pause, and what it had is lost."""
+    monkeypatch.setattr(uplink.os, "waitpid", lambda *_: (0, 0))
+    results = ask_for_files(driver)
+    driver.pool.process_id = 4711
+    driver.pool.say(jobs.Disabled("access denied"))
+    assert results == []
+    driver.now += 61
+    later = ask_for_files(driver)
+    assert [result.status for result in results] == [jobs.LOST] * 2 and later == []
+    assert [pool.alive for pool in driver.pools] == [False, True]

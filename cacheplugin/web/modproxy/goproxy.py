@@ -97,7 +97,7 @@ def _matches(glob: str, element: str) -> bool:
         if letters:
             negates = "^" if letters.startswith("[^") else ""
             inner = re.sub(r"\\(.)", r"\1", letters[1 + len(negates) : -1])
-            found.append("[{}{}]".format(negates, re.escape(inner).replace(r"\-", "-")))
+            found.append("[{}{}]".format(negates, re.escape(inner).replace(r"\-", "-").replace("--", "-")))
         else:
             found.append(".*" if stars else "." if any_one else re.escape(letter[-1]))
     try:
