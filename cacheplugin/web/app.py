@@ -10,36 +10,51 @@ from ..store import Store
 from . import exposition
 from .modproxy import counters as modules
 
+MODULES = "/mod/"
+_METHODS = (hdrs.METH_GET, hdrs.METH_HEAD)
 _ANSWER_S = 2.0  # that a server in order takes for a snapshot, by far
 
 
-def make_app(options, link) -> web.Application:
-    """The application over ``link``, a ServerLink; it is made in the running event loop."""
-    app = web.Application(middlewares=[_proxy_requests])
-    modproxy = None
-    if options.modproxy:
-        from .modproxy.routes import PREFIX, ModuleProxy
+class App:
+    """Made in the running event loop, over ``link``, a ServerLink.
 
-        modproxy = ModuleProxy(options, link, prepare(options.cache_dir, read_only=True))
-        app.router.add_get(PREFIX + "{path:.*}", modproxy.handle)
-        app.on_cleanup.append(modproxy.close)
-    status = Status(options, link, modproxy)
-    app.add_routes(
-        [
-            web.get("/healthz", status.healthz),
-            web.get("/metrics", status.metrics),
-            web.get("/debug/vars", status.debug_vars),
-        ]
-    )
-    return app
+    It is a handler for aiohttp's low-level server: with these few paths, an Application's router and
+    middlewares would be a seventh of a warm request for a module file.
+    """
 
+    def __init__(self, options, link) -> None:
+        self._modproxy = None
+        if options.modproxy:
+            from .modproxy.routes import ModuleProxy
 
-@web.middleware
-async def _proxy_requests(request, handler):
-    """Answer what is asked of a proxy; the reverse proxy is not there."""
-    if request.method == hdrs.METH_CONNECT or request.raw_path[:1] not in ("/", "*"):
-        raise web.HTTPBadGateway(text="this server is no proxy for that\n", headers={"Connection": "close"})
-    return await handler(request)
+            self._modproxy = ModuleProxy(options, link, prepare(options.cache_dir, read_only=True))
+        status = Status(options, link, self._modproxy)
+        self._pages = {
+            "/healthz": status.healthz,
+            "/metrics": status.metrics,
+            "/debug/vars": status.debug_vars,
+        }
+
+    async def handle(self, request) -> web.StreamResponse:
+        """The answer to any request; raises web.HTTPException."""
+        target = request.raw_path
+        if request.method == hdrs.METH_CONNECT or target[:1] not in ("/", "*"):
+            text = "this server is no proxy for that\n"
+            raise web.HTTPBadGateway(text=text, headers={hdrs.CONNECTION: "close"})
+        if self._modproxy is not None and target.startswith(MODULES):
+            page = self._modproxy.handle
+        else:
+            page = self._pages.get(request.path)
+        if page is None:
+            raise web.HTTPNotFound
+        if request.method not in _METHODS:
+            raise web.HTTPMethodNotAllowed(request.method, _METHODS)
+        return await page(request)
+
+    async def close(self) -> None:
+        """No more requests come."""
+        if self._modproxy is not None:
+            await self._modproxy.close()
 
 
 class Status:

@@ -12,7 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from .. import log
 from ..options import Options
 from ..weblink import LISTENER_FD
-from .app import make_app
+from .app import App
 from .link import ServerLink
 
 _END_S = 1.0  # for requests under way
@@ -42,8 +42,11 @@ async def _serve(options) -> None:
     os.close(null)
     requests = logging.getLogger(f"{__name__}.requests")
     requests.addFilter(_is_ours)
-    runner = web.AppRunner(make_app(options, link), access_log=None, logger=requests)
+    app = App(options, link)
+    server = web.Server(app.handle, access_log=None, logger=requests)
+    runner = web.ServerRunner(server, shutdown_timeout=_END_S)
     await runner.setup()
-    await web.SockSite(runner, socket.socket(fileno=LISTENER_FD), shutdown_timeout=_END_S).start()
+    await web.SockSite(runner, socket.socket(fileno=LISTENER_FD)).start()
     await ended.wait()
     await runner.cleanup()
+    await app.close()

@@ -22,7 +22,7 @@ from .upstream import Upstream
 
 log = logging.getLogger(__name__)
 
-PREFIX = "/mod/"
+_PREFIX = "/mod/"
 _FOR_EVER = "public, max-age=31536000, immutable"
 _TEXT = "text/plain; charset=utf-8"
 _CONTENT_TYPES = {
@@ -60,7 +60,7 @@ class ModuleProxy:
         self._prints = options.metrics
         self._activity = Activity(link)
 
-    async def close(self, _) -> None:
+    async def close(self) -> None:
         """Let go of the upstreams, and print the counters where that is asked for."""
         await self._upstream.close()
         if self._prints:
@@ -165,7 +165,7 @@ class ModuleProxy:
 
 def _path_of(request) -> str:
     """What stands behind /mod/, without percent signs; raises InvalidName."""
-    path = request.raw_path.partition("?")[0].partition("#")[0].removeprefix(PREFIX)
+    path = request.raw_path.partition("?")[0].partition("#")[0].removeprefix(_PREFIX)
     try:
         path = unquote(path, errors="strict")
     except UnicodeDecodeError:
