@@ -1,34 +1,40 @@
-"""An S3 server for a measurement: versitygw where it is on PATH, else moto."""
+"""The S3 server of a measurement: one that is given, else versitygw where it is on PATH, else moto."""
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
+from collections import namedtuple
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 KEY, SECRET, BUCKET = "bench", "benchbench", "bench"
+_LOOPBACK = ("127.0.0.1", "localhost")
+
+
+class Server(namedtuple("Server", "name endpoint bucket port")):
+    """``port`` is that on loopback, None of a server elsewhere."""
+
+    __slots__ = ()
+
+    @property
+    def address(self) -> dict:
+        return {"bucket": self.bucket, "endpoint": self.endpoint}
 
 
 @contextmanager
-def s3_server(work: str):
-    """(name of the server, flags for the plugin) while it runs, on loopback, with an empty bucket."""
-    with s3_server_on_port(work) as (name, port):
-        yield name, plugin_flags(port)
+def s3_server(work: str, arguments):
+    """A Server, for the context; ``arguments`` has ``endpoint`` and ``bucket``, or None for both.
 
-
-def plugin_flags(port: int) -> list:
-    """The plugin's flags for the server's bucket, at ``port`` of loopback."""
-    return [f"--bucket={BUCKET}", f"--s3-endpoint-url={_endpoint(port)}", "--s3-path-style"]
-
-
-def _endpoint(port: int) -> str:
-    return f"http://127.0.0.1:{port}"
-
-
-@contextmanager
-def s3_server_on_port(work: str):
-    """(name of the server, its port) while it runs, on loopback, with an empty bucket."""
+    One of ours is on loopback and has an empty bucket; its data goes with the context.
+    """
+    if arguments.endpoint:
+        parts = urlsplit(arguments.endpoint)
+        is_near = parts.scheme == "http" and parts.hostname in _LOOPBACK
+        port = parts.port or 80 if is_near else None
+        yield Server(arguments.endpoint, arguments.endpoint, arguments.bucket or BUCKET, port)
+        return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -37,9 +43,9 @@ def s3_server_on_port(work: str):
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_REGION": "us-east-1",
     }
-    data = os.path.join(work, "s3")
+    endpoint, data = f"http://127.0.0.1:{port}", os.path.join(work, "s3")
     os.makedirs(data)
-    if shutil.which("versitygw"):
+    if shutil.which("versitygw") and not arguments.moto:
         name = "versitygw"
         command = ["versitygw", "--port", f"127.0.0.1:{port}", "--quiet", "--keep-alive", "posix", data]
         env = os.environ | {"ROOT_ACCESS_KEY": KEY, "ROOT_SECRET_KEY": SECRET}
@@ -47,16 +53,15 @@ def s3_server_on_port(work: str):
         name = "moto"
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
         env = None
-    server = subprocess.Popen(
-        command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    with open(os.path.join(work, "s3.log"), "wb") as log:
+        server = subprocess.Popen(command, env=env, stdout=log, stderr=log)
     try:
         _await_port(port, server)
         import boto3
 
-        client = boto3.client("s3", endpoint_url=_endpoint(port), region_name="us-east-1")
+        client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
         client.create_bucket(Bucket=BUCKET)
-        yield name, port
+        yield Server(name, endpoint, BUCKET, port)
     finally:
         server.terminate()
         server.wait()
