@@ -55,14 +55,21 @@ class UpstreamError(CachePluginError):
 
 
 class NotThere(UpstreamError):
-    """An upstream answered 404 or 410; the error's text is that of its answer."""
+    """An upstream answered 404 or 410; the error's text is that of its answer.
+
+    ``left_s``: for how long that will be believed, None: from now on.
+    """
+
+    def __init__(self, reason: str, status: int = 404, left_s: float = None) -> None:
+        super().__init__(reason, status)
+        self.left_s = left_s
 
 
 class UpstreamOff(NotThere):
     """The list of upstreams says ``off``."""
 
     def __init__(self) -> None:
-        super().__init__("it is not in the cache, and upstream is off", 404)
+        super().__init__("it is not in the cache, and upstream is off")
 
 
 class RemoteError(CachePluginError):

@@ -40,8 +40,8 @@ UploadJob = namedtuple(
 FinishJob = namedtuple("FinishJob", "number used session", defaults=(0,))
 
 # A file that is no entry, by the end of its key behind the prefix, from or to ``path``, of no session.
-# replace: what the bucket has is to be replaced, else it is the same.
-FileFetchJob = namedtuple("FileFetchJob", "number key path")
+# limit: of its bytes. replace: what the bucket has is to be replaced, else it is the same.
+FileFetchJob = namedtuple("FileFetchJob", "number key path limit")
 FileUploadJob = namedtuple("FileUploadJob", "number key path replace")
 
 # Answered with a PoolStatus.

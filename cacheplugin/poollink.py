@@ -103,9 +103,9 @@ class PoolLink:
         job = jobs.FinishJob(self._next(), used, session)
         return self._send_upload(job)
 
-    def fetch_file(self, key: str, path: str) -> int:
-        """Have an object written to the file at ``path``; returns the number of the FileResult."""
-        return self._send_file(jobs.FileFetchJob(self._next(), key, path))
+    def fetch_file(self, key: str, path: str, limit: int) -> int:
+        """Have an object of at most ``limit`` bytes written to a file; returns the FileResult's number."""
+        return self._send_file(jobs.FileFetchJob(self._next(), key, path, limit))
 
     def upload_file(self, key: str, path: str, replace: bool) -> int:
         """Upload a file; returns the number of the FileResult."""

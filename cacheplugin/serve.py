@@ -38,7 +38,9 @@ def run(options) -> int:
         raise UsageError("--modproxy needs --http")
     has_clients = options.plugin_port or listeners.tcp is not None or listeners.unix is not None
     if not has_clients and not options.modproxy:
-        raise UsageError("serve needs --plugin, the port on which connect finds it")
+        raise UsageError("serve needs --plugin, the port on which connect finds it, or --modproxy")
+    if os.environ.get("GOCACHE_REVPROXY"):
+        raise UsageError("GOCACHE_REVPROXY: the reverse proxy is not supported yet")
     if options.modproxy:
         options = options.replaced(**goproxy.settle(options, os.environ))
     writable = prepare(options.cache_dir, options.read_only)
@@ -47,21 +49,30 @@ def run(options) -> int:
     if listeners.port and listeners.unix is None and handover.is_possible():
         listeners.unix = _listen_unix(listeners.port)
     if options.http is not None and listeners.http is None:
-        listeners.http = _listen("--http", *options.http)
+        listeners.http = _listen("--http", *options.http, options.client_timeout_s)
     if options.modproxy:
         _refuse_own_upstream(options, listeners.http)
+        logger.info(
+            "modules from %s; compared with %s, but for %s",
+            ", ".join(map(goproxy.shown, goproxy.urls(options))) or "nowhere else",
+            options.sumdb, options.nosumdb or "none",
+        )
     from .server import Server
 
     return Server(options, writable, listeners).run()
 
 
-def _listen(flag, host, port):
+def _listen(flag, host, port, stall_s=0.0):
+    """A TCP listener, whose clients are given up when they take nothing for ``stall_s``; 0: never."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if stall_s and hasattr(socket, "TCP_USER_TIMEOUT"):  # which connections inherit
+            most_ms = 2**31 - 1
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(int(stall_s * 1000), most_ms))
         listener.bind(address)
         listener.listen(_BACKLOG)
         return listener
@@ -77,7 +88,10 @@ def _refuse_own_upstream(options, listener) -> None:
         parts = urlsplit(url)
         if (parts.port or {"http": 80, "https": 443}[parts.scheme]) == port:
             if _is_local(parts.hostname):
-                raise UsageError(f"--modproxy-upstream: {goproxy.shown(url)} is this server itself")
+                raise UsageError(
+                    f"{goproxy.shown(url)}, of GOPROXY or --modproxy-upstream, is this server itself;"
+                    " give another --modproxy-upstream"
+                )
 
 
 def _is_local(host) -> bool:

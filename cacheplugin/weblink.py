@@ -9,7 +9,7 @@ import os
 import socket
 import time
 
-from . import channel
+from . import channel, jobs
 from .errors import reason_of
 from .loop import READABLE, WRITABLE
 from .poollink import spawn
@@ -87,12 +87,15 @@ class WebLink:
         else:
             self._server.loop.after(_STATUS_WAIT_S, send)
 
-    def _fetch_file(self, number, key, path) -> None:
+    def _fetch_file(self, number, key, path, limit) -> None:
         answer = self._answering(number)
-        self._server.uplink.fetch_file(key, path, lambda result: answer(tuple(result)))
+        self._server.uplink.fetch_file(key, path, limit, lambda result: answer(tuple(result)))
 
     def _upload_file(self, number, key, path, replace) -> None:
         answer = self._answering(number)
+        if self._server.is_cut:  # else a server would not end while it is asked for what is new
+            answer(tuple(jobs.FileResult(0, jobs.SKIPPED, 0, "the server is stopping")))
+            return
 
         def take(result):
             self.uploads_pending -= 1

@@ -2,6 +2,7 @@
 import os
 
 from .. import jobs
+from ..errors import Damaged
 from ..options import key_prefix
 from .patience import PatientBody
 from .s3 import LARGE_BYTES
@@ -19,11 +20,13 @@ class Files:
     def fetch(self, job) -> jobs.FileResult:
         """Write the object of a FileFetchJob over the file at its path.
 
-        Raises RemoteError, and OSError where the local disk does not take it.
+        Raises RemoteError (Damaged where it is too large), and OSError where the local disk does not take it.
         """
         key = self._prefix + job.key
         with open(job.path, "r+b") as file:
             with self._bucket.open(key) as (size, body):
+                if size > job.limit:
+                    raise Damaged(f"{key} has {size} bytes")
                 body, left = PatientBody(body), size if size <= LARGE_BYTES else 0
                 while left:
                     file.write(body.read(min(left, _CHUNK_BYTES)))

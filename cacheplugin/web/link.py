@@ -55,9 +55,9 @@ class ServerLink:
         except (asyncio.TimeoutError, OSError) as error:
             raise TimeoutError(str(error)) from None
 
-    async def fetch_file(self, key: str, path: str) -> jobs.FileResult:
-        """Have the object of that key (behind the prefix) written to the file at ``path``."""
-        return await self._ask_for_file("fetch", key, path)
+    async def fetch_file(self, key: str, path: str, limit: int) -> jobs.FileResult:
+        """Have the object of a key (behind the prefix), of at most ``limit`` bytes, written to a file."""
+        return await self._ask_for_file("fetch", key, path, limit)
 
     async def upload_file(self, key: str, path: str, replace: bool) -> jobs.FileResult:
         """Have a file uploaded; ``replace``: the bucket may hold another one."""

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -16,6 +17,7 @@ from .app import App
 from .link import ServerLink
 
 _END_S = 1.0  # for requests under way
+_SWITCH_S = 0.0005  # a thread that checks a zip lets requests be answered
 
 
 def main(text: str) -> None:
@@ -23,6 +25,7 @@ def main(text: str) -> None:
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # blocked by poollink meanwhile
+    sys.setswitchinterval(_SWITCH_S)
     options = Options(**json.loads(text))
     log.setup(options)
     asyncio.run(_serve(options))

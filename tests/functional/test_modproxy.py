@@ -175,7 +175,8 @@ def test_headers_of_each_kind_of_file(modproxy, upstream, method):
             assert answer.status == 200
             assert answer.headers["Content-Type"] == content_type
             assert int(answer.headers["Content-Length"]) == len(warm.body)
-        assert cold.headers["Cache-Control"] == cache_control
+        unproven = "public, max-age=60"  # of a zip whose end has not come
+        assert cold.headers["Cache-Control"] == (unproven if path == ZIP else cache_control)
         age = int(re.search("max-age=([0-9]+)", warm.headers["Cache-Control"])[1])
         assert age in (31536000, 60, 59, 58) and ("immutable" in cache_control) == (age > 60)
         assert cold.body == (warm.body if method == "GET" else b"")
@@ -345,8 +346,10 @@ def test_debug_2_shows_each_request(modproxy):
     proxy = modproxy("--debug=2")
     proxy.get(MOD)
     proxy.get("/example.test/none/@v/list", "HEAD")
-    assert proxy.server.says(f"GET /mod{MOD}").endswith(f"GET /mod{MOD}: 200")
-    assert proxy.server.says("HEAD /mod").endswith("HEAD /mod/example.test/none/@v/list: 404")
+    assert proxy.server.says(f"GET /mod{MOD}").endswith(
+        f"GET /mod{MOD} for 127.0.0.1: 200, {len(LEAF.mod)} bytes"
+    )
+    assert proxy.server.says("HEAD /mod").partition(" for ")[2].startswith("127.0.0.1: 404, ")
 
 
 def test_debug_1_does_not(modproxy):

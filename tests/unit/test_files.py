@@ -14,6 +14,7 @@ from cacheplugin.options import Options
 from cacheplugin.remote import Remote, files, patience
 from cacheplugin.remote.files import Files
 
+LIMIT = 1 << 30
 KEY = "module/ab/abcdef"
 BODY = bytes(range(256)) * 3000  # several pieces
 
@@ -37,7 +38,7 @@ def small_is_large(monkeypatch):
 
 
 def fetch(bucket, path, prefix=""):
-    return Files(bucket, prefix).fetch(jobs.FileFetchJob(7, KEY, path))
+    return Files(bucket, prefix).fetch(jobs.FileFetchJob(7, KEY, path, LIMIT))
 
 
 def upload(bucket, path, replace=False, prefix=""):
@@ -227,7 +228,7 @@ def test_every_layout_has_files(bucket, full, tmp_path, layout):
     assert done == jobs.FileResult(1, jobs.STORED, len(BODY), "")
     assert bucket.objects == {f"p/{KEY}": BODY}
     (tmp_path / "other").write_bytes(b"")
-    done = worker.perform(remote, jobs.FileFetchJob(2, KEY, str(tmp_path / "other")))
+    done = worker.perform(remote, jobs.FileFetchJob(2, KEY, str(tmp_path / "other"), LIMIT))
     assert done == jobs.FileResult(2, jobs.HIT, len(BODY), "") and read(tmp_path / "other") == BODY
 
 
@@ -242,7 +243,7 @@ def test_failures_are_results(bucket, full, fault, fetched, uploaded):
     remote = Remote(Options(layout="objects"), bucket, None)
     results = [
         worker.perform(remote, job)
-        for job in (jobs.FileFetchJob(1, KEY, full), jobs.FileUploadJob(2, KEY, full, False))
+        for job in (jobs.FileFetchJob(1, KEY, full, LIMIT), jobs.FileUploadJob(2, KEY, full, False))
     ]
     assert [result[:2] for result in results] == [(1, fetched), (2, uploaded)]
     assert {type(result) for result in results} == {jobs.FileResult}
@@ -253,5 +254,5 @@ def test_what_is_gone_is_a_local_failure(bucket, tmp_path):
     remote = Remote(Options(layout="objects"), bucket, None)
     bucket.objects = {KEY: BODY}
     gone = f"{tmp_path}/x"
-    for job in (jobs.FileFetchJob(1, KEY, gone), jobs.FileUploadJob(1, KEY, gone, True)):
+    for job in (jobs.FileFetchJob(1, KEY, gone, LIMIT), jobs.FileUploadJob(1, KEY, gone, True)):
         assert worker.perform(remote, job) == (1, jobs.LOCAL, 0, "no such file or directory")

@@ -12,7 +12,7 @@ UPLOAD = jobs.UploadJob(2, A, OUT, 2**40, 2**62, "/cache/output/cd/é")
 ROW = (A, OUT, 5, 7, 9, "bundle", 8, 100, 0, 2**64 - 1)
 FINISH, LOAD, RANGE = jobs.FinishJob(3, [A]), jobs.LoadJob(4, ("s",)), jobs.RangeJob(5, "b", 8, 100, [ROW])
 BUNDLE, MANIFEST = jobs.BundleJob(6, "s", [UPLOAD[1:6]]), jobs.ManifestJob(7, "s", b"GCPM")
-FILE_FETCH = jobs.FileFetchJob(10, "module/ab/abcd", "/cache/tmp/é")
+FILE_FETCH = jobs.FileFetchJob(10, "module/ab/abcd", "/cache/tmp/é", 1000)
 FILE_UPLOAD = jobs.FileUploadJob(11, "module/ab/abcd", "/cache/module/ab/abcd", True)
 MESSAGES = [
     jobs.BeginJob(8, ("s", "t")),

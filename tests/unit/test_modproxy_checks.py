@@ -457,7 +457,7 @@ BAD_INFOS = [
     b"", b"null", b"{}", b"[]", b'["Version"]', b'"Version"', b"1", b"<html>", b'{"Version":1}',
     b'{"Version":null}',
     b'{"Version":["v1.2.0-RC.1"]}', b'{"Version":""}', b'{"Version":"master"}',
-    b'{"Version":"v1"}', b'{"version":"v1.2.0-RC.1"}',
+    b'{"Version":"v1"}', b'{"versions":"v1.2.0-RC.1"}',
     b'{"Version":"v1.2.0-RC.1"', b'{"Version":"v1.2.0-RC.1"}}', b'{"Version":"v1.2.0-RC.1\\n"}',
     b'{"Version":"v1.2.0+meta"}',
     b'{"Version":"\\ud800"}', b"\xff", b"\xff\xfe{\0", b'{"Version":"\xff"}', b"[" * 100_000,

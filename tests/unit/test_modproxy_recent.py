@@ -1,10 +1,10 @@
-"""web/modproxy/cache.py: what is remembered for a while, and no more than so much of it."""
+"""web/modproxy/recent.py: what is remembered for a while, and no more than so much of it."""
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacheplugin.web.modproxy import cache
-from cacheplugin.web.modproxy.cache import Recent
+from cacheplugin.web.modproxy import recent as module
+from cacheplugin.web.modproxy.recent import Recent
 
 
 class Clock:
@@ -66,7 +66,7 @@ def test_unknown(recent):
 
 def test_bound(recent, clock, monkeypatch):
     """The first to be added goes first, whether it is old or not; adding again counts as new."""
-    monkeypatch.setattr(cache, "_MOST_REMEMBERED", 3)
+    monkeypatch.setattr(module, "_MOST_REMEMBERED", 3)
     for key in "abc":
         recent.add(key, key, 60.0)
     recent.add("a", "again", 60.0)
@@ -81,9 +81,9 @@ def test_bound(recent, clock, monkeypatch):
 def test_the_bound_is_one():
     """A scan of a million names does not fill the memory."""
     recent = Recent(lambda: 0.0)
-    for number in range(cache._MOST_REMEMBERED + 500):
+    for number in range(module._MOST_REMEMBERED + 500):
         recent.add(number, None, 60.0)
-    assert len(recent._found) == cache._MOST_REMEMBERED
+    assert len(recent._found) == module._MOST_REMEMBERED
     assert recent.get(499) is None and recent.get(500) == (None, 60.0)
 
 

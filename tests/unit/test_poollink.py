@@ -80,9 +80,9 @@ def driver(monkeypatch):
 
 def test_files(driver):
     """Each is a job of its own number, sent at once, and answered once."""
-    fetch, upload = driver.link.fetch_file("k", "/p"), driver.link.upload_file("k", "/p", True)
+    fetch, upload = driver.link.fetch_file("k", "/p", 1000), driver.link.upload_file("k", "/p", True)
     assert driver.pool.heard() == [
-        jobs.FileFetchJob(fetch, "k", "/p"), jobs.FileUploadJob(upload, "k", "/p", True)
+        jobs.FileFetchJob(fetch, "k", "/p", 1000), jobs.FileUploadJob(upload, "k", "/p", True)
     ]
     assert fetch != upload and driver.link.uploads_pending == 0
     results = [
@@ -100,13 +100,13 @@ def test_files_of_a_pool_that_died(driver):
         action=action_id("a"), output=output_id(b"x"), size=1, time_ns=7, path="/x"
     )
     put = driver.link.upload(session, entry)
-    files = [driver.link.fetch_file("k", "/p"), driver.link.upload_file("k", "/p", False)]
+    files = [driver.link.fetch_file("k", "/p", 1000), driver.link.upload_file("k", "/p", False)]
     assert driver.die() == [jobs.FileResult(number, jobs.LOST, 0, "") for number in files]
     assert len(driver.pools) == 2
     again = driver.pool.heard()
     assert [type(job) for job in again] == [jobs.BeginJob, jobs.UploadJob]
     assert again[1].number == put
-    number = driver.link.fetch_file("k", "/p")
+    number = driver.link.fetch_file("k", "/p", 1000)
     driver.pool.say(jobs.FileResult(number, jobs.HIT, 1, ""))
     assert driver.turn() == [jobs.FileResult(number, jobs.HIT, 1, "")]
 
@@ -115,7 +115,7 @@ def test_files_of_a_pool_that_died_for_good(driver):
     """First it is said that the bucket is of no use, then each is lost."""
     for _ in range(STARTS - 1):
         assert driver.die() == []
-    numbers = [driver.link.fetch_file("k", "/p"), driver.link.upload_file("k", "/p", True)]
+    numbers = [driver.link.fetch_file("k", "/p", 1000), driver.link.upload_file("k", "/p", True)]
     disabled, *results = driver.die()
     assert isinstance(disabled, jobs.Disabled) and not driver.link.alive
     assert len(driver.pools) == STARTS
@@ -125,9 +125,9 @@ def test_files_of_a_pool_that_died_for_good(driver):
 def test_who_hears_that_it_is_lost_may_ask_again(driver):
     """At once: that goes to the next pool, and is not lost with the first."""
     driver.link._on_message = lambda message: driver.messages.append(message) or (
-        driver.link.fetch_file("k", "/again") if len(driver.messages) == 1 else None
+        driver.link.fetch_file("k", "/again", 1000) if len(driver.messages) == 1 else None
     )
-    driver.link.fetch_file("k", "/p")
+    driver.link.fetch_file("k", "/p", 1000)
     assert len(driver.die()) == 1
     (job,) = driver.pool.heard()
     assert job.path == "/again"
@@ -135,7 +135,7 @@ def test_who_hears_that_it_is_lost_may_ask_again(driver):
 
 def test_files_of_a_pool_that_is_abandoned(driver):
     """As those of one that died, but for the next pool."""
-    numbers = [driver.link.fetch_file("k", "/p"), driver.link.upload_file("k", "/p", True)]
+    numbers = [driver.link.fetch_file("k", "/p", 1000), driver.link.upload_file("k", "/p", True)]
     pool = driver.pool
     driver.link.abandon()
     pool.die()

@@ -237,7 +237,7 @@ def test_sessions_of_single_objects_end_apart(objects):
 
 # -- files that are no entries ---------------------------------------------------------------------
 
-FETCH_FILE = jobs.FileFetchJob(5, "module/ab/abcd", "/cache/tmp/1")
+FETCH_FILE = jobs.FileFetchJob(5, "module/ab/abcd", "/cache/tmp/1", 1000)
 UPLOAD_FILE = jobs.FileUploadJob(6, "module/ab/abcd", "/cache/module/ab/abcd", False)
 
 

@@ -45,8 +45,8 @@ class Pool:
     def finish(self, session, used):
         return self._note("finish", session, used)
 
-    def fetch_file(self, key, path):
-        return self._note("fetch_file", key, path)
+    def fetch_file(self, key, path, limit):
+        return self._note("fetch_file", key, path, limit)
 
     def upload_file(self, key, path, replace):
         return self._note("upload_file", key, path, replace)
@@ -551,7 +551,7 @@ def test_uploaders_where_uploads_are_wanted(make, monkeypatch):
 def ask_for_files(driver) -> list:
     """Have one fetched and one uploaded; returns what they are answered with, in its order."""
     results = []
-    driver.link.fetch_file("module/ab/abcd", "/cache/tmp/1", results.append)
+    driver.link.fetch_file("module/ab/abcd", "/cache/tmp/1", 1000, results.append)
     driver.link.upload_file("module/ab/abcd", "/cache/module/ab/abcd", True, results.append)
     return results
 
@@ -560,7 +560,7 @@ def test_files_need_no_session(driver):
     """The pool is started for them, and each is answered with what the pool says, once."""
     results = ask_for_files(driver)
     assert driver.pool.jobs == {
-        1: ("fetch_file", "module/ab/abcd", "/cache/tmp/1"),
+        1: ("fetch_file", "module/ab/abcd", "/cache/tmp/1", 1000),
         2: ("upload_file", "module/ab/abcd", "/cache/module/ab/abcd", True),
     }
     assert results == [] and not driver.link.has_worked
@@ -632,8 +632,8 @@ def test_files_of_a_pool_that_dies(driver):
         driver.pool.say(jobs.FileResult(number, jobs.LOST, 0, ""))
     assert [result.status for result in results] == [jobs.LOST] * 2
     again = []
-    driver.link.fetch_file("k", "/p", again.append)
-    assert driver.pool.jobs[3] == ("fetch_file", "k", "/p") and again == []
+    driver.link.fetch_file("k", "/p", 1000, again.append)
+    assert driver.pool.jobs[3] == ("fetch_file", "k", "/p", 1000) and again == []
 
 
 def test_files_of_a_pool_that_is_given_up(driver, monkeypatch):

@@ -48,9 +48,9 @@ def check_text(name, data: bytes) -> None:
 
 def check_info(data: bytes, version) -> None:
     """Check that a .info names a version: this one, unless it is None."""
-    try:
-        found = json.loads(data)["Version"]
-    except (ValueError, TypeError, LookupError, RecursionError):
+    try:  # encoding/json, with which the go command reads it, does not mind the case of keys
+        found = {key.lower(): value for key, value in json.loads(data.decode()).items()}["version"]
+    except (ValueError, AttributeError, LookupError, RecursionError):
         raise FileMismatch("it is no JSON with a version") from None
     if not isinstance(found, str) or not names.is_canonical(found):
         raise FileMismatch(f"its version is {str(found)[:100]!a}")

@@ -22,6 +22,7 @@ class Download:
         self.draft = draft
         self.length = None  # its size, once that is known
         self.path = None  # where it is kept, once it is
+        self.is_stale = False  # whether it is only the last good copy
         self._size = 0
         self._is_done = False
         self._error = None

@@ -33,7 +33,7 @@ _WINDOWS_NAMES = frozenset(
 _TILE = re.compile(
     r"tile/([1-9]\d?)/(0|[1-9]\d?|data)/((?:x\d{3}/)*\d{3})(?:\.p/([1-9]\d*))?", re.ASCII
 )
-HASH_BYTES = 32
+_HASH_BYTES = 32
 _USUAL_HEIGHT = 8  # of tiles, and the only one in use
 _MAX_TILE_HEIGHT = 30
 _MAX_TILE_LEVEL = 63
@@ -115,11 +115,11 @@ def tile_size(name: Name):
     """(entries, bytes) of a TILE; bytes is None for a data tile."""
     height, level, _, width = _TILE.fullmatch(name.path_in_database).groups()
     entries = int(width) if width else 1 << int(height)
-    return entries, None if level == "data" else entries * HASH_BYTES
+    return entries, None if level == "data" else entries * _HASH_BYTES
 
 
 def wider_tiles(name: Name):
-    """(the entries of a partial tile of hashes, Name) of each tile that begins with it.
+    """The Names of all tiles that begin with a partial tile of hashes, the smallest first.
 
     The log only grows: what stood in a tile stays there.
     """
@@ -127,8 +127,8 @@ def wider_tiles(name: Name):
     if found and found[4] and found[2] != "data" and int(found[1]) <= _USUAL_HEIGHT:
         whole = name.text.rpartition(".p/")[0]
         for width in range(int(found[4]) + 1, 1 << int(found[1])):
-            yield int(found[4]), name._replace(text=f"{whole}.p/{width}")
-        yield int(found[4]), name._replace(text=whole)
+            yield name._replace(text=f"{whole}.p/{width}")
+        yield name._replace(text=whole)
 
 
 @lru_cache(_PARSED)

@@ -18,12 +18,16 @@ from ..link import Activity
 from . import counters, goproxy, names
 from .cache import ABSENT_S, ModuleCache
 from .download import Download
+from .shelf import SMALL_BYTES
 from .upstream import Upstream
 
 log = logging.getLogger(__name__)
 
 _PREFIX = "/mod/"
 _FOR_EVER = "public, max-age=31536000, immutable"
+_UNPROVEN = "public, max-age=60"
+_NOT_KEPT = "no-store"
+_VIA_LENGTH = 1000
 _TEXT = "text/plain; charset=utf-8"
 _CONTENT_TYPES = {
     **dict.fromkeys((names.INFO, names.QUERY, names.LATEST), "application/json"),
@@ -33,11 +37,18 @@ _CONTENT_TYPES = {
 
 
 class _FileResponse(web.FileResponse):
-    """One whose sending, which comes after the handler, counts as activity."""
+    """One whose sending, which comes after the handler, counts as activity; whose failure is one."""
 
     def __init__(self, path, headers, activity) -> None:
         super().__init__(path, headers=headers)
         self._activity = activity
+
+    def set_status(self, status: int, reason: str = None) -> None:
+        """As aiohttp's, which says 404 or 403 of any file that it cannot open, though it was there."""
+        if status in (403, 404):
+            status = 500
+            self.headers[hdrs.CACHE_CONTROL] = _NOT_KEPT
+        super().set_status(status, reason)
 
     async def prepare(self, request):
         with self._activity:
@@ -56,12 +67,14 @@ class ModuleProxy:
         bucket = link if options.bucket else None
         self._cache = ModuleCache(options, local, bucket, self._upstream, self.counters)
         self._max_age_s = options.modproxy_max_age_s
+        self._nosumdb = options.nosumdb
         self._debug = options.debug & DEBUG_MODULE_PROXY
         self._prints = options.metrics
         self._activity = Activity(link)
 
     async def close(self) -> None:
-        """Let go of the upstreams, and print the counters where that is asked for."""
+        """Let go of what is on its way, and print the counters where that is asked for."""
+        self._cache.close()
         await self._upstream.close()
         if self._prints:
             try:
@@ -74,12 +87,15 @@ class ModuleProxy:
         with self._activity:
             response = await self._answer(request)
         if self._debug:
-            log.debug("%s %s: %d", request.method, request.raw_path, response.status)
+            log.debug(
+                "%s %s for %s: %d, %s", request.method, request.raw_path, request.remote, response.status,
+                "as it comes" if response.content_length is None else f"{response.content_length} bytes",
+            )  # fmt: skip
         return response
 
     async def _answer(self, request) -> web.StreamResponse:
         self.counters["get_request"] += 1
-        via = request.headers.get(hdrs.VIA, "")
+        via = ", ".join(request.headers.getall(hdrs.VIA, ()))[:_VIA_LENGTH]
         if self._upstream.is_own(via):
             return _failure(508, "this module proxy is its own upstream")
         try:
@@ -89,8 +105,12 @@ class ModuleProxy:
             return _failure(error.status, str(error))
         if name.kind == names.SUPPORTED:
             return web.Response(headers={hdrs.CACHE_CONTROL: self._cache_control(name)})
+        if name.kind == names.LOOKUP and goproxy.is_private(name.module, self._nosumdb):
+            return _failure(404, f"{name.module} is in no checksum database, as --nosumdb says")
+        # What a database has cannot be checked here, so whoever finds it wrong can have it renewed.
+        renews = bool(name.database) and "no-cache" in request.headers.get(hdrs.CACHE_CONTROL, "")
         try:
-            found = await self._cache.get(name, via)
+            found = await self._cache.get(name, via, renews)
             if isinstance(found, Download):
                 self.counters["get_local_miss"] += 1
                 with found:
@@ -100,7 +120,8 @@ class ModuleProxy:
             return self._answer_stored(request, name, found)
         except NotThere as error:
             self.counters["get_absent"] += 1
-            return _failure(error.status, str(error), f"public, max-age={ABSENT_S:.0f}")
+            left_s = ABSENT_S if error.left_s is None else error.left_s
+            return _failure(error.status, str(error), f"public, max-age={left_s:.0f}")
         except UpstreamError as error:
             self.counters["get_error"] += 1
             return _failure(error.status, str(error))
@@ -134,7 +155,11 @@ class ModuleProxy:
             if stored is not None:
                 return self._answer_stored(request, name, stored)
         headers = self._headers(name)
-        if name.kind != names.ZIP:
+        if not download.path:  # not whole yet, or not to be trusted for long
+            headers[hdrs.CACHE_CONTROL] = _UNPROVEN if name.kind == names.ZIP else _NOT_KEPT
+        if download.is_stale:
+            headers[hdrs.CACHE_CONTROL] = "no-cache"
+        if name.kind != names.ZIP and download.length <= SMALL_BYTES:
             return web.Response(body=download.read(), headers=headers)
         response = web.StreamResponse(headers=headers)
         if request.method == hdrs.METH_HEAD:
@@ -173,7 +198,7 @@ def _path_of(request) -> str:
     return path
 
 
-def _failure(status: int, text: str, cache_control: str = "no-store") -> web.Response:
+def _failure(status: int, text: str, cache_control: str = _NOT_KEPT) -> web.Response:
     return web.Response(
         status=status, text=f"{text.strip()}\n", headers={hdrs.CACHE_CONTROL: cache_control}
     )

@@ -18,8 +18,10 @@ _CHUNK_BYTES = 1 << 18
 _IS_UTF8, _HAS_DESCRIPTOR = 0x800, 0x8  # flags of an entry
 _LOCAL_LENGTHS = struct.Struct("<HH")  # of name and extra field, at 26 of a local header
 _LENGTHS = struct.Struct("<HHH")  # the same and of the comment, at 28 of an entry of the directory
-_END = struct.Struct("<4s4xHHIIH")
-_END64_BYTES = 56 + 20  # its record and its locator
+_END, _END64 = struct.Struct("<4s4xHHIIH"), struct.Struct("<4s28xQQQ")
+_LOCATOR64_BYTES = 20
+_MAX_COMMENT = 0xFFFF
+_MAX_DIRECTORY_BYTES = 16 << 20  # 150,000 files or so; each costs zipfile a kilobyte
 _DAMAGE = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError, RuntimeError,
     OverflowError,
@@ -35,8 +37,10 @@ def read_zip(file, name) -> tuple:
     prefix = f"{name.module}@{name.version}/".encode()
     sums, go_mod, left = {}, None, MAX_ZIP_BYTES
     try:
+        start, count = _check_end(file)
         with zipfile.ZipFile(file) as archive:
-            _check_end(file, archive)
+            if (archive.start_dir, len(archive.infolist())) != (start, count):
+                raise FileMismatch("its directory is damaged")
             entries = {_raw_path(entry): entry for entry in archive.infolist()}
             if len(entries) < len(archive.infolist()):
                 raise FileMismatch("a path is in it twice")
@@ -111,20 +115,41 @@ def _inflated(inflater, data):
         yield piece
 
 
-def _check_end(file, archive) -> None:
-    """Check that the directory has all entries and ends where the end's record begins, that with the file."""
-    at, end = file.seek(-_END.size - len(archive.comment), 2), file.read(_END.size)
-    mark, _, count, size, _, comment_length = _END.unpack(end)
-    if mark != b"PK\x05\x06" or comment_length != len(archive.comment):
+def _check_end(file) -> tuple:
+    """(where the directory begins, how many entries it has), as the file's end has it.
+
+    Raises FileMismatch where the directory does not end where the end's record begins, and that with the
+    file, or where it is so large that its entries would fill the memory.
+    """
+    length = file.seek(0, 2)
+    file.seek(max(0, length - _END.size - _MAX_COMMENT))
+    tail = file.read()
+    at = tail.rfind(b"PK\x05\x06", 0, len(tail) - _END.size + 4)
+    if at < 0:
+        raise FileMismatch("it is no zip file: it has no end")
+    _, _, count, size, start, comment_length = _END.unpack_from(tail, at)
+    if at + _END.size + comment_length != len(tail):
         raise FileMismatch("it does not end where its end is")
-    if size == 0xFFFFFFFF or count == 0xFFFF:
-        at, count = at - _END64_BYTES, len(archive.infolist())
-    file.seek(archive.start_dir)
-    directory, read = file.read(max(0, at - archive.start_dir)), 0
-    while read < len(directory):
+    end = length - len(tail) + at
+    if 0xFFFFFFFF in (size, start) or count == 0xFFFF:
+        end -= _END64.size + _LOCATOR64_BYTES
+        file.seek(max(0, end))
+        mark, count, size, start = _END64.unpack(file.read(_END64.size))
+        if mark != b"PK\x06\x06":
+            raise FileMismatch("its end is damaged")
+    if size > _MAX_DIRECTORY_BYTES:
+        raise FileMismatch("it has too many files")
+    if start + size > end:
+        raise FileMismatch("its directory is not where it should be")
+    start = end - size  # what stands before the zip does not count
+    file.seek(start)
+    directory, read, found = file.read(size), 0, 0
+    while read < size:
         read += 46 + sum(_LENGTHS.unpack_from(directory, read + 28))
-    if read != len(directory) or count != len(archive.infolist()):
+        found += 1
+    if (read, found) != (size, count):
         raise FileMismatch("its directory is damaged")
+    return start, count
 
 
 def _raw_path(entry) -> bytes:
