@@ -34,7 +34,7 @@ def bench(tmp_path, *arguments):
 
 
 def test_a_report(tmp_path):
-    scenarios = ["hit", "startup", "warm-build", "remote-build", "large", "prune", "modproxy"]
+    scenarios = ["hit", "startup", "remote-build", "large", "prune", "modproxy"]
     status, text, found = bench(tmp_path, *scenarios)
     assert status == 0, text
     assert list(dict.fromkeys(one["scenario"] for one in found["results"])) == scenarios
@@ -55,14 +55,16 @@ def test_a_report(tmp_path):
     assert os.listdir(tmp_path / "work") == []
 
 
-@pytest.mark.parametrize("command", ["/nonexistent {cache}", "true {cache}", "sh -c exit\\ 3 {cache}"])
-def test_a_peer_that_fails_is_failed_and_not_fast(tmp_path, command):
-    status, text, found = bench(tmp_path, f"--peer=bad={command}", "--no-plots", "hit", "warm-build")
-    assert status == 1 and "FAILED" in text
+def test_a_peer_that_fails_is_failed_and_not_fast(tmp_path):
+    peers = {"missing": "/nonexistent {cache}", "silent": "true {cache}", "failing": "sh -c exit\\ 3 {cache}"}
+    given = [f"--peer={name}={command}" for name, command in peers.items()]
+    status, text, found = bench(tmp_path, *given, "--no-plots", "hit", "startup")
+    assert status == 1 and text.count("FAILED") == 9
     for result in found["results"]:
         by_name = {case["name"]: case for case in result["cases"]}
-        assert by_name["bad"]["failed"] and by_name["bad"]["runs"] == []
-        assert by_name["bad"]["median"] is None
+        for name in peers:
+            assert by_name[name]["failed"] and by_name[name]["runs"] == []
+            assert by_name[name]["median"] is None
         assert by_name["go-cache-plugin"]["runs"]
     assert not (tmp_path / "out" / "hit.png").exists()
 

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from goupstream import FakeUpstream
 from helpers import PROGRAM, Processes, wait_until
-from module_proxy import LEAF, OLD, ROOT, path_of
+from module_proxy import LEAF, OLD, ROOT, key_of, path_of
 from modules import go_module
 from server_sessions import ask, free_port
 
@@ -166,11 +166,13 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_headers_of_each_kind_of_file(modproxy, upstream, method):
+def test_headers_of_each_kind_of_file(modproxy, upstream, tmp_path, method):
     """The same cold and warm, by GET and by HEAD, which brings the file as well."""
     proxy = modproxy()
     for path, (content_type, cache_control) in HEADERS.items():
-        cold, warm = proxy.get(path, method), proxy.get(path)
+        cold = proxy.get(path, method)
+        wait_until((tmp_path / "modules" / key_of(path)).exists, "the file in the cache")
+        warm = proxy.get(path)
         for answer in (cold, warm):
             assert answer.status == 200
             assert answer.headers["Content-Type"] == content_type

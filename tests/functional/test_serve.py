@@ -204,7 +204,7 @@ def run(processes, *argv, **environ):
         ["serve", "--plugin=1234", "--http=8080"], ["serve", "--plugin=1234", "--http=:x"],
         ["serve", "--plugin=1234", "--http=host.invalid:80"], ["serve", "--http=:1234"],
         ["serve", "--plugin=1234", "--idle-exit=soon"], ["--plugin=1234"],
-        ["serve", "--plugin=1234", "--cache-dir=/dev/null"], ["serve", "--plugin=1234", "--sumdb=x"],
+        ["serve", "--plugin=1234", "--cache-dir=/dev/null"], ["serve", "--plugin=1234", "--revproxy=x"],
     ],
     ids=" ".join,
 )  # fmt: skip
