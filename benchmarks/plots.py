@@ -44,6 +44,7 @@ def _figure(scenario, results):
         axis.set_ylim(-0.6, len(shown) - 0.4)
         axis.set_xlim(left=0)
         axis.set_xlabel(result.metric)
+        axis.ticklabel_format(axis="x", style="plain", useOffset=False)
         axis.set_title(result.variant or scenario, loc="left", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"{scenario}: medians, and each run", fontsize=11)

@@ -9,7 +9,10 @@ from importlib.metadata import version
 
 from cacheplugin import __version__
 
+from .rivals import PLUGIN
+
 FORMAT = 1  # of the JSON
+_PLACES = ("work", "out")  # arguments that say nothing about the figures
 _HERE = os.path.dirname(os.path.abspath(__file__))
 # How a metric is shown, by the end of its name: (scale, unit, digits).
 _UNITS = (("_mb_s", 1, "MB/s", 0), ("gets_s", 1, "/s", 0), ("requests_s", 1, "/s", 0),
@@ -38,10 +41,14 @@ def about(arguments, lab) -> dict:
             "python": platform.python_version(),
             **{name: version(name) for name in ("botocore", "aiohttp", "zstandard")},
         },
-        "arguments": {name: str(value) for name, value in vars(arguments).items() if value},
+        "arguments": {
+            name: str(value) for name, value in vars(arguments).items() if value and name not in _PLACES
+        },
         "workload": lab.workload.name,
         "s3": lab.s3_name,
-        "rivals": {rival.name: rival.command for rival in lab.rivals},
+        "rivals": {
+            rival.name: rival.command.replace(PLUGIN, os.path.basename(PLUGIN)) for rival in lab.rivals
+        },
     }
 
 

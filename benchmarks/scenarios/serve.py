@@ -17,6 +17,7 @@ from ..runner import Case, Comparison, Failed
 
 _IN_FLIGHT = 8  # of each client
 _READY_S = 30
+_HIT = b'"DiskPath"'
 
 
 def clients(lab):
@@ -126,6 +127,7 @@ class _Client:
         if self.read_lines(1) != HELLO:
             raise Failed("the server does not greet")
         self.sent = self.received = self.hits = 0
+        self._end = b""  # of what came: a read may cut a word in two
         self.sends, self.answers = [], []  # (time, how many in all)
 
     def read_lines(self, count: int) -> bytes:
@@ -136,6 +138,13 @@ class _Client:
                 raise Failed("the server has ended the session")
             data += more
         return data
+
+    def take(self, data: bytes) -> int:
+        """Count hits in what came; returns the number of answers."""
+        text = self._end + data
+        self.hits += text.count(_HIT)
+        self._end = text[1 - len(_HIT) :]
+        return data.count(b"\n")
 
     def latencies(self) -> list:
         """Seconds from each request's write to the read of its answer; hits come in their order."""
@@ -206,8 +215,7 @@ def _exchange(clients, requests, in_flight) -> None:
             client = by_fd[fd]
             data = read(fd, 1 << 18)
             now = clock()
-            count = data.count(b"\n")
-            client.hits += data.count(b'"DiskPath"')
+            count = client.take(data)
             client.received += count
             client.answers.append((now, client.received))
             first = client.sent
