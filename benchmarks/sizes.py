@@ -17,7 +17,7 @@ SIZES = {
         zip_mb=50, proxy_modules=160, proxy_s=5,
     ),
     "quick": Sizes(
-        runs=2, warmups=0, workload="std:net/http", round_trips_ms=(0.0, 20.0), large_mb=32,
+        runs=2, warmups=0, workload="std:encoding/json", round_trips_ms=(0.0, 20.0), large_mb=32,
         clients=8, serve_gets=1000, sessions=500, prune_actions=5_000, verify_mb=100,
         spool_puts=300, scale_entries=(1_000, 10_000),
         zip_mb=10, proxy_modules=30, proxy_s=1,

@@ -14,8 +14,9 @@ _PREFIX = "go-cache-plugin-"
 def free_space(root: str, wanted: int, min_age_s: float) -> int:
     """Remove the least recently used bodies of the store at ``root`` until ``wanted`` bytes are free.
 
-    What was used within ``min_age_s`` seconds stays; older temporary files are a dead process's. Returns the bytes freed (disk blocks, so that a
-    body that is linked elsewhere counts for nothing). Records left without a body are misses.
+    What was used within ``min_age_s`` seconds stays; older temporary files are a dead process's.
+    Returns the bytes freed (disk blocks, so that a body that is linked elsewhere counts for
+    nothing). Records left without a body are misses.
     """
     oldest_kept = time.time() - min_age_s
     candidates = []

@@ -62,7 +62,10 @@ class Uplink:
             self._ending = [one for one in self._ending if os.waitpid(one, os.WNOHANG) == (0, 0)]
 
     def fetch_file(self, key: str, path: str, limit: int, take) -> None:
-        """Have an object of at most ``limit`` bytes written to a file, and ``take(FileResult)`` called, maybe at once."""
+        """Have an object of at most ``limit`` bytes written to a file.
+
+        ``take(FileResult)`` is called, maybe at once.
+        """
         self._ask_for_file(take, lambda pool: pool.fetch_file(key, path, limit))
 
     def upload_file(self, key: str, path: str, replace: bool, take) -> None:
