@@ -88,6 +88,7 @@ class Lab:
         if net:
             net.reset()
         env = go_environment(go_cache or self.fresh("go"), program)
+        env["GOCACHE_METRICS"] = "true"  # of ours, and of a peer that has them
         ended = processes.run(
             ["go", "build", workload.pattern], env, workload.directory, os.path.join(self.work, "stderr"),
             watch,

@@ -34,7 +34,7 @@ def ours(layout: str = "") -> Rival:
     flags = "--bucket={bucket} --s3-endpoint-url={endpoint} --s3-path-style --prefix={prefix}"
     if layout:
         flags += f" --layout={layout}"
-    return Rival(OURS, f"{PLUGIN} --cache-dir={{cache}} --metrics", flags)
+    return Rival(OURS, f"{PLUGIN} --cache-dir={{cache}}", flags)
 
 
 def parse_peer(text: str) -> Rival:
