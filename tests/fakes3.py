@@ -18,6 +18,8 @@ from urllib.parse import parse_qsl, quote, unquote
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
+from replies import Replies
+
 _ERROR = "<Error><Code>{code}</Code><Message>told to</Message></Error>"
 _CODES = {"500": "InternalError", "503": "SlowDown", "403": "AccessDenied"}
 _STATUS = {  # of an error by its code; 403 for any other
@@ -177,7 +179,7 @@ class _Refused(Exception):
     """Its text is the code of the error to answer with."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Replies, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # or a body waits 40 ms behind its head
     s3 = None
@@ -436,25 +438,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _error(self, code) -> None:
         self._reply(_STATUS.get(code, 403), _ERROR.format(code=code).encode())
-
-    def _reply(self, status, body=b"", headers=None) -> None:
-        self._head(status, len(body), headers or {})
-        self._write(body)
-
-    def _head(self, status, length, headers) -> None:
-        self.send_response(status)
-        if status != 204:
-            self.send_header("Content-Length", str(length))
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-    def _write(self, body) -> None:
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
 
 
 def _span(header, size):

@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
 from modules import order, unescape
+from replies import Replies
 
 # What strikes a request: a status, no answer, another answer, or damage to the right one.
 STATUSES = ("403", "404", "410", "429", "500", "502", "503")
@@ -278,7 +279,7 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Replies, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # or a body waits 40 ms behind its head
     upstream = None
@@ -359,24 +360,6 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, status, text, headers=None) -> None:
         headers = {"Content-Type": "text/plain; charset=UTF-8", **(headers or {})}
         self._reply(status, f"{text}\n".encode(), headers)
-
-    def _reply(self, status, body, headers) -> None:
-        self._head(status, len(body), headers)
-        self._write(body)
-
-    def _head(self, status, length, headers) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(length))
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-    def _write(self, body) -> None:
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
 
 
 def _span(header, size):

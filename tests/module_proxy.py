@@ -9,8 +9,8 @@ from server_sessions import ask
 
 # "!" in escapes; a dependency; a second version.
 LEAF = go_module("example.test/Leaf", "v1.0.0")
-ROOT = go_module("example.test/root", "v1.2.0", requires=[LEAF])
-OLD = go_module("example.test/root", "v1.1.0")
+ROOT = go_module("example.test/base", "v1.2.0", requires=[LEAF])
+OLD = go_module("example.test/base", "v1.1.0")
 
 
 class Answer:

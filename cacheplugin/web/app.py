@@ -9,8 +9,8 @@ from ..spool import count_pending
 from ..store import Store
 from . import exposition
 from .modproxy import counters as modules
+from .modproxy import names
 
-MODULES = "/mod/"
 _METHODS = (hdrs.METH_GET, hdrs.METH_HEAD)
 _ANSWER_S = 2.0  # that a server in order takes for a snapshot, by far
 
@@ -41,7 +41,7 @@ class App:
         if request.method == hdrs.METH_CONNECT or target[:1] not in ("/", "*"):
             text = "this server is no proxy for that\n"
             raise web.HTTPBadGateway(text=text, headers={hdrs.CONNECTION: "close"})
-        if self._modproxy is not None and target.startswith(MODULES):
+        if self._modproxy is not None and target.startswith(names.PREFIX):
             page = self._modproxy.handle
         else:
             page = self._pages.get(request.path)

@@ -14,7 +14,7 @@ from server_sessions import ask, free_port
 pytest_plugins = ["modproxy_fixtures"]
 
 ZIP, MOD, INFO = (path_of(LEAF, kind) for kind in ("zip", "mod", "info"))
-LIST, LATEST, BRANCH = (f"/example.test/root/@{name}" for name in ("v/list", "latest", "v/master.info"))
+LIST, LATEST, BRANCH = (f"/example.test/base/@{name}" for name in ("v/list", "latest", "v/master.info"))
 SUMDB = "/sumdb/sum.example.test"
 RECORD, TILE = f"{SUMDB}/lookup/example.test/!leaf@v1.0.0", f"{SUMDB}/tile/8/0/000.p/3"
 
@@ -47,9 +47,9 @@ def test_a_file_comes_from_upstream_once_and_then_from_disk(modproxy, upstream, 
 
 def test_lists_come_from_upstream_and_from_disk_where_that_is_down(modproxy, upstream):
     proxy = modproxy("--modproxy-max-age=0")
-    assert proxy.get("/example.test/root/@v/list").text.split() == [OLD.version, ROOT.version]
+    assert proxy.get("/example.test/base/@v/list").text.split() == [OLD.version, ROOT.version]
     upstream.fail("503")
-    assert proxy.get("/example.test/root/@v/list").text.split() == [OLD.version, ROOT.version]
+    assert proxy.get("/example.test/base/@v/list").text.split() == [OLD.version, ROOT.version]
     assert proxy.counts()["get_stale"] == 1
     assert proxy.get("/example.test/!leaf/@v/list").status == 502
 
@@ -92,7 +92,7 @@ def test_latest_and_branches(modproxy):
     assert json.loads(proxy.get(LATEST).body)["Version"] == ROOT.version
     assert json.loads(proxy.get(BRANCH).body)["Version"] == OLD.version
     assert proxy.get(LIST).text == f"{OLD.version}\n{ROOT.version}\n"
-    assert proxy.get("/example.test/root/@v/none.info").status == 404
+    assert proxy.get("/example.test/base/@v/none.info").status == 404
 
 
 @pytest.mark.parametrize("path", [LIST, LATEST, BRANCH])
@@ -132,7 +132,7 @@ def test_max_age_ends(modproxy, upstream):
 def test_what_is_not_there_is_asked_for_once_a_minute(modproxy, upstream):
     proxy = modproxy("--modproxy-max-age=0")
     for path in ("/example.test/none/@v/list", "/example.test/none/@latest",
-                 "/example.test/root/@v/v9.0.0.info", "/example.test/root/@v/v9.0.0.zip"):  # fmt: skip
+                 "/example.test/base/@v/v9.0.0.info", "/example.test/base/@v/v9.0.0.zip"):  # fmt: skip
         for _ in range(3):
             answer = proxy.get(path)
             assert answer.status == 404 and "not found" in answer.text
@@ -143,9 +143,9 @@ def test_what_is_not_there_is_asked_for_once_a_minute(modproxy, upstream):
 
 def test_of_an_absent_file_others_of_its_module_know_nothing(modproxy, upstream):
     proxy = modproxy()
-    assert proxy.get("/example.test/root/@v/v1.9.0.info").status == 404
+    assert proxy.get("/example.test/base/@v/v1.9.0.info").status == 404
     upstream.add(go_module(ROOT.path, "v1.9.0"))
-    assert proxy.get("/example.test/root/@v/v1.9.0.info").status == 404
+    assert proxy.get("/example.test/base/@v/v1.9.0.info").status == 404
     assert "v1.9.0" in proxy.get(LIST).text and "v1.9.0" in proxy.get(LATEST).text
 
 

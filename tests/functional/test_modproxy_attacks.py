@@ -14,7 +14,7 @@ from server_sessions import ends
 pytest_plugins = ["modproxy_fixtures"]
 
 ZIP, MOD, INFO = (path_of(LEAF, kind) for kind in ("zip", "mod", "info"))
-LIST = "/example.test/root/@v/list"
+LIST = "/example.test/base/@v/list"
 SUMDB = "/sumdb/sum.example.test"
 RECORD = f"{SUMDB}/lookup/example.test/!leaf@v1.0.0"
 TILE = f"{SUMDB}/tile/8/0/000.p/3"
@@ -205,14 +205,14 @@ def test_what_is_newest_counts_when_the_disk_was_full(modproxy, upstream, full_d
         with pytest.raises(OSError):
             while True:
                 file.write(bytes(4096))
-    newer = go_module("example.test/root", "v1.9.0")
+    newer = go_module("example.test/base", "v1.9.0")
     upstream.add(newer)
     assert proxy.get(LIST).text.split()[-1] == newer.version
     upstream.close()
     assert proxy.get(LIST).text.split()[-1] == newer.version
     upstream.reopen()
     os.unlink(full_disk / "filler")
-    newest = go_module("example.test/root", "v1.10.0")
+    newest = go_module("example.test/base", "v1.10.0")
     upstream.add(newest)
     wait_until(lambda: proxy.get(LIST).text.split()[-1] == newest.version, "the upstream's list")
     upstream.close()

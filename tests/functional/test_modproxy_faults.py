@@ -461,7 +461,7 @@ def test_of_private_modules_nobody_else_is_told(modproxy, upstream, kept, patter
         assert proxy.get(path_of(LEAF, kind)).status == 200
     assert upstream.count("sumdb") == 0 and kept(ZIP).exists()
     assert proxy.get(path_of(ROOT, "zip")).status == 200
-    assert upstream.count("/lookup/example.test/root@v1.2.0") == upstream.count("sumdb") == 1
+    assert upstream.count("/lookup/example.test/base@v1.2.0") == upstream.count("sumdb") == 1
 
 
 @pytest.mark.parametrize("variable", ["GONOSUMDB", "GOPRIVATE"])

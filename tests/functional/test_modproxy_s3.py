@@ -13,7 +13,7 @@ pytest_plugins = ["modproxy_fixtures"]
 
 ZIP, MOD, INFO = (path_of(LEAF, kind) for kind in ("zip", "mod", "info"))
 RECORD = "/sumdb/sum.example.test/lookup/example.test/!leaf@v1.0.0"
-LIST = "/example.test/root/@v/list"
+LIST = "/example.test/base/@v/list"
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_what_is_in_the_bucket_is_what_upstream_gave_and_under_the_go_programs_k
     files = {path_of(LEAF, kind): getattr(LEAF, kind) for kind in ("info", "mod", "zip")}
     for path, body in files.items():
         assert proxy.get(path).body == body
-    for path in (LIST, "/example.test/root/@latest"):
+    for path in (LIST, "/example.test/base/@latest"):
         files[path] = proxy.get(path).body
     files[RECORD] = proxy.get(RECORD).body
     wanted = {f"some/where/{key_of(path)}": body for path, body in files.items()}
@@ -199,7 +199,7 @@ def test_what_is_wrong_in_the_bucket_is_passed_over_and_replaced(machine, fake_s
 def test_a_record_that_is_wrong_in_the_bucket_is_passed_over_and_replaced(machine, fake_s3, upstream):
     """It would have the wrong zip served, or the right one refused."""
     good = upstream.checksums.lookup("example.test/!leaf@v1.0.0")
-    fake_s3.objects[key_of(RECORD)] = upstream.checksums.lookup("example.test/root@v1.2.0")
+    fake_s3.objects[key_of(RECORD)] = upstream.checksums.lookup("example.test/base@v1.2.0")
     assert machine("a").get(ZIP).body == LEAF.zip
     wait_until(lambda: fake_s3.objects[key_of(RECORD)] == good, "the right one")
 

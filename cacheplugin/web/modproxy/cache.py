@@ -7,7 +7,7 @@ import time
 from ... import jobs
 from ...errors import FileMismatch, NotThere, UpstreamError, UpstreamOff, reason_of
 from ...local import Draft
-from . import checks, goproxy, names
+from . import checks, names
 from .download import Download
 from .proof import Prover
 from .recent import Recent
@@ -23,16 +23,18 @@ _PATIENCE_S, _SLOWEST, _LOOK_S = 30.0, 256 << 10, 5.0
 
 
 class ModuleCache:
-    """``local`` is a LocalCache, ``bucket`` a ServerLink or None, ``counters`` a dict of all names."""
+    """``databases``: the names of those of checksums; ``local``: a LocalCache.
 
-    def __init__(self, options, local, bucket, upstream, counters) -> None:
+    ``bucket`` is a ServerLink or None, ``counters`` a dict of all names.
+    """
+
+    def __init__(self, options, databases, local, bucket, upstream, counters) -> None:
         self._max_age_s = options.modproxy_max_age_s
         self._local = local
         self._bucket = bucket
         self._upstream = upstream
         self._counters = counters
         self._uploads = bucket is not None and options.upload != "off" and not options.read_only
-        databases = tuple(goproxy.parse_databases(options.sumdb, "--sumdb"))
         self._shelf = Shelf(local, counters)
         self.lookup = self._shelf.lookup
         self._prover = Prover(databases, options.nosumdb, self._shelf, self.read, counters)

@@ -15,6 +15,7 @@ INFO, MOD, ZIP = "info", "mod", "zip"
 SUPPORTED, TREE, LOOKUP, TILE = "supported", "tree", "lookup", "tile"
 IMMUTABLE = (INFO, MOD, ZIP, LOOKUP, TILE)
 
+PREFIX = "/mod/"  # of a request's path, before the cache name
 MAX_LENGTH = 2048  # of a path, in characters
 _PARSED = 4096  # what is kept of paths and versions: the rules cost a seventh of a warm request
 

@@ -23,7 +23,6 @@ from .upstream import Upstream
 
 log = logging.getLogger(__name__)
 
-_PREFIX = "/mod/"
 _FOR_EVER = "public, max-age=31536000, immutable"
 _UNPROVEN = "public, max-age=60"
 _NOT_KEPT = "no-store"
@@ -65,7 +64,8 @@ class ModuleProxy:
         self._upstream = Upstream(proxies, self._databases, self.counters)
         local = LocalCache(Store(options.cache_dir), writable)
         bucket = link if options.bucket else None
-        self._cache = ModuleCache(options, local, bucket, self._upstream, self.counters)
+        databases = tuple(self._databases)
+        self._cache = ModuleCache(options, databases, local, bucket, self._upstream, self.counters)
         self._max_age_s = options.modproxy_max_age_s
         self._nosumdb = options.nosumdb
         self._debug = options.debug & DEBUG_MODULE_PROXY
@@ -190,7 +190,7 @@ class ModuleProxy:
 
 def _path_of(request) -> str:
     """What stands behind /mod/, without percent signs; raises InvalidName."""
-    path = request.raw_path.partition("?")[0].partition("#")[0].removeprefix(_PREFIX)
+    path = request.raw_path.partition("?")[0].partition("#")[0].removeprefix(names.PREFIX)
     try:
         path = unquote(path, errors="strict")
     except UnicodeDecodeError:
