@@ -6,8 +6,8 @@ import os
 import sys
 from base64 import b64encode
 
-from cacheplugin.protocol import hit_answer, json_text
-from cacheplugin.store import Store
+from cacheplugin.front.protocol import hit_answer, json_text
+from cacheplugin.store.tree import Store
 
 
 def actions(cache_dir: str) -> list:

@@ -4,7 +4,7 @@ import os
 import subprocess
 import time
 
-from cacheplugin import record
+from cacheplugin.store import record
 
 from . import rivals
 from .runner import Case, Comparison, Failed

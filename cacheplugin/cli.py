@@ -9,8 +9,14 @@ from .errors import UsageError
 from .helptext import TOPICS, USAGE
 from .options import FLAGS, split
 
-# Each is a module of that name with ``run(options) -> exit status``.
-COMMANDS = ("serve", "prune", "verify", "stats", "flush")
+# Each names a module of this package with ``run(options) -> exit status``.
+COMMANDS = {
+    "serve": "server.serve",
+    "prune": "store.prune",
+    "verify": "store.verify",
+    "stats": "commands.stats",
+    "flush": "pool.uploader",
+}
 
 
 def run(words, argv, options) -> int:
@@ -26,9 +32,9 @@ def run(words, argv, options) -> int:
         else:
             problem = f"unknown command {' '.join(words)!r}"
         raise UsageError(f"{problem}; see 'go-cache-plugin help'") from None
-    for command in COMMANDS:
+    for command, module in COMMANDS.items():
         if arguments[command]:
-            return importlib.import_module(f".{command}", __package__).run(options)
+            return importlib.import_module(f".{module}", __package__).run(options)
     if arguments["version"]:
         sys.stdout.write(f"go-cache-plugin {__version__}\n")
     elif arguments["<topic>"] is None:

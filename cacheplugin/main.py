@@ -14,7 +14,7 @@ def main() -> None:
     try:
         words, chosen = options.load(sys.argv[1:], os.environ)
         if words[:1] == ["connect"] and "help" not in words:
-            from . import connect
+            from .server import connect
 
             status = connect.run(words[1:], chosen)
             if status is None:
@@ -46,35 +46,18 @@ def main() -> None:
 def direct(chosen: options.Options) -> int:
     """Serve one go command on stdin and stdout; returns the exit status."""
     os.umask(0o022)  # a toolchain run by another user must be able to read what is stored
+    from .store.tree import prepare
+
     writable = prepare(chosen.cache_dir, chosen.read_only)
     # stdout belongs to the protocol: whatever else prints, now or in a child, goes to stderr.
     out = _own_stdout()
-    from .protocol import HELLO
+    from .front.protocol import HELLO
 
     _write_all(out, HELLO)
 
-    from .direct import Direct
+    from .front.direct import Direct
 
     return Direct(chosen, writable).run(0, out)
-
-
-def prepare(cache_dir: str, read_only: bool) -> bool:
-    """Make the cache directory usable; returns whether it can be written to.
-
-    Raises UsageError where it has to be, and cannot.
-    """
-    if os.access(cache_dir, os.R_OK | os.W_OK | os.X_OK) and os.path.isdir(cache_dir):
-        return True
-    try:
-        os.makedirs(cache_dir, 0o755, exist_ok=True)
-        if os.access(cache_dir, os.R_OK | os.W_OK | os.X_OK):
-            return True
-        reason = "permission denied"
-    except OSError as error:
-        reason = error.strerror.lower()
-    if read_only:
-        return False
-    raise UsageError(f"the cache directory {cache_dir} cannot be used: {reason}")
 
 
 def _own_stdout():

@@ -16,6 +16,7 @@ from pathlib import Path
 PROGRAM = os.path.join(os.path.dirname(sys.executable), "go-cache-plugin")
 KEYS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "tester-secret"}
 DEADLINE_S = 30
+GO_TIMEOUT_S = 90
 NOBODY = 65534
 _MARK = "CACHE_TEST_MARK"
 
@@ -63,10 +64,10 @@ class Processes:
 
     def pool(self) -> list:
         """The pool process; it leads a session of its own."""
-        return [pid for pid in self.running("cacheplugin.pool") if os.getsid(pid) == pid]
+        return [pid for pid in self.running("cacheplugin.pool.supervisor") if os.getsid(pid) == pid]
 
     def workers(self) -> list:
-        return [pid for pid in self.running("cacheplugin.pool") if os.getsid(pid) != pid]
+        return [pid for pid in self.running("cacheplugin.pool.supervisor") if os.getsid(pid) != pid]
 
     def expect_none(self) -> None:
         """All have ended, or fail, after ending what is left."""

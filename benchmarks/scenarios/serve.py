@@ -7,8 +7,8 @@ import time
 from base64 import b64encode
 from contextlib import contextmanager
 
-from cacheplugin import handover
-from cacheplugin.protocol import HELLO
+from cacheplugin.server import fd_passing
+from cacheplugin.front.protocol import HELLO
 
 from .. import rivals
 from ..lab import expect_hits, go_environment
@@ -119,9 +119,9 @@ class _Client:
     def __init__(self, port: int) -> None:
         its_in, self.out = os.pipe()
         self.fd, its_out = os.pipe()
-        self.control = handover.make_socket()
-        self.control.connect(handover.address(port))
-        handover.offer(self.control, handover.Offer(False, True, ("benchmark",)), (its_in, its_out))
+        self.control = fd_passing.make_socket()
+        self.control.connect(fd_passing.address(port))
+        fd_passing.offer(self.control, fd_passing.Offer(False, True, ("benchmark",)), (its_in, its_out))
         os.close(its_in)
         os.close(its_out)
         if self.read_lines(1) != HELLO:
@@ -162,7 +162,7 @@ class _Client:
         """End the session with request ``number``, and wait until the server has let go of it."""
         os.write(self.out, b'{"ID":%d,"Command":"close"}\n\n' % number)
         self.read_lines(1)
-        self.control.recv(handover.MAX_BYTES)
+        self.control.recv(fd_passing.MAX_BYTES)
         for fd in (self.out, self.fd):
             os.close(fd)
         self.control.close()

@@ -7,10 +7,10 @@ import subprocess
 import time
 from base64 import b64encode
 
-from cacheplugin.local import LocalCache
+from cacheplugin.store.cache import LocalCache
 from cacheplugin.options import Options
-from cacheplugin.spool import SpoolSession
-from cacheplugin.store import Store
+from cacheplugin.store.spool import SpoolSession
+from cacheplugin.store.tree import Store
 
 from .. import rivals
 from ..driver import Plugin

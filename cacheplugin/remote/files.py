@@ -1,10 +1,10 @@
 """Files that are no entries, such as those of the module proxy: one object each, raw."""
 import os
 
-from .. import jobs
+from ..ipc import jobs
 from ..errors import Damaged
 from ..options import key_prefix
-from .patience import PatientBody
+from .slow_body import PatientBody
 from .s3 import LARGE_BYTES
 
 _CHUNK_BYTES = 1 << 18

@@ -8,14 +8,18 @@
 It is the Go program's, byte for byte, so that both may share a bucket.
 """
 import hashlib
+from collections import namedtuple
 
-from .. import jobs
+from ..ipc import jobs
 from ..errors import Absent, BodyMismatch, Damaged, RemoteError
 from ..options import key_prefix
-from ..store import EMPTY_OUTPUT
-from . import Fetched, Uploaded
-from .patience import PatientBody
+from ..store.tree import EMPTY_OUTPUT
+from .slow_body import PatientBody
 from .s3 import LARGE_BYTES
+
+# received, sent: bytes of bodies over the network; found: the bucket had the body already.
+Fetched = namedtuple("Fetched", "output size time_ns path received")
+Uploaded = namedtuple("Uploaded", "found sent")
 
 _ACTION_BYTES = 512
 _CHUNK_BYTES = 1 << 18

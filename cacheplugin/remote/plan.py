@@ -7,7 +7,7 @@ A plan lives in the pool's one thread and does no I/O on the network. It serves 
 """
 from collections import Counter
 
-from .. import jobs
+from ..ipc import jobs
 
 
 class Plan:

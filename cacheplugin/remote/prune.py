@@ -21,15 +21,16 @@ import tempfile
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 
-from .. import jobs, log
+from .. import log
+from ..ipc import jobs
 from ..errors import RemoteError, Unavailable, UsageError
-from ..local import LocalCache
+from ..store.cache import LocalCache
 from ..metrics import byte_text
-from ..store import Store
+from ..store.tree import Store
 from .bundles import manifest
-from .bundles.census import Census, Live, working_set
+from .bundles.inventory import Census, Live, working_set
 from .bundles.index import ROW_BYTES, Row
-from .bundles.layout import BundlesLayout
+from .bundles.tasks import BundlesLayout
 from .bundles.packing import BUNDLE_BYTES
 from .bundles.ranges import cut
 from .s3 import Bucket

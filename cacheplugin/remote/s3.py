@@ -2,6 +2,7 @@
 import os
 import threading
 import time
+from collections import namedtuple
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 
@@ -11,9 +12,11 @@ from botocore.config import Config
 
 from .. import __version__
 from ..errors import Absent, Damaged, RemoteError, TimedOut, Unavailable, Unusable
-from . import Listed
-from .gets import DirectGets
-from .patience import PatientBody
+from .fast_get import DirectGets
+from .slow_body import PatientBody
+
+# An object in a listing: its size in bytes, when it was written by the store's own clock (epoch, s).
+Listed = namedtuple("Listed", "key size modified_s")
 
 # Bodies of more bytes than this go in parts, several at once, through s3transfer.
 LARGE_BYTES = 8 << 20

@@ -4,8 +4,8 @@ import sys
 
 from ..errors import RemoteError, UsageError
 from ..metrics import byte_text
-from .bundles.census import Census, Live, working_set
-from .bundles.layout import BundlesLayout
+from .bundles.inventory import Census, Live, working_set
+from .bundles.tasks import BundlesLayout
 from .s3 import Bucket
 
 _LAST_SCOPES = 20

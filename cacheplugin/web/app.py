@@ -4,9 +4,8 @@ import json
 
 from aiohttp import hdrs, web
 
-from ..main import prepare
-from ..spool import count_pending
-from ..store import Store
+from ..store.spool import count_pending
+from ..store.tree import Store, prepare
 from . import exposition
 from .modproxy import counters as modules
 from .modproxy import names

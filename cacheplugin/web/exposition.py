@@ -9,8 +9,9 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.exposition import generate_latest
 
-from .. import __version__, breaker, jobs
-from ..metrics import HOST, SERVER, Histogram
+from .. import __version__, breaker
+from ..ipc import jobs
+from ..metrics import HOST, Histogram, SERVER
 from .modproxy import counters as modules
 
 # (metric, its help, {value of its label: (group, counter)}, the label's name or None)

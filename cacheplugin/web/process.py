@@ -12,9 +12,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from .. import log
 from ..options import Options
-from ..weblink import LISTENER_FD
+from ..server.http_process import LISTENER_FD
 from .app import App
-from .link import ServerLink
+from .server_client import ServerLink
 
 _END_S = 1.0  # for requests under way
 _SWITCH_S = 0.0005  # a thread that checks a zip lets requests be answered

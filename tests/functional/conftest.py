@@ -1,17 +1,14 @@
 """The real program over pipes, against moto's server or a stand-in that fails as it is told to."""
 import re
 import subprocess
-import sys
 import uuid
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import s3servers  # noqa: E402
-from fakes3 import FakeS3  # noqa: E402
-from helpers import PROGRAM, Plugin, Processes  # noqa: E402
+import s3servers
+from fakes3 import FakeS3
+from helpers import PROGRAM, Plugin, Processes
 
 
 @pytest.fixture

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT))
 
-from benchmarks.network import network  # noqa: E402
-from benchmarks.s3server import KEY, SECRET, s3_server  # noqa: E402
+from benchmarks.network import network
+from benchmarks.s3server import KEY, SECRET, s3_server
 
 pytestmark = pytest.mark.skipif(shutil.which("go") is None, reason="no go command")
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -67,7 +67,7 @@ def test_a_session_that_only_hits_makes_no_request_and_starts_no_pool(machine, f
     asked(fake_s3)
     plugin = machine("a")
     expect_all(plugin, puts)
-    assert not processes.running("cacheplugin.pool")
+    assert not processes.running("cacheplugin.pool.supervisor")
     counts = plugin.finish()
     assert counts["get_local_hit"] == counts["get_requests"] == 10
     assert not asked(fake_s3)

@@ -11,7 +11,7 @@ from bundle_sessions import close_and_leave, expect_all, fill, keys, noise, put_
 from fakes3 import FakeS3
 from helpers import Plugin, Processes, action_id, b64, kill, output_id, wait_until
 
-from cacheplugin.spool import session_directories
+from cacheplugin.store.spool import session_directories
 
 OLD, LATE = noise(3, 40_000, "old"), noise(3, 40_000, "late")  # each in a block of its own
 NEW = noise(3, 2000, "new")

@@ -101,7 +101,7 @@ def test_sigint_ends_the_waiting_that_has_begun(uploading, fake_s3, processes):
 def test_sigint_while_the_pool_starts(start, fake_s3, processes):
     plugin = start(*fake_s3.flags()).hello()
     number = plugin.get(action_id("a"))
-    for pid in wait_until(lambda: processes.running("cacheplugin.pool"), "the pool"):
+    for pid in wait_until(lambda: processes.running("cacheplugin.pool.supervisor"), "the pool"):
         kill(pid, signal.SIGINT)
     assert plugin.answer(number)["Miss"]
     plugin.finish()

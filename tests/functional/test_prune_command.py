@@ -11,9 +11,9 @@ import time
 import pytest
 from helpers import DEADLINE_S, PROGRAM, action_id, output_id, wait_until
 
-from cacheplugin.local import LocalCache
-from cacheplugin.prune import prune
-from cacheplugin.store import Store
+from cacheplugin.store.cache import LocalCache
+from cacheplugin.store.prune import prune
+from cacheplugin.store.tree import Store
 
 HOUR_S = 3600
 

@@ -8,8 +8,8 @@ from bundle_sessions import expect_all, put_all, some
 from helpers import action_id, kill, output_id, temporaries, wait_until
 from server_sessions import ask, free_port, web_process
 
-from cacheplugin.spool import count_pending
-from cacheplugin.store import Store
+from cacheplugin.store.spool import count_pending
+from cacheplugin.store.tree import Store
 
 pytest_plugins = ["server_fixtures"]
 

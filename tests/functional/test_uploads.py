@@ -13,8 +13,8 @@ import pytest
 from fakes3 import FakeS3
 from helpers import DEADLINE_S, Plugin, action_id, kill, output_id, time_ns, wait_until
 
-from cacheplugin.spool import count_pending, session_directories
-from cacheplugin.store import Store
+from cacheplugin.store.spool import count_pending, session_directories
+from cacheplugin.store.tree import Store
 
 BODY = b"what the build made" * 1000
 
@@ -103,7 +103,7 @@ def mend(fake_s3) -> None:
 
 def leaders(processes) -> list:
     """Detached uploaders, each of which leads a session."""
-    found = processes.running("cacheplugin.flush")
+    found = processes.running("cacheplugin.pool.uploader")
     return [pid for pid in found if os.getsid(pid) == pid]
 
 

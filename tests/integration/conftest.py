@@ -3,20 +3,15 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import uuid
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import s3servers  # noqa: E402
-from fakes3 import FakeS3  # noqa: E402
-from helpers import PROGRAM, Processes, counters, write_module  # noqa: E402
-
-GO_TIMEOUT_S = 90
+import s3servers
+from fakes3 import FakeS3
+from helpers import GO_TIMEOUT_S, PROGRAM, Processes, counters, write_module
 
 # A few light packages of std below, and own packages that import each other.
 SOURCES = {

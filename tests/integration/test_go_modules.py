@@ -8,8 +8,9 @@ import subprocess
 from hashlib import sha256
 
 import pytest
-from conftest import GO_TIMEOUT_S
-from helpers import PROGRAM, Processes, counters, kill, proc, temporaries, wait_until, write_module
+from helpers import (
+    GO_TIMEOUT_S, PROGRAM, Processes, counters, kill, proc, temporaries, wait_until, write_module,
+)  # fmt: skip
 from module_proxy import LEAF, OLD, ROOT, ModProxy, path_of
 from modules import Module, go_module, many_modules, newest, program
 from server_sessions import Server, free_port

@@ -86,7 +86,7 @@ def test_a_shell_that_takes_the_output_goes_on_as_soon_as_go_is_done(go_with_std
     assert done.stdout == "done\n"
     assert not fake_s3.objects and fake_s3.count("PUT")
     if command != "build":
-        assert go.processes.running("cacheplugin.pool")  # it works on, without the shell's pipe
+        assert go.processes.running("cacheplugin.pool.supervisor")  # it works on, without the shell's pipe
     fake_s3.release()
     go.processes.expect_none()
     assert fake_s3.objects or command == "build"

@@ -4,13 +4,13 @@ import time
 
 from entries import TIME_NS, action_id, output_id, put
 
-from cacheplugin import jobs
-from cacheplugin.local import LocalCache
+from cacheplugin.ipc import jobs
+from cacheplugin.store.cache import LocalCache
 from cacheplugin.options import Options
 from cacheplugin.remote.bundles import manifest
 from cacheplugin.remote.bundles.packing import Packing
 from cacheplugin.remote.bundles.plan import BundlesPlan
-from cacheplugin.store import Store
+from cacheplugin.store.tree import Store
 
 SCOPE = "example.com/a linux/amd64 main"
 WALL_S = 1_800_000_000

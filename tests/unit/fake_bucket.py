@@ -5,7 +5,7 @@ import threading
 from contextlib import contextmanager
 
 from cacheplugin.errors import Absent, Damaged
-from cacheplugin.remote import Listed
+from cacheplugin.remote.s3 import Listed
 
 BEGAN_S = 1_700_000_000.0
 

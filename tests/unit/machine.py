@@ -5,11 +5,12 @@ from collections import deque
 
 from entries import TIME_NS, action_id, output_id, put
 
-from cacheplugin import jobs, worker
-from cacheplugin.local import LocalCache
+from cacheplugin.ipc import jobs
+from cacheplugin.pool import worker
+from cacheplugin.store.cache import LocalCache
 from cacheplugin.options import Options
-from cacheplugin.remote import Remote, make_plan
-from cacheplugin.store import Store
+from cacheplugin.remote.layouts import Remote, make_plan
+from cacheplugin.store.tree import Store
 
 SCOPE = "example.com/a linux/amd64 main"
 BODY = b"package main\n" * 5000

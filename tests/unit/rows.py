@@ -3,7 +3,7 @@
 from entries import TIME_NS, action_id, output_id
 
 from cacheplugin.remote.bundles.index import Row
-from cacheplugin.store import EMPTY_OUTPUT
+from cacheplugin.store.tree import EMPTY_OUTPUT
 
 
 def row(name, offset=8, length=100, **fields) -> Row:

@@ -3,13 +3,13 @@
 import pytest
 
 from cacheplugin.breaker import (
+    Breaker,
     CLOSED,
     FAILURES_TO_OPEN,
     FIRST_PAUSE_S,
     HALF_OPEN,
     LONGEST_PAUSE_S,
     OPEN,
-    Breaker,
 )
 
 

@@ -64,7 +64,7 @@ def test_only_the_web_package_imports_http_servers(path):
 def test_this_test_sees_imports():
     """The reading of imports finds what is known to be there, also inside functions."""
     assert "botocore" in {name for name, _ in imports(Path("remote/s3.py"))}
-    assert "json" in {name for name, _ in imports(Path("protocol.py"))}
+    assert "json" in {name for name, _ in imports(Path("front/protocol.py"))}
     assert ("cacheplugin", "errors") in set(imports(Path("remote/objects.py")))
 
 
@@ -75,7 +75,7 @@ def test_imports_point_one_way():
         own = str(path.with_suffix(""))
         graph[own] = {module_of(name) for _, name in imports(path) if name is not None}
         graph[own].discard(f"{path.parent}/__init__")  # a package's own names, for its modules
-    assert "protocol" in graph["session"] and "remote/objects" in graph["remote/__init__"]
+    assert "front/protocol" in graph["front/session"]
     order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
     assert set(order) == set(graph)
 
@@ -89,7 +89,7 @@ def test_only_the_pool_uses_the_remote_package():
         for _, name in imports(path)
         if name is not None and name.startswith("remote")
     }
-    assert users == {"pool", "prune", "stats"}  # the last two for --remote, imported only then
+    assert users == {"pool/supervisor", "store/prune", "commands/stats"}  # the last two for --remote, imported only then
 
 
 def loaded_by(code) -> set:
@@ -114,21 +114,21 @@ print(*sorted(set(sys.modules) - before))
 def test_start_is_light():
     """Up to the first hit none of the costly modules is loaded; a rejected frame may load json."""
     loaded = loaded_by("""
-import cacheplugin.main, cacheplugin.direct
-from cacheplugin.protocol import GET, Parser, hit_answer, json_text
-from cacheplugin.record import decode, encode
+import cacheplugin.main, cacheplugin.front.direct
+from cacheplugin.front.protocol import GET, Parser, hit_answer, json_text
+from cacheplugin.store.record import decode, encode
 events = Parser().feed(b'{"ID":1,"Command":"get","ActionID":"AAAA"}\\n\\n')
 assert events == [(GET, 1, "000000")], events
 output, size, time, _ = decode("00", encode("00", "ab", 5, 7, 9))
 hit_answer(1, output, size, time, json_text("/x"))
 """)
-    assert "cacheplugin.direct" in loaded
-    assert not loaded & {*HEAVY, "cacheplugin.server", "cacheplugin.connect"}
+    assert "cacheplugin.front.direct" in loaded
+    assert not loaded & {*HEAVY, "cacheplugin.server.server", "cacheplugin.server.connect"}
 
 
 def test_connect_is_light():
     """It loads no more than what hands descriptors over, and finds the scope."""
-    loaded = loaded_by("import cacheplugin.main, cacheplugin.connect, cacheplugin.scope")
-    assert "cacheplugin.handover" in loaded
-    others = {"cacheplugin.front", "cacheplugin.protocol", "collections"}
+    loaded = loaded_by("import cacheplugin.main, cacheplugin.server.connect, cacheplugin.scope")
+    assert "cacheplugin.server.fd_passing" in loaded
+    others = {"cacheplugin.front.front", "cacheplugin.front.protocol", "collections"}
     assert not loaded & {*HEAVY, *others}

@@ -2,7 +2,7 @@
 import os
 import time
 
-from cacheplugin.loop import READABLE, Loop
+from cacheplugin.loop import Loop, READABLE
 
 
 def test_timers_in_their_order():

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from cacheplugin import loop as module
-from cacheplugin.loop import READABLE, WRITABLE, Loop
+from cacheplugin.loop import Loop, READABLE, WRITABLE
 
 
 class Poll:

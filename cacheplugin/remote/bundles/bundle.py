@@ -17,7 +17,7 @@ import xxhash
 import zstandard
 
 from ...errors import Damaged
-from ...store import EMPTY_OUTPUT
+from ...store.tree import EMPTY_OUTPUT
 from .index import Row, encode_rows
 
 MAGIC = b"GCPB"

@@ -3,7 +3,7 @@ import fcntl
 import logging
 import os
 
-from ... import jobs
+from ...ipc import jobs
 from .ranges import DONE, IDLE, QUEUED, Queue, cut
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ import struct
 from collections import namedtuple
 
 from ...errors import Damaged
-from ...record import MAX_TIME_NS
-from ...store import EMPTY_OUTPUT
+from ...store.record import MAX_TIME_NS
+from ...store.tree import EMPTY_OUTPUT
 
 # action and output are hex, size is that of the body in bytes, time_ns the time of the put. used_s:
 # when a session last used it, seconds since the epoch. bundle: the bundle's name; the block of the

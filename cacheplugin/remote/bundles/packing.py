@@ -6,7 +6,7 @@ uploaded when a manifest that names it is in the bucket.
 import time
 from collections import deque
 
-from ... import jobs
+from ...ipc import jobs
 from . import manifest
 from .index import Row
 

@@ -7,7 +7,7 @@ import itertools
 import logging
 import time
 
-from ... import jobs
+from ...ipc import jobs
 from ..plan import Fetches, Plan
 from .catalog import Catalog
 from .fetching import Fetching

@@ -4,14 +4,14 @@ import logging
 import os
 import time
 
-from ... import jobs
+from ...ipc import jobs
 from ...errors import FileMismatch, NotThere, UpstreamError, UpstreamOff, reason_of
-from ...local import Draft
+from ...store.cache import Draft
 from . import checks, names
 from .download import Download
-from .proof import Prover
-from .recent import Recent
-from .shelf import Shelf, data_of, key_of
+from .checksums import Prover
+from .expiring import Recent
+from .disk import Shelf, data_of, key_of
 
 log = logging.getLogger(__name__)
 

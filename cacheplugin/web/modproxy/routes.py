@@ -10,15 +10,15 @@ from urllib.parse import unquote
 from aiohttp import hdrs, web
 
 from ...errors import InvalidName, NotThere, UpstreamError, reason_of
-from ...local import LocalCache
+from ...store.cache import LocalCache
 from ...metrics import group_text
 from ...options import DEBUG_MODULE_PROXY
-from ...store import Store
-from ..link import Activity
+from ...store.tree import Store
+from ..server_client import Activity
 from . import counters, goproxy, names
 from .cache import ABSENT_S, ModuleCache
 from .download import Download
-from .shelf import SMALL_BYTES
+from .disk import SMALL_BYTES
 from .upstream import Upstream
 
 log = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ from aiohttp import hdrs
 from yarl import URL
 
 from ... import __version__
-from ...breaker import OPEN, Breaker
+from ...breaker import Breaker, OPEN
 from ...errors import FileMismatch, NotThere, UpstreamError, UpstreamOff
 from . import checks, goproxy, names
-from .recent import Recent
+from .expiring import Recent
 
 log = logging.getLogger(__name__)
 

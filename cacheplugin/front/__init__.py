@@ -1,0 +1,1 @@
+"""One go command: the protocol, its session, and the answers."""

@@ -1,0 +1,1 @@
+"""Messages between the processes of the program, and how those processes are started."""

@@ -1,0 +1,1 @@
+"""The modules that only ``serve`` and ``connect`` load."""

@@ -1,0 +1,43 @@
+"""What a service manager says to a service, and hears from it: sd_listen_fds(3) and sd_notify(3)."""
+import logging
+import os
+import socket
+
+from ..errors import UsageError, reason_of
+
+logger = logging.getLogger(__name__)
+
+_FIRST_FD = 3
+
+
+def listeners() -> list:
+    """[(listening socket, its name or "")] of those that were passed; raises UsageError."""
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
+    count, process_id = os.environ.pop("LISTEN_FDS", "0"), os.environ.pop("LISTEN_PID", "")
+    if process_id != str(os.getpid()) or not (count.isascii() and count.isdigit()):
+        return []
+    found = []
+    for fd in range(_FIRST_FD, _FIRST_FD + int(count)):
+        try:
+            os.set_inheritable(fd, False)
+            listener = socket.socket(fileno=fd)
+            is_listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        except OSError:
+            is_listening = False
+        if not is_listening:
+            raise UsageError(f"descriptor {fd}, passed by the service manager, is no listening socket")
+        found.append((listener, "".join(names[fd - _FIRST_FD :][:1])))
+    return found
+
+
+def notify(text: str) -> None:
+    """Tell the service manager how the service is, where it wants to know."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if path[:1] not in ("/", "@"):
+        return
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.connect(f"\0{path[1:]}" if path[0] == "@" else path)
+            sock.send(text.encode())
+    except OSError as error:
+        logger.warning("the service manager cannot be told %s: %s", text, reason_of(error))

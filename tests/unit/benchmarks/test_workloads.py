@@ -1,0 +1,64 @@
+"""benchmarks/workloads.py: deterministic, buildable, and one package of it can be changed."""
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+from benchmarks import workloads
+
+needs_go = pytest.mark.skipif(shutil.which("go") is None, reason="no go command")
+
+
+def files(directory) -> dict:
+    return {
+        os.path.relpath(os.path.join(parent, name), directory): Path(parent, name).read_text()
+        for parent, _, names in os.walk(directory)
+        for name in names
+    }
+
+
+def test_a_seed_gives_one_monorepo(tmp_path):
+    first, again, other = (
+        files(workloads.make("monorepo:60", str(tmp_path / name), seed).directory)
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    assert first == again != other
+    assert len({os.path.dirname(path) for path in first}) == 61
+
+
+@pytest.fixture(scope="module")
+def go_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("go-cache")
+
+
+@needs_go
+@pytest.mark.parametrize("text", ["monorepo:6", "std:errors"])
+def test_it_builds_also_when_it_is_changed(tmp_path, go_cache, text):
+    made = workloads.make(text, str(tmp_path))
+    before = files(made.directory)
+    env = os.environ | {"GOCACHE": str(go_cache), "GOTOOLCHAIN": "local", "GOFLAGS": ""}
+    for change in (made.reset, lambda: made.change("edit 1")):
+        change()
+        subprocess.run(["go", "vet", "./..."], cwd=made.directory, env=env, check=True, timeout=100)
+    assert files(made.directory) != before
+    made.reset()
+    assert files(made.directory) == before
+
+
+def test_a_directory_is_copied(tmp_path):
+    own = tmp_path / "own"
+    workloads.write(str(own / "go.mod"), "module example.com/own\n")
+    workloads.write(str(own / "a.go"), "package own\n")
+    made = workloads.make(str(own), str(tmp_path / "work"))
+    made.change("edit")
+    assert files(own)["a.go"] == "package own\n" != files(made.directory)["a.go"]
+
+
+@pytest.mark.parametrize("text", ["monorepo:0", "monorepo:x", "nowhere", "stdx"])
+def test_what_is_no_workload(tmp_path, text):
+    with pytest.raises(ValueError):
+        workloads.make(text, str(tmp_path))

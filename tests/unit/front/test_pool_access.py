@@ -1,0 +1,652 @@
+"""transfers.py and uplink.py: what becomes of each result, and of uploads that are not to be."""
+import errno
+import json
+import os
+from types import SimpleNamespace
+
+import pytest
+from entries import TIME, TIME_NS, action_id, output_id, put
+
+from cacheplugin.front import pool_access
+from cacheplugin.ipc import jobs
+from cacheplugin.pool import client
+from cacheplugin.store import spool
+from cacheplugin.store.cache import LocalCache
+from cacheplugin.metrics import Counters, Histogram
+from cacheplugin.options import Options
+from cacheplugin.store.tree import Store
+from cacheplugin.front.pool_access import Uplink
+
+BODY = b"what the build made"
+OUT = output_id(BODY)
+A = action_id("a")
+
+
+class Pool:
+    """In place of a PoolLink: notes its jobs, each under its number."""
+
+    def __init__(self, configuration, loop, on_message) -> None:
+        self.alive, self.configuration, self.say = True, configuration, on_message
+        self.jobs, self.asked = {}, 0
+
+    def _note(self, *job) -> int:
+        self.jobs[len(self.jobs) + 1] = job
+        return len(self.jobs)
+
+    def begin(self, scopes):
+        return self._note("begin", scopes)
+
+    def prefetch(self, session):
+        self._note("prefetch", session)
+
+    def fetch(self, session, action):
+        return self._note("fetch", session, action)
+
+    def upload(self, session, entry, replace=False):
+        return self._note("upload", session, entry.action, replace)
+
+    def finish(self, session, used):
+        return self._note("finish", session, used)
+
+    def fetch_file(self, key, path, limit):
+        return self._note("fetch_file", key, path, limit)
+
+    def upload_file(self, key, path, replace):
+        return self._note("upload_file", key, path, replace)
+
+    def ask_status(self):
+        self.asked += 1
+
+    def abandon(self):
+        """As a PoolLink does: what was not answered is lost."""
+        self.alive = False
+        for number in self.jobs:
+            self.say(jobs.FileResult(number, jobs.LOST, 0, ""))
+
+    def close(self):
+        self.alive = False
+
+    def kinds(self) -> list:
+        return [job[0] for job in self.jobs.values()]
+
+
+class Session:
+    """In place of a Session: what it is to answer, as {number: answer or None for a miss}."""
+
+    def __init__(self) -> None:
+        self.outstanding, self.answers, self.flushes = 0, {}, 0
+
+    def answer(self, text) -> None:
+        self.answers[json.loads(text)["ID"]] = json.loads(text)
+
+    def answer_miss(self, number) -> None:
+        self.answers[number] = None
+
+    def flush(self) -> None:
+        self.flushes += 1
+
+
+class Driver:
+    """A front with an Uplink, and the pool that it makes."""
+
+    def __init__(self, root, monkeypatch, **options) -> None:
+        self.pools, self.warnings, self.uses, self.now, self.refuses = [], [], [], 100.0, None
+        monkeypatch.setattr(client, "PoolLink", self._make_pool)
+        monkeypatch.setattr(pool_access.time, "monotonic", lambda: self.now)
+        store = Store(str(root))
+        self.cache = LocalCache(store)
+        known = {"cache_dir": str(root), "bucket": "b", "layout": "objects"}
+        self.front = SimpleNamespace(
+            options=Options(**known | options),
+            counters=Counters(), store=store, local=self.cache, loop=None, writable=True,
+            lookup=store.lookup, note_use=lambda *use: self.uses.append(use) or True,
+            stale_before=0.0, mark_open=lambda: None, warn=self.warnings.append,
+        )  # fmt: skip
+        self.link = Uplink(self.front)
+        self.session = Session()
+
+    def _make_pool(self, configuration, loop, on_message):
+        if self.refuses is not None:
+            raise self.refuses
+        self.pools.append(Pool(configuration, loop, on_message))
+        return self.pools[-1]
+
+    def attach(self, *scopes):
+        return self.link.attach(Counters(), lambda: scopes or ("s",))
+
+    @property
+    def pool(self):
+        (pool,) = self.pools
+        return pool
+
+    def fetch(self, transfers, *numbers, action=A):
+        for number in numbers:
+            transfers.fetch(self.session, number, action)
+
+    def result(self, number, status, **fields):
+        """Have a FetchResult of the action a said."""
+        result = jobs.FetchResult(number, A, status, None, 0, 0, None, 0, "why")
+        self.pool.say(result._replace(**fields))
+
+    def put(self, transfers, name="a", body=BODY) -> None:
+        path = put(self.cache, name, body)
+        transfers.upload(action_id(name), output_id(body), len(body), TIME_NS, path)
+
+    def uploaded(self, number, status=jobs.STORED, found=False, sent=19) -> None:
+        self.pool.say(jobs.UploadResult(number, status, found, sent, "why"))
+
+    def spooled(self) -> int:
+        return spool.count_pending(self.front.store)
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    return lambda **options: Driver(tmp_path / "cache", monkeypatch, **options)
+
+
+@pytest.fixture
+def driver(make):
+    return make()
+
+
+def counted(transfers) -> dict:
+    """What is not 0."""
+    return {
+        name: getattr(transfers.counters, name)
+        for name in Counters.__slots__
+        if getattr(transfers.counters, name)
+    }
+
+
+# -- gets ------------------------------------------------------------------------------------------
+
+
+def test_a_hit_answers_all_who_wait(driver):
+    """Each with its number; the bytes of the network count once. The next get asks again."""
+    transfers = driver.attach()
+    driver.fetch(transfers, 1, 2)
+    assert driver.pool.kinds() == ["begin", "fetch"] and driver.session.outstanding == 2
+    driver.result(2, jobs.HIT, output=OUT, size=19, time_ns=TIME_NS, path="/p/ä\"b", received=12)
+    assert set(driver.session.answers) == {1, 2} and driver.session.outstanding == 0
+    answer = driver.session.answers[2]
+    assert (answer["Size"], answer["Time"], answer["DiskPath"]) == (19, TIME, "/p/ä\"b")
+    assert counted(transfers) == {
+        "get_fault_hit": 2, "get_hits": 2, "get_hit_bytes": 38, "get_fault_bytes": 12,
+    }  # fmt: skip
+    assert driver.session.flushes == 1
+    driver.fetch(transfers, 3)
+    assert driver.pool.kinds() == ["begin", "fetch", "fetch"]
+
+
+@pytest.mark.parametrize(
+    ("status", "counter"),
+    [
+        (jobs.MISS, "get_fault_miss"), (jobs.DAMAGED, "get_fault_damaged"),
+        (jobs.SKIPPED, "get_fault_skipped"), (jobs.FAILED, "get_fault_error"),
+        (jobs.TIMED_OUT, "get_fault_error"), (jobs.UNUSABLE, "get_fault_error"),
+        (jobs.LOCAL, "get_fault_error"), (jobs.LOST, "get_fault_error"),
+    ],
+)  # fmt: skip
+def test_what_does_not_come_is_a_miss(driver, status, counter):
+    """For all who wait; why it is counts once a fetch."""
+    transfers = driver.attach()
+    driver.fetch(transfers, 1, 2)
+    driver.result(2, status)
+    assert driver.session.answers == {1: None, 2: None} and driver.session.outstanding == 0
+    assert counted(transfers) == {counter: 1}
+    assert driver.link.has_worked is (status in (jobs.MISS, jobs.DAMAGED))
+
+
+def test_what_has_arrived_is_looked_for(driver):
+    """In the store, where a worker has put it."""
+    transfers = driver.attach()
+    driver.fetch(transfers, 1)
+    path = put(driver.cache, "a", BODY)
+    driver.result(2, jobs.ARRIVED)
+    assert driver.session.answers[1]["DiskPath"] == path and not driver.uses
+    assert counted(transfers) == {"get_fault_hit": 1, "get_hits": 1, "get_hit_bytes": len(BODY)}
+
+
+def test_what_has_arrived_and_is_old_is_used(driver):
+    """Its clock says so; where a prune was faster, it is a miss."""
+    transfers = driver.attach()
+    put(driver.cache, "a", BODY)
+    driver.front.stale_before = float("inf")
+    driver.fetch(transfers, 1)
+    driver.result(2, jobs.ARRIVED)
+    assert driver.session.answers[1] and driver.uses == [(A, OUT)]
+    driver.front.note_use = lambda *_: False
+    driver.fetch(transfers, 2)
+    driver.result(3, jobs.ARRIVED)
+    assert driver.session.answers[2] is None and transfers.counters.get_fault_error == 1
+
+
+def test_what_has_arrived_and_went_again_is_a_miss(driver):
+    """One failure, however many waited."""
+    transfers = driver.attach()
+    driver.fetch(transfers, 1, 2)
+    driver.result(2, jobs.ARRIVED)
+    assert driver.session.answers == {1: None, 2: None} and driver.session.outstanding == 0
+    assert counted(transfers) == {"get_fault_error": 1}
+
+
+def test_results_nobody_waits_for(driver):
+    """Twice, or of another number: nothing is counted or answered."""
+    transfers = driver.attach()
+    driver.fetch(transfers, 1)
+    for number in (99, 2, 2):
+        driver.result(number, jobs.MISS)
+    assert counted(transfers) == {"get_fault_miss": 1} and driver.session.answers == {1: None}
+
+
+def test_sessions_of_one_transfers_are_answered_apart(driver):
+    """Who waits is the Session, not the Transfers alone."""
+    transfers, other = driver.attach(), Session()
+    driver.fetch(transfers, 1)
+    transfers.fetch(other, 7, A)
+    driver.result(2, jobs.MISS)
+    assert driver.session.answers == {1: None} and other.answers == {7: None}
+    assert other.outstanding == driver.session.outstanding == 0
+
+
+def test_prefetch_is_for_bundles(make):
+    """The objects layout does not know what will be asked for, and needs no pool for that."""
+    driver = make()
+    driver.attach().prefetch()
+    assert not driver.pools
+    driver = make(layout="auto")
+    driver.attach("x", "y").prefetch()
+    assert driver.pool.jobs == {1: ("begin", ("x", "y")), 2: ("prefetch", 1)}
+
+
+def test_what_is_expected_is_noted_by_session(make):
+    """A hit takes it off; what the bucket has not is a miss, until another pool may know more."""
+    driver = make(layout="bundles")
+    first, second = driver.attach(), driver.attach()
+    driver.fetch(first, 1)
+    driver.fetch(second, 2)
+    driver.pool.say(jobs.Expected([A], [action_id("b")], True, 1))
+    driver.pool.say(jobs.Expected([], [], False, 77))
+    assert first.expected == {A} and second.expected is None and driver.link.has_worked
+    driver.fetch(first, 3, action=action_id("b"))
+    driver.fetch(first, 4, action=action_id("c"))
+    assert driver.session.answers == {4: None} and driver.pool.kinds().count("fetch") == 3
+    put(driver.cache, "a", BODY)
+    driver.result(2, jobs.ARRIVED)
+    assert first.expected == set() and first.used == [A] and second.used == []
+
+
+def test_objects_have_neither_scopes_nor_used(driver):
+    """All sessions share the one plan."""
+    transfers = driver.attach("x", "y")
+    driver.fetch(transfers, 1)
+    assert driver.pool.jobs[1] == ("begin", ("",)) and transfers.used is None
+    transfers.finish()
+    assert driver.pool.jobs[3] == ("finish", 1, None) and transfers.pending == 0
+
+
+# -- the pool --------------------------------------------------------------------------------------
+
+
+def test_one_pool_for_all_sessions(driver):
+    """Each tells it of itself once."""
+    both = driver.attach(), driver.attach()
+    for number in range(3):
+        for transfers in both:
+            driver.fetch(transfers, number, action=action_id(f"{number}{id(transfers)}"))
+    assert driver.pool.kinds().count("begin") == 2
+
+
+def test_a_pool_that_cannot_be_started(driver):
+    """One warning, misses at once, and another try after a while."""
+    driver.refuses = OSError(errno.EMFILE, "Too many open files")
+    transfers = driver.attach()
+    driver.fetch(transfers, 1, 2)
+    assert driver.session.answers == {1: None, 2: None} and len(driver.warnings) == 1
+    assert driver.session.outstanding == 0 and not driver.link.usable
+    driver.refuses = None
+    driver.fetch(driver.attach(), 3)
+    assert not driver.pools
+    driver.now += 61
+    driver.fetch(driver.attach(), 4)
+    assert driver.pool.kinds() == ["begin", "fetch"] and driver.session.outstanding == 1
+
+
+def test_a_pool_that_died_for_good(driver):
+    """It is a warning; a session that ends then asks it nothing."""
+    transfers = driver.attach()
+    driver.fetch(transfers, 1)
+    driver.pool.alive = False
+    driver.pool.say(jobs.Disabled("its processes keep dying"))
+    driver.result(2, jobs.LOST)
+    assert driver.warnings == ["bucket b is not used: its processes keep dying"]
+    transfers.finish()
+    assert "finish" not in driver.pool.kinds() and not transfers.pending
+
+
+def test_a_store_that_cannot_be_written(make):
+    """Workers write where the front does, and nothing is fetched ahead."""
+    driver = make()
+    driver.front.writable = False
+    driver.cache._writable = False
+    driver.link.pool()
+    (fields,) = driver.pool.configuration
+    assert fields["cache_dir"] == driver.cache.first_store().root
+    assert fields["cache_dir"] != driver.front.store.root and fields["prefetch_limit_bytes"] == 0
+
+
+def test_bytes_of_no_job_are_of_the_session_or_of_all(driver):
+    """Once a session has ended, or where none was named, they are the front's."""
+    transfers = driver.attach()
+    driver.fetch(transfers, 1)
+    driver.pool.say(jobs.Transferred(5, 6, 7, 1))
+    assert counted(transfers) == {"get_fault_bytes": 5, "put_s3_bytes": 6, "get_fault_damaged": 7}
+    driver.pool.say(jobs.Transferred(1, 0, 0, 99))
+    driver.link.end(transfers)
+    driver.pool.say(jobs.Transferred(10, 0, 0, 1))
+    assert driver.front.counters.get_fault_bytes == 11 and transfers.counters.get_fault_bytes == 5
+
+
+def test_how_long_jobs_took(driver):
+    """From the job to its result, by kind, where anybody wants to know."""
+    driver.link.latencies = {"FetchResult": Histogram()}
+    transfers = driver.attach()
+    driver.fetch(transfers, 1)
+    driver.put(transfers, "b")
+    driver.now += 0.07
+    driver.result(2, jobs.MISS)
+    driver.uploaded(3)
+    histogram = driver.link.latencies["FetchResult"]
+    assert sum(histogram.counts) == 1 and histogram.sum_s == pytest.approx(0.07)
+
+
+def test_status(driver):
+    """It comes to all who asked; without a pool there is none."""
+    heard = []
+    assert driver.link.ask_status(heard.append) is False
+    driver.link.pool()
+    assert driver.link.ask_status(heard.append) and driver.link.ask_status(heard.append)
+    status = jobs.PoolStatus({}, {}, 3, {})
+    driver.pool.say(status)
+    assert heard == [status, status]
+    driver.pool.say(status)
+    assert len(heard) == 2
+
+
+# -- puts ------------------------------------------------------------------------------------------
+
+
+def test_an_upload_is_in_the_spool_until_it_is_done(driver):
+    """It is pending until then."""
+    transfers = driver.attach()
+    driver.put(transfers)
+    assert driver.pool.jobs[2] == ("upload", 1, A, False)
+    assert transfers.pending == 1 and transfers.pending_text() == "1 uploads"
+    assert driver.spooled() == 1
+    driver.uploaded(2)
+    assert transfers.pending == 0 and driver.spooled() == 0
+    transfers.release()
+    assert not driver.link.left_some and not driver.link.upload_failed
+    assert counted(transfers) == {"put_s3_action": 1, "put_s3_object": 1, "put_s3_bytes": 19}
+
+
+@pytest.mark.parametrize(
+    ("status", "found", "counts", "is_kept"),
+    [
+        (jobs.STORED, True, {"put_s3_action": 1, "put_s3_found": 1}, False),
+        (jobs.DAMAGED, False, {"put_s3_error": 1}, False),
+        (jobs.SKIPPED, False, {"put_s3_skipped": 1}, True),
+        (jobs.FAILED, False, {"put_s3_error": 1}, True),
+        (jobs.TIMED_OUT, False, {"put_s3_error": 1}, True),
+        (jobs.UNUSABLE, False, {"put_s3_error": 1}, True),
+        (jobs.LOST, False, {"put_s3_error": 1}, True),
+    ],
+)
+def test_uploads_that_did_not_go(driver, status, found, counts, is_kept):
+    """They are not pending any more; what another may upload stays in the spool."""
+    transfers = driver.attach()
+    driver.put(transfers)
+    driver.uploaded(2, status, found, 0)
+    assert transfers.pending == 0 and counted(transfers) == counts
+    assert (driver.spooled() == 1) is is_kept is driver.link.upload_failed
+    transfers.release()
+    assert driver.link.left_some is is_kept and (driver.spooled() == 1) is is_kept
+
+
+@pytest.mark.parametrize(
+    ("options", "counter", "spooled"),
+    [
+        ({"read_only": True}, "put_skip_read_only", 0),
+        ({"min_upload_bytes": len(BODY) + 1}, "put_skip_small", 0),
+        ({"upload": "off"}, "put_s3_skipped", 1),
+    ],
+)
+def test_puts_that_are_not_to_be_uploaded(make, options, counter, spooled):
+    """No pool is made for them. (What is off may be uploaded by ``flush``.)"""
+    driver = make(**options)
+    transfers = driver.attach()
+    driver.put(transfers)
+    transfers.finish()
+    assert not driver.pools and counted(transfers) == {counter: 1} and not transfers.pending
+    assert driver.spooled() == spooled
+
+
+def test_the_least_size_is_uploaded(make):
+    """The bound itself is not too small."""
+    driver = make(min_upload_bytes=len(BODY))
+    driver.put(driver.attach())
+    assert driver.pool.kinds() == ["begin", "upload"]
+
+
+@pytest.mark.parametrize("worked", [False, True])
+def test_puts_while_the_bucket_is_of_no_use(driver, worked):
+    """They are spooled where it has answered once: it may do so again."""
+    transfers = driver.attach()
+    driver.fetch(transfers, 1)
+    driver.result(2, jobs.MISS if worked else jobs.FAILED)
+    driver.pool.say(jobs.Disabled("access denied"))
+    driver.put(transfers)
+    assert driver.pool.kinds() == ["begin", "fetch"] and transfers.pending == 0
+    assert transfers.counters.put_s3_skipped == 1 and driver.spooled() == worked
+
+
+def test_what_is_damaged_in_the_bucket_is_replaced(driver):
+    """By whichever session puts that output."""
+    first, second = driver.attach(), driver.attach()
+    driver.fetch(first, 1)
+    driver.result(2, jobs.DAMAGED, output=OUT)
+    driver.put(second)
+    driver.put(second, "b", b"other")
+    assert [job[3] for job in driver.pool.jobs.values() if job[0] == "upload"] == [True, False]
+
+
+def test_a_spool_that_takes_nothing(driver, monkeypatch):
+    """The upload goes without, and is pending all the same."""
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(spool.SpoolSession, "create", full)
+    transfers = driver.attach()
+    driver.put(transfers)
+    assert driver.pool.kinds() == ["begin", "upload"] and transfers.pending == 1
+    driver.uploaded(2)
+    transfers.release()
+    assert not transfers.pending and not driver.link.left_some
+
+
+def test_spools_of_sessions_are_apart(driver):
+    """What one leaves is its own."""
+    first, second = driver.attach(), driver.attach()
+    driver.put(first)
+    driver.put(second, "b", b"other")
+    driver.uploaded(4)
+    second.release()
+    assert not driver.link.left_some and first.pending == 1 and driver.spooled() == 1
+    driver.uploaded(2, jobs.FAILED)
+    first.release()
+    assert driver.link.left_some and driver.spooled() == 1
+
+
+def test_results_that_come_after_the_spool_was_let_go_of(driver):
+    """They count, and trouble nobody."""
+    transfers = driver.attach()
+    driver.put(transfers)
+    transfers.release()
+    driver.uploaded(2)
+    assert transfers.pending == 0 and transfers.counters.put_s3_object == 1
+    assert driver.link.left_some
+
+
+# -- the end ---------------------------------------------------------------------------------------
+
+
+def test_the_manifest_is_pending_too(make):
+    """Its actions are those used, by put or get, each once and in order."""
+    driver = make(layout="bundles")
+    transfers = driver.attach()
+    transfers.used += [action_id("x"), A, action_id("x")]
+    driver.put(transfers)
+    transfers.finish()
+    number = max(driver.pool.jobs)
+    assert driver.pool.jobs[number] == ("finish", 1, [action_id("x"), A])
+    driver.uploaded(2)
+    assert transfers.pending == 1 and transfers.pending_text() == "the manifest"
+    transfers.mark_ending()
+    (fd,) = spool.ending_journals(driver.front.store.root)
+    os.close(fd)
+    driver.pool.say(jobs.FinishResult(number, jobs.FAILED, "why"))
+    assert transfers.pending == 0
+    transfers.release()
+    assert spool.session_directories(driver.front.store.root) == []
+
+
+@pytest.mark.parametrize("options", [{"upload": "off"}, {"read_only": True}])
+def test_an_end_that_writes_nothing(make, options):
+    """The pool hears of it, and nobody waits, nor is anything marked."""
+    driver = make(layout="bundles", **options)
+    transfers = driver.attach()
+    driver.fetch(transfers, 1)
+    transfers.finish()
+    assert driver.pool.jobs[3] == ("finish", 1, None) and transfers.pending == 0
+    transfers.mark_ending()
+    assert not os.path.exists(f"{driver.front.store.root}/spool")
+
+
+def test_uploaders_where_uploads_are_wanted(make, monkeypatch):
+    """And only where a spool is."""
+    from cacheplugin.pool import uploader
+
+    monkeypatch.setattr(uploader, "start_detached", lambda options: 4711)
+    driver = make()
+    assert driver.link.start_uploader() is None
+    transfers = driver.attach()
+    driver.put(transfers)
+    assert driver.link.start_uploader() == 4711
+    driver.pool.say(jobs.Disabled("access denied"))
+    assert driver.link.start_uploader() is None
+    for options in ({"upload": "off"}, {"read_only": True}):
+        assert make(**options).link.start_uploader() is None
+
+
+# -- files that are no entries ---------------------------------------------------------------------
+
+
+def ask_for_files(driver) -> list:
+    """Have one fetched and one uploaded; returns what they are answered with, in its order."""
+    results = []
+    driver.link.fetch_file("module/ab/abcd", "/cache/tmp/1", 1000, results.append)
+    driver.link.upload_file("module/ab/abcd", "/cache/module/ab/abcd", True, results.append)
+    return results
+
+
+def test_files_need_no_session(driver):
+    """The pool is started for them, and each is answered with what the pool says, once."""
+    results = ask_for_files(driver)
+    assert driver.pool.jobs == {
+        1: ("fetch_file", "module/ab/abcd", "/cache/tmp/1", 1000),
+        2: ("upload_file", "module/ab/abcd", "/cache/module/ab/abcd", True),
+    }
+    assert results == [] and not driver.link.has_worked
+    uploaded, fetched = jobs.FileResult(2, jobs.STORED, 5, ""), jobs.FileResult(1, jobs.HIT, 9, "")
+    for result in (uploaded, fetched, fetched, jobs.FileResult(99, jobs.HIT, 1, "")):
+        driver.pool.say(result)
+    assert results == [uploaded, fetched]
+    assert counted(driver.attach()) == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "worked"),
+    [(jobs.HIT, True), (jobs.MISS, True), (jobs.STORED, True), (jobs.FAILED, False),
+     (jobs.TIMED_OUT, False),
+     (jobs.SKIPPED, False), (jobs.LOST, False), (jobs.LOCAL, False), (jobs.UNUSABLE, False)],
+)  # fmt: skip
+def test_files_tell_whether_the_bucket_works(driver, status, worked):
+    """As other jobs do; a failure is for who asked, and no warning."""
+    results = ask_for_files(driver)
+    for number in (1, 2):
+        driver.pool.say(jobs.FileResult(number, status, 0, "why"))
+    assert [result.status for result in results] == [status] * 2
+    assert driver.link.has_worked is worked and not driver.warnings and driver.link.usable
+
+
+def test_files_take_their_time(driver):
+    """It is told where it is wanted."""
+    driver.link.latencies = {"FileResult": Histogram()}
+    ask_for_files(driver)
+    driver.now += 5
+    driver.pool.say(jobs.FileResult(1, jobs.HIT, 1, ""))
+    assert driver.link.latencies["FileResult"].sum_s == 5
+
+
+def test_files_while_the_bucket_is_of_no_use(driver):
+    """Each is answered at once, and no pool is asked; after the pause there is another pool."""
+    results = ask_for_files(driver)
+    driver.pool.say(jobs.Disabled("access denied"))
+    for number in (1, 2):
+        driver.pool.say(jobs.FileResult(number, jobs.SKIPPED, 0, "access denied"))
+    driver.now += 59
+    skipped = ask_for_files(driver)
+    assert [result.status for result in skipped] == [jobs.SKIPPED] * 2
+    assert all(result.reason and result.size == 0 for result in skipped)
+    assert len(driver.pool.jobs) == 2
+    driver.pool.alive = False
+    driver.now += 2
+    later = ask_for_files(driver)
+    old, new = driver.pools
+    assert new.kinds() == ["fetch_file", "upload_file"] and later == [] and driver.link.usable
+    new.say(jobs.FileResult(1, jobs.HIT, 3, ""))
+    assert [result.status for result in later] == [jobs.HIT] and len(results) == 2
+
+
+def test_files_where_no_pool_can_be_started(driver):
+    """One warning a try, and an answer to each."""
+    driver.refuses = OSError(errno.EMFILE, "Too many open files")
+    assert [result.status for result in ask_for_files(driver)] == [jobs.SKIPPED] * 2
+    assert len(driver.warnings) == 1
+    driver.refuses = None
+    driver.now += 61
+    assert ask_for_files(driver) == [] and driver.pool.kinds() == ["fetch_file", "upload_file"]
+
+
+def test_files_of_a_pool_that_dies(driver):
+    """They are lost, which is told to who waits, and it may ask again at once."""
+    results = ask_for_files(driver)
+    for number in (1, 2):
+        driver.pool.say(jobs.FileResult(number, jobs.LOST, 0, ""))
+    assert [result.status for result in results] == [jobs.LOST] * 2
+    again = []
+    driver.link.fetch_file("k", "/p", 1000, again.append)
+    assert driver.pool.jobs[3] == ("fetch_file", "k", "/p", 1000) and again == []
+
+
+def test_files_of_a_pool_that_is_given_up(driver, monkeypatch):
+    """One that hangs without a word is let go of after the pause, and what it had is lost."""
+    monkeypatch.setattr(pool_access.os, "waitpid", lambda *_: (0, 0))
+    results = ask_for_files(driver)
+    driver.pool.process_id = 4711
+    driver.pool.say(jobs.Disabled("access denied"))
+    assert results == []
+    driver.now += 61
+    later = ask_for_files(driver)
+    assert [result.status for result in results] == [jobs.LOST] * 2 and later == []
+    assert [pool.alive for pool in driver.pools] == [False, True]

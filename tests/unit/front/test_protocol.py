@@ -1,0 +1,565 @@
+"""protocol.py: every rule about frames, however the stream is cut, and the answers."""
+
+import base64
+import json
+import tracemalloc
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from cacheplugin.front import protocol
+from cacheplugin.front.protocol import (
+    CHUNK,
+    CLOSE,
+    END,
+    FATAL,
+    GET,
+    MAX_HEADER_BYTES,
+    MAX_INT64,
+    PUT,
+    Parser,
+    REJECT,
+)
+from cacheplugin.store.record import MAX_TIME_NS, timestamp
+
+ACTION = bytes(range(32))
+OUTPUT = bytes(range(100, 132))
+
+
+def b64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+def frame(fields: dict, body: bytes = b"", **style) -> bytes:
+    """A request as JSON in a given style, a blank line, and the body's line where there is one."""
+    style = style or {"separators": (",", ":")}
+    text = json.dumps(fields, **style).encode() + b"\n\n"
+    return text + (b'"%b"\n' % base64.b64encode(body) if body else b"")
+
+
+def get(number=1, action=ACTION) -> bytes:
+    return frame({"ID": number, "Command": "get", "ActionID": b64(action)})
+
+
+def put(number=1, body=b"", action=ACTION, output=OUTPUT) -> bytes:
+    fields = {"ID": number, "Command": "put", "ActionID": b64(action), "OutputID": b64(output)}
+    if body:
+        fields["BodySize"] = len(body)
+    return frame(fields, body)
+
+
+def close(number=1) -> bytes:
+    return frame({"ID": number, "Command": "close"})
+
+
+def put_events(number=1, body=b"", action=ACTION, output=OUTPUT) -> list:
+    chunks = [(CHUNK, body)] if body else []
+    return [(PUT, number, action.hex(), output.hex(), len(body)), *chunks, (END, None)]
+
+
+GET_EVENT = (GET, 1, ACTION.hex())
+CLOSE_EVENT = (CLOSE, 1)
+
+
+def pieces(data: bytes, cuts):
+    edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    return [data[start:end] for start, end in zip(edges, edges[1:])]
+
+
+def joined(events) -> list:
+    """Events with the CHUNKs of a good body as one; those of a bad or unfinished one left out."""
+    result, body = [], b""
+    for event in events:
+        if event[0] == CHUNK:
+            body += event[1]
+            continue
+        if event == (END, None) and body:
+            result.append((CHUNK, body))
+        result.append(event)
+        body = b""
+    return result
+
+
+def parse(data: bytes, cuts=()) -> list:
+    parser = Parser()
+    return joined([event for piece in pieces(data, cuts) for event in parser.feed(piece)])
+
+
+def parse_bytewise(data: bytes) -> list:
+    return parse(data, range(len(data)))
+
+
+# -- requests as the go command writes them --------------------------------------------------------
+
+SESSION = get(1) + put(2, b"x" * 1000) + put(3) + get(4, OUTPUT) + put(5, b"yz") + close(6)
+SESSION_EVENTS = [
+    (GET, 1, ACTION.hex()),
+    *put_events(2, b"x" * 1000),
+    *put_events(3),
+    (GET, 4, OUTPUT.hex()),
+    *put_events(5, b"yz"),
+    (CLOSE, 6),
+]
+
+
+def test_pipelined_session_whole():
+    """Requests that arrive in one read come out in their order."""
+    assert parse(SESSION) == SESSION_EVENTS
+
+
+def test_pipelined_session_byte_by_byte():
+    """The same session, one byte a read, gives the same events."""
+    assert parse_bytewise(SESSION) == SESSION_EVENTS
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 7, 64, 1000])
+def test_pipelined_session_in_pieces(size):
+    """Reads of any fixed size give the same events."""
+    assert parse(SESSION, range(0, len(SESSION), size)) == SESSION_EVENTS
+
+
+@given(st.lists(st.integers(0, len(SESSION)), max_size=8))
+def test_pipelined_session_split_anywhere(cuts):
+    """Wherever the session is cut, the events are the same."""
+    assert parse(SESSION, cuts) == SESSION_EVENTS
+
+
+def test_go_frames_need_no_json(monkeypatch):
+    """The go command's own frames never take the path that imports json."""
+    monkeypatch.setattr(protocol, "_request", lambda text: pytest.fail(f"not plain: {text!r}"))
+    assert parse(SESSION) == SESSION_EVENTS
+    assert parse_bytewise(SESSION) == SESSION_EVENTS
+
+
+def test_one_newline_is_enough():
+    """A request is answered once its line is whole: the blank line after it is not waited for."""
+    parser = Parser()
+    assert parser.feed(get()[:-2]) == []
+    assert parser.feed(b"\n") == [GET_EVENT]
+    assert parser.feed(b"\n") == []
+
+
+def test_empty_body_has_no_line():
+    """A put without BodySize, or with 0, is whole at once; what follows is the next request."""
+    explicit = put()[:-3] + b',"BodySize":0}\n\n'
+    for header in (put(), explicit):
+        assert parse(header + get()) == [*put_events(), GET_EVENT]
+
+
+def test_put_is_announced_before_its_body():
+    """PUT comes with the header, each CHUNK with the bytes that carry it, END with the quote."""
+    header, body = put(7, b"abcdef").split(b'\n\n"')
+    parser = Parser()
+    assert parser.feed(header + b"\n") == [(PUT, 7, ACTION.hex(), OUTPUT.hex(), 6)]
+    assert parser.feed(b"\n") == []
+    assert parser.feed(b'"' + body[:5]) == [(CHUNK, b"abc")]
+    assert parser.feed(body[5:8]) == [(CHUNK, b"def")]
+    assert parser.feed(body[8:]) == [(END, None)]
+
+
+@pytest.mark.parametrize("number", [0, 1, 10**18, MAX_INT64])
+def test_request_numbers(number):
+    """IDs from 0 to the largest int64 come out as they went in."""
+    assert parse(get(number) + put(number, b"b") + close(number)) == [
+        (GET, number, ACTION.hex()),
+        *put_events(number, b"b"),
+        (CLOSE, number),
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 32, 63, 64])
+def test_ids_of_1_to_64_bytes(size):
+    """Ids of 1 to 64 bytes are accepted, as lower-case hex."""
+    raw = b"\xab" * size
+    assert parse(get(1, raw)) == [(GET, 1, "ab" * size)]
+    assert parse(put(1, b"b", raw, raw)) == put_events(1, b"b", raw, raw)
+
+
+@pytest.mark.parametrize("size", [0, 65, 66, 300])
+def test_ids_of_other_lengths_are_rejected(size):
+    """Ids of 0 or more than 64 bytes reject that request alone; its body is swallowed."""
+    raw = b"a" * size
+    for bad, name in (
+        (get(8, raw), "ActionID"),
+        (put(8, b"body", action=raw), "ActionID"),
+        (put(8, b"body", output=raw), "OutputID"),
+        (put(8, output=raw), "OutputID"),
+    ):
+        assert parse(bad + get()) == [
+            (REJECT, 8, f"{name} is not base64 of 1 to 64 bytes"),
+            GET_EVENT,
+        ]
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    ["QUJ", "QUJD=", "QUI", "QU I=", "QUI=\n", "QUJDR=", "_-8=", "!!!!", "=", "QUI=QUI=", "QUJé"],
+)
+def test_ids_in_wrong_base64_are_rejected(spelling):
+    """Only padded, standard base64 is an id."""
+    fields = {"ID": 8, "Command": "get", "ActionID": spelling}
+    for text in (frame(fields), frame(fields, ensure_ascii=False)):
+        assert parse(text + get()) == [
+            (REJECT, 8, "ActionID is not base64 of 1 to 64 bytes"),
+            GET_EVENT,
+        ]
+
+
+@pytest.mark.parametrize("value", [None, 7, 1.5, True, [], {}, ["QUI="]])
+def test_ids_that_are_no_strings_are_rejected(value):
+    """An id that is no string rejects its request."""
+    reject = [(REJECT, 8, "ActionID is not base64 of 1 to 64 bytes"), GET_EVENT]
+    assert parse(frame({"ID": 8, "Command": "get", "ActionID": value}) + get()) == reject
+    assert parse(frame({"ID": 8, "Command": "get"}) + get()) == reject
+
+
+# -- other spellings of the same -------------------------------------------------------------------
+
+FIELDS = {
+    "ID": 9,
+    "Command": "put",
+    "ActionID": b64(ACTION),
+    "OutputID": b64(OUTPUT),
+    "BodySize": 5,
+}
+
+
+@given(st.permutations(list(FIELDS)), st.sampled_from([None, 0, 1, "\t", "\r\n "]), st.booleans())
+def test_any_key_order_and_whitespace(order, indent, extra):
+    """Keys in any order, on one line or many, with fields nobody knows: the same request."""
+    fields = {key: FIELDS[key] for key in order}
+    if extra:
+        fields = {"x": {"y": ['}"{', "\\"]}, **fields, "Z": None}
+    data = frame(fields, b"hello", indent=indent) + get()
+    expected = [*put_events(9, b"hello"), GET_EVENT]
+    assert parse(data) == expected
+    assert parse_bytewise(data) == expected
+
+
+@given(
+    st.integers(0, MAX_INT64),
+    st.binary(min_size=1, max_size=64),
+    st.binary(min_size=1, max_size=64),
+    st.binary(max_size=40),
+)
+def test_fast_path_and_json_path_agree(number, action, output, body):
+    """A request as go spells it, and with one space more, is the same request."""
+    for plain in (get(number, action), put(number, body, action, output), close(number)):
+        assert parse(plain.replace(b"{", b"{ ", 1)) == parse(plain)
+
+
+def test_object_id_of_old_toolchains():
+    """Go 1.21 to 1.23 send ObjectID in place of OutputID."""
+    fields = {"ID": 9, "Command": "put", "ActionID": b64(ACTION), "ObjectID": b64(OUTPUT)}
+    assert parse(frame({**fields, "BodySize": 3}, b"abc")) == put_events(9, b"abc")
+    assert parse(frame(fields)) == put_events(9)
+
+
+@pytest.mark.parametrize("space", [b"", b" ", b"\n", b"\r\n", b"\t \n\n\n"])
+def test_whitespace_between_requests_and_bodies(space):
+    """Any JSON whitespace may stand before, between and after requests and bodies."""
+    header, body = put(2, b"abc").split(b"\n\n")
+    data = space + header + space + body.strip() + space + get() + space
+    expected = [*put_events(2, b"abc"), GET_EVENT]
+    assert parse(data) == expected
+    assert parse_bytewise(data) == expected
+
+
+def test_two_requests_on_one_line():
+    """Requests need nothing between them."""
+    data = get(1).strip() + get(2).strip() + close(3)
+    assert parse(data) == [(GET, 1, ACTION.hex()), (GET, 2, ACTION.hex()), (CLOSE, 3)]
+
+
+def test_escapes_in_strings():
+    """JSON's own escapes are read, also where they look like the end of the object."""
+    data = b'{"ID":1,"x":"}\\"}\\\\","Comm\\u0061nd":"g\\u0065t","ActionID":"AA=\\u003d"}\n'
+    assert parse(data) == [(GET, 1, "00")]
+    assert parse_bytewise(data) == [(GET, 1, "00")]
+
+
+def test_last_of_two_equal_keys_counts():
+    """As in the go command's own JSON, the last of two equal keys is the one."""
+    data = b'{"ID":1,"ID":2,"Command":"get","Command":"close"}\n'
+    assert parse(data) == [(CLOSE, 2)]
+
+
+# -- bodies ----------------------------------------------------------------------------------------
+
+
+@given(st.binary(min_size=1, max_size=200), st.lists(st.integers(0, 500), max_size=6))
+def test_any_body_split_anywhere(body, cuts):
+    """A body comes out as it went in, wherever the stream is cut."""
+    assert parse(put(3, body) + get(), cuts) == [*put_events(3, body), GET_EVENT]
+
+
+@pytest.mark.parametrize("claimed", [1, 4, 6, 10**6, MAX_INT64])
+def test_body_of_another_size_than_announced(claimed):
+    """The parser gives the body that is there; who takes it compares it with the size."""
+    data = frame({**FIELDS, "BodySize": claimed}, b"hello")
+    assert parse(data + get()) == [
+        (PUT, 9, ACTION.hex(), OUTPUT.hex(), claimed),
+        (CHUNK, b"hello"),
+        (END, None),
+        GET_EVENT,
+    ]
+
+
+def test_empty_string_as_body():
+    """BodySize above 0 and an empty string: a body of no bytes."""
+    data = frame({**FIELDS, "BodySize": 3}) + b'""\n' + get()
+    assert parse(data) == [(PUT, 9, ACTION.hex(), OUTPUT.hex(), 3), (END, None), GET_EVENT]
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        b"A", b"AB", b"ABC", b"ABCDE", b"AB=", b"A===", b"====", b"QQ==QUJD", b"QUI=QUJD",
+        b"QUJD====",
+        b"AB_-", b"AB CD", b"QUJD\n", b"\x00\x00\x00\x00", b"\xff\xfe\xfd\xfc", b"\\u0041AAA",
+        b"QUJDQUJD!QUJ", b"{}{}", b"QUJD=", b"QUJDQQ=",
+    ],
+)  # fmt: skip
+def test_wrong_base64_fails_that_put_alone(encoded):
+    """A body that is not base64 ends with a reason, and the stream goes on."""
+    data = frame(FIELDS) + b'"%b"\n' % encoded + get()
+    expected = [
+        (PUT, 9, ACTION.hex(), OUTPUT.hex(), 5),
+        (END, "the body is not base64"),
+        GET_EVENT,
+    ]
+    for events in (parse(data), parse_bytewise(data), parse(data, range(0, len(data), 4))):
+        assert events == expected
+
+
+def test_body_that_is_no_string_is_fatal():
+    """Where the body should begin there must be a quote: else nobody knows where it ends."""
+    assert parse(frame(FIELDS) + b"null\n" + get())[1:] == [
+        (FATAL, "expected a JSON string with the body")
+    ]
+    assert parse(frame(FIELDS) + get())[1:] == [(FATAL, "expected a JSON string with the body")]
+
+
+@pytest.mark.parametrize("command", ["get", "close", "trim", "", None, 5])
+@pytest.mark.parametrize("body", [b"", b"some body", b"x" * 10000])
+def test_body_of_a_request_that_takes_none(command, body):
+    """Unknown commands are rejected; a body nobody wants is swallowed."""
+    fields = {"ID": 1, "Command": command, "ActionID": b64(ACTION), "BodySize": len(body)}
+    known = {"get": GET_EVENT, "close": CLOSE_EVENT}
+    first = known.get(command, (REJECT, 1, "unknown command"))
+    data = frame(fields, body) + get()
+    assert parse(data) == [first, GET_EVENT]
+    assert parse_bytewise(data) == [first, GET_EVENT]
+
+
+def test_swallowed_body_may_be_garbage():
+    """The body of a rejected request need not even be base64."""
+    data = frame({"ID": 1, "Command": "x", "BodySize": 9}) + b'"!!! \xff"\n' + get()
+    assert parse(data) == [(REJECT, 1, "unknown command"), GET_EVENT]
+
+
+def test_memory_stays_bounded_for_a_large_body():
+    """32 MB of body pass in pieces of 64 kB and never take more than a few pieces of memory."""
+    fields = {**FIELDS, "BodySize": 32 << 20}
+    parser = Parser()
+    parser.feed(frame(fields) + b'"AAAA')
+    piece = base64.b64encode(bytes(48 << 10))[:-4] + b"AAA"  # out of step with the four
+    received = 3
+    tracemalloc.start()
+    try:
+        for _ in range((32 << 20) // (48 << 10)):
+            received += sum(len(data) for kind, data in parser.feed(piece) if kind == CHUNK)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert received > 31 << 20
+    assert peak < 1 << 20
+
+
+# -- what breaks the stream ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "number",
+    ["-1", "-0.0", "1.0", "1e3", str(MAX_INT64 + 1), "9" * 5000, "true", "null", '"1"', "[]"],
+)
+@pytest.mark.parametrize("field", ["ID", "BodySize"])
+def test_numbers_that_are_none(field, number):
+    """Without a whole number from 0 to 2**63 - 1 in ID and BodySize the stream is lost."""
+    fields = {"ID": "1", "BodySize": "1", field: number}
+    text = "{%s}\n" % ",".join(f'"{key}":{value}' for key, value in fields.items())
+    events = parse(text.encode() + get())
+    assert len(events) == 1 and events[0][0] == FATAL
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"get", b"[]", b'"x"', b"1", b"null", b"\x00", b"\xff\xfe", b"}", b'"abc',
+        b"GET / HTTP/1.1",
+        b"{]}", b"{'ID':1}", b"{\"ID\":1,}", b"{\"ID\" 1}", b'{"ID":1 "Command":"get"}', b"{}",
+        b"{{}}",
+        b'{"ID":01}', b'{"ID":1,"x":"\x00"}', b'{"ID":1,"x":"\n"}', b'{"ID":1,"x":"\xff"}',
+        b'{"ID":1,"x":"\\q"}', b'{"ID":1,"x":NaN1}', b"{\x00}",
+        b"\xef\xbb\xbf{}", b'{"ID":1,"x":' + b"[" * 50000 + b"]" * 10000 + b"}",
+        b'{"x":' * 9000 + b"1" + b"}" * 9000,
+    ],
+)  # fmt: skip
+def test_what_is_no_request_is_fatal(text):
+    """Bytes that are no request end the stream with one clear reason; nothing after them counts."""
+    data = get(5) + text + b"\n" + get()
+    whole = parse(data)
+    assert [event[0] for event in whole] == [GET, FATAL]
+    reason = whole[1][1]
+    assert reason and "\n" not in reason and reason.isprintable()
+    assert parse(data, range(0, len(data), 777)) == whole
+
+
+def test_nothing_is_taken_after_a_fatal_error():
+    """A dead parser swallows what comes, keeps none of it and is not at a boundary."""
+    parser = Parser()
+    assert parser.feed(b"x\n")[0][0] == FATAL
+    assert parser.feed(SESSION) == []
+    assert parser._buffer == b""
+    assert not parser.at_boundary
+
+
+@pytest.mark.parametrize("step", [None, 1000, 4096, 65535, 65536, 65537])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"ID":1,"x":"' + b"a" * MAX_HEADER_BYTES + b'","Command":"close"}\n',
+        b'{"ID":1,\n"x":"' + b"a" * MAX_HEADER_BYTES + b'","Command":"close"}\n',
+        b'{"ID":1,"Command":"get","ActionID":"' + b"A" * MAX_HEADER_BYTES,
+        b"{" * (MAX_HEADER_BYTES + 2),
+        b'{"' + b"\\" * (MAX_HEADER_BYTES + 2),
+    ],
+)
+def test_oversized_request_is_fatal(data, step):
+    """A request of more than 64 kB is refused, whole or in pieces, ended or not."""
+    events = parse(data, range(0, len(data), step) if step else ())
+    assert events == [(FATAL, f"a request is longer than {MAX_HEADER_BYTES} bytes")]
+
+
+@pytest.mark.parametrize("step", [None, 1000, 65535])
+def test_largest_request_is_read(step):
+    """A request of exactly 64 kB is still one, and blank space around it does not count."""
+    start, end = b'{"ID":1,"Command":"close","x":"', b'"}'
+    text = start + b"a" * (MAX_HEADER_BYTES - len(start) - len(end)) + end
+    data = b" " * 70000 + b"\n" + text + b"\n" + b"\n" * 70000 + get()
+    assert parse(data, range(0, len(data), step) if step else ()) == [CLOSE_EVENT, GET_EVENT]
+
+
+def test_unfinished_header_is_kept_within_bounds():
+    """A header that never ends cannot fill the memory."""
+    parser = Parser()
+    kept = 0
+    for _ in range(100):
+        parser.feed(b" " * 50000)
+        kept = max(kept, len(parser._buffer))
+    assert kept <= 2 * MAX_HEADER_BYTES
+
+
+def test_at_boundary():
+    """The stream may end between requests, and nowhere else."""
+    parser = Parser()
+    assert parser.at_boundary
+    data = put(1, b"abc") + get(2)
+    ends = []
+    for index in range(len(data)):
+        parser.feed(data[index : index + 1])
+        if parser.at_boundary:
+            ends.append(index + 1)
+    body_end = data.index(b'"\n{"ID":2') + 1
+    get_end = len(data) - 1
+    assert ends == [body_end, body_end + 1, get_end, get_end + 1]
+
+
+# -- anything at all -------------------------------------------------------------------------------
+
+FRAGMENTS = [
+    get(), put(), put(2, b"abc"), put(3, b"\x00" * 9), close(), b"\n", b" \r\n", b"{", b"}", b'"',
+    b"\\",
+    b"\x00", b"\xff", b"QQ==", b"QUJD", b'"QQ==QUJD"\n', b'{"ID":',
+    b'{"ID":1,"Command":"get","ActionID":"',
+    b',"Command":"put","ActionID":"', b'"}\n', b'{"ID":1,"Command":"x","BodySize":4}\n',
+    b'{"ID":-1}\n',
+    b'{"ID":1,"Command":"close","BodySize":1}', b"[", b"]", b"1e999", b"\xc3\xa9",
+    b'"ObjectID":"QQ=="',
+    b'{"ID":2,"Command":"put","ActionID":"QQ==","OutputID":"QQ==","BodySize":3}\n\n"',
+    b"../../etc/passwd", b'{"ID":1,"Command":"get","ActionID":"Li4vLi4="}\n',
+]  # fmt: skip
+STREAMS = st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.binary(max_size=6)), max_size=12)
+CUTS = st.lists(st.integers(0, 5000), max_size=12)
+
+
+@given(STREAMS, CUTS)
+@example([b'{"ID":2,"Command":"put","ActionID":"QQ==","OutputID":"QQ==","BodySize":3}\n',
+          b'"QQ==QUJD"\n'], [-8])  # fmt: skip
+def test_split_stream_gives_the_events_of_the_whole(fragments, cuts):
+    """Good or bad, a stream means the same wherever it is cut, and feed never raises."""
+    data = b"".join(fragments)
+    assert parse(data, cuts) == parse(data)
+    assert parse_bytewise(data) == parse(data)
+
+
+@given(st.binary(max_size=300), CUTS)
+def test_feed_never_raises_on_noise(data, cuts):
+    """Arbitrary bytes give events of known kinds; after FATAL there is none."""
+    events = parse(data, cuts)
+    assert all(GET <= event[0] <= FATAL for event in events)
+    assert all(event[0] != FATAL for event in events[:-1])
+
+
+@given(STREAMS)
+def test_ids_that_come_out_are_safe_names(fragments):
+    """What is used as a file name is hex and nothing else."""
+    for event in parse(b"".join(fragments)):
+        if event[0] in (GET, PUT):
+            for name in event[2 : 3 if event[0] == GET else 4]:
+                assert 2 <= len(name) <= 128
+                assert not name.strip("0123456789abcdef")
+
+
+# -- answers ---------------------------------------------------------------------------------------
+
+NUMBERS = st.integers(0, MAX_INT64)
+PATHS = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+def decoded(answer: str) -> dict:
+    """An answer's fields, once it is seen to be one line of JSON that UTF-8 can carry."""
+    line = answer.encode("utf-8")
+    assert line.endswith(b"\n") and line.count(b"\n") == 1
+    return json.loads(line)
+
+
+def test_hello():
+    """The first line says what the plugin can do, under ID 0."""
+    hello = decoded(protocol.HELLO.decode())
+    assert hello == {"ID": 0, "KnownCommands": ["get", "put", "close"]}
+
+
+@given(NUMBERS, st.binary(min_size=32, max_size=32), NUMBERS, st.integers(0, MAX_TIME_NS), PATHS)
+def test_hit_answer(number, output, size, time_ns, path):
+    """A hit carries ID, OutputID, Size, Time and DiskPath, of the types the go command reads."""
+    time = timestamp(time_ns)
+    answer = protocol.hit_answer(number, output.hex(), size, time, protocol.json_text(path))
+    assert decoded(answer) == {
+        "ID": number,
+        "OutputID": b64(output),
+        "Size": size,
+        "Time": time,
+        "DiskPath": path,
+    }
+
+
+@given(NUMBERS, PATHS)
+def test_other_answers(number, text):
+    """Misses, puts, closes and errors say what they should, whatever stands in their text."""
+    assert decoded(protocol.miss_answer(number)) == {"ID": number, "Miss": True}
+    assert decoded(protocol.close_answer(number)) == {"ID": number}
+    assert decoded(protocol.error_answer(number, text)) == {"ID": number, "Err": text}
+    put_answer = protocol.put_answer(number, protocol.json_text(text))
+    assert decoded(put_answer) == {"ID": number, "DiskPath": text}

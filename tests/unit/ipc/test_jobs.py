@@ -1,0 +1,102 @@
+"""jobs.py: what crosses between processes survives the crossing."""
+
+import marshal
+
+import pytest
+
+from cacheplugin.ipc import jobs
+
+A, OUT = "ab" * 32, "cd" * 32
+FETCH = jobs.FetchJob(1, A)
+UPLOAD = jobs.UploadJob(2, A, OUT, 2**40, 2**62, "/cache/output/cd/é")
+ROW = (A, OUT, 5, 7, 9, "bundle", 8, 100, 0, 2**64 - 1)
+FINISH, LOAD, RANGE = jobs.FinishJob(3, [A]), jobs.LoadJob(4, ("s",)), jobs.RangeJob(5, "b", 8, 100, [ROW])
+BUNDLE, MANIFEST = jobs.BundleJob(6, "s", [UPLOAD[1:6]]), jobs.ManifestJob(7, "s", b"GCPM")
+FILE_FETCH = jobs.FileFetchJob(10, "module/ab/abcd", "/cache/tmp/é", 1000)
+FILE_UPLOAD = jobs.FileUploadJob(11, "module/ab/abcd", "/cache/module/ab/abcd", True)
+MESSAGES = [
+    jobs.BeginJob(8, ("s", "t")),
+    jobs.PrefetchJob(9),
+    jobs.StatusJob(),
+    jobs.PoolStatus({jobs.FETCHING: 1}, {jobs.FETCHING: 2}, 3, {jobs.FETCHING: "open"}),
+    FETCH,
+    UPLOAD,
+    FINISH,
+    LOAD,
+    RANGE,
+    BUNDLE,
+    MANIFEST,
+    FILE_FETCH,
+    FILE_UPLOAD,
+    jobs.FetchResult(1, A, jobs.HIT, OUT, 5, 7, "/cache/x", 5, ""),
+    jobs.failed(FETCH, jobs.MISS),
+    jobs.UploadResult(2, jobs.STORED, True, 0, ""),
+    jobs.failed(UPLOAD, jobs.FAILED, "503 Slow Down"),
+    jobs.FinishResult(3, jobs.STORED, ""),
+    jobs.LoadResult(4, jobs.HIT, "", [ROW], [], [], ["name"], 7.5, [A], True, 1, 8.5),
+    jobs.RangeResult(5, jobs.HIT, "", [A], [], False, 100),
+    jobs.BundleResult(6, jobs.STORED, "", [ROW], [OUT], 100),
+    jobs.ManifestResult(7, jobs.STORED, "", "name", 5),
+    jobs.FileResult(10, jobs.HIT, 2**40, ""),
+    jobs.failed(FILE_UPLOAD, jobs.LOCAL, "no space left on device"),
+    jobs.Disabled("no credentials"),
+    jobs.Expected([A], [OUT], True),
+    jobs.Transferred(1, 2, 3),
+]
+TASKS = [FETCH, UPLOAD, LOAD, RANGE, BUNDLE, MANIFEST]
+FILES = [FILE_FETCH, FILE_UPLOAD]
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_messages_cross_processes(message):
+    """Each kind of message is the same, and of the same kind, after marshal."""
+    fields = jobs.pack(message)
+    assert type(fields) is tuple
+    again = jobs.unpack(marshal.loads(marshal.dumps(fields)))
+    assert type(again) is type(message)
+    assert again == message
+
+
+def test_every_kind_is_tested():
+    """A new kind of message needs a line above."""
+    assert {type(message) for message in MESSAGES} == set(jobs._KINDS)
+
+
+def test_failures_name_their_job():
+    """A failed job's result has its number, its status, no entry and the reason."""
+    assert jobs.failed(FETCH, jobs.FAILED, "why") == (
+        1, A, jobs.FAILED, None, 0, 0, None, 0, "why",
+    )  # fmt: skip
+    assert jobs.failed(UPLOAD, jobs.LOST) == (2, jobs.LOST, False, 0, "")
+    assert jobs.failed(FETCH, jobs.DAMAGED, "why", OUT).output == OUT
+
+
+@pytest.mark.parametrize("job", FILES, ids=lambda job: type(job).__name__)
+def test_failures_of_files_are_of_one_kind(job):
+    """Both ways: the number, the status, no bytes and the reason."""
+    result = jobs.failed(job, jobs.DAMAGED, "why", OUT)
+    assert type(result) is jobs.FileResult and result == (job.number, jobs.DAMAGED, 0, "why")
+
+
+@pytest.mark.parametrize("job", [*TASKS, FINISH], ids=lambda job: type(job).__name__)
+def test_every_job_can_fail(job):
+    """Its result is of its own kind, has its number, and brings nothing."""
+    result = jobs.failed(job, jobs.SKIPPED, "why")
+    assert type(result).__name__ == type(job).__name__.replace("Job", "Result")
+    assert (result.number, result.status, result.reason) == (job.number, jobs.SKIPPED, "why")
+    rest = result._asdict().items() - {("number", job.number), ("status", jobs.SKIPPED), ("reason", "why")}
+    assert not any(value for name, value in rest if name != "action")
+
+
+def test_directions():
+    """Every task of a worker is under one of the two breakers."""
+    assert [jobs.direction(task) for task in TASKS] == [
+        jobs.FETCHING, jobs.UPLOADING, jobs.FETCHING, jobs.FETCHING, jobs.UPLOADING, jobs.UPLOADING,
+    ]  # fmt: skip
+    assert [jobs.direction(task) for task in FILES] == [jobs.FETCHING, jobs.UPLOADING]
+
+
+def test_statuses_differ():
+    """No two statuses are the same word."""
+    names = "HIT ARRIVED MISS DAMAGED FAILED LOCAL SKIPPED STORED UNUSABLE TIMED_OUT LOST".split()
+    assert len({getattr(jobs, name) for name in names}) == len(names)

@@ -1,0 +1,374 @@
+"""pool.py: which sessions share a plan, and when a plan is let go of."""
+import marshal
+import os
+from types import SimpleNamespace
+
+import pytest
+from entries import action_id, output_id
+
+from cacheplugin.ipc import jobs
+from cacheplugin.pool import supervisor
+from cacheplugin.remote import layouts
+from cacheplugin.breaker import CLOSED, OPEN
+from cacheplugin.options import Options
+from cacheplugin.remote.plan import ObjectsPlan, Plan
+from cacheplugin.store.tree import Store
+
+
+class ScriptedPlan(Plan):
+    """One that is open and over as a test says, and notes what it gets."""
+
+    def __init__(self, supervisor, scopes) -> None:
+        super().__init__(supervisor, scopes)
+        self.opens, self.is_needed, self.timeout = True, False, None
+        self.got, self.stopped, self.times = [], 0, 0
+
+    @property
+    def is_open(self):
+        return self.opens
+
+    @property
+    def is_over(self):
+        return not self.sessions and not self.is_needed
+
+    def prefetch(self):
+        self.got.append("prefetch")
+
+    def fetch(self, job):
+        self.got.append(job)
+
+    upload = fetch
+
+    def finish(self, job):
+        self.got.append(job)
+        self.sessions.discard(job.session)
+
+    def stop(self):
+        self.stopped += 1
+
+    def timeout_s(self):
+        return self.timeout
+
+    def on_time(self):
+        self.times += 1
+
+
+class Driver:
+    """Plays the front of a Supervisor without workers; ``plans`` are those that were made."""
+
+    def __init__(self, root, monkeypatch, make_plan, **options) -> None:
+        self.plans, self.heard = [], []
+        monkeypatch.setattr(layouts, "make_plan", self._make_plan)
+        self._make = make_plan
+        self.fds = os.pipe()
+        sender = SimpleNamespace(
+            fd=self.fds[1], queue=lambda fields: self.heard.append(jobs.unpack(fields))
+        )
+        self.pool = supervisor.Supervisor(SimpleNamespace(fd=self.fds[0]), sender)
+        self.pool._options, self.pool._store = Options(**options), Store(str(root))
+
+    def _make_plan(self, options, supervisor, store, scopes):
+        assert (options, store) == (self.pool._options, self.pool._store)
+        self.plans.append(self._make(supervisor, scopes))
+        return self.plans[-1]
+
+    def take(self, *messages) -> None:
+        """One turn of the loop."""
+        for message in messages:
+            self.pool._take(jobs.pack(message))
+        self.pool._attend_plans()
+
+    def begin(self, *sessions, scopes=("a", "b")) -> None:
+        self.take(*(jobs.BeginJob(session, scopes) for session in sessions))
+
+    def end(self, session) -> None:
+        self.take(jobs.FinishJob(1000 + session, [], session))
+
+
+@pytest.fixture
+def driver(tmp_path, monkeypatch):
+    driver = Driver(tmp_path, monkeypatch, ScriptedPlan)
+    yield driver
+    for fd in driver.fds:
+        os.close(fd)
+
+
+@pytest.fixture
+def objects(tmp_path, monkeypatch):
+    driver = Driver(tmp_path, monkeypatch, ObjectsPlan, layout="objects")
+    yield driver
+    for fd in driver.fds:
+        os.close(fd)
+
+
+def test_sessions_of_the_same_scopes_share_a_plan(driver):
+    """The same in the same order; scopes come as a list where they crossed a process."""
+    driver.begin(1)
+    driver.begin(2, scopes=["a", "b"])
+    driver.begin(3, scopes=("b", "a"))
+    driver.begin(4, scopes=("a",))
+    assert [plan.sessions for plan in driver.plans] == [{1, 2}, {3}, {4}]
+    assert [plan.scopes for plan in driver.plans] == [("a", "b"), ("b", "a"), ("a",)]
+
+
+def test_jobs_go_to_the_plan_of_their_session(driver):
+    """And nowhere else."""
+    driver.begin(1)
+    driver.begin(2, scopes=("c",))
+    fetch = jobs.FetchJob(5, action_id("a"), 2)
+    upload = jobs.UploadJob(6, action_id("a"), output_id(b"x"), 1, 7, "/x", session=2)
+    driver.take(jobs.PrefetchJob(1), fetch, upload)
+    finish = jobs.FinishJob(7, ["x"], 1)
+    driver.take(finish)
+    first, second = driver.plans
+    assert first.got == ["prefetch", finish] and second.got == [fetch, upload]
+
+
+def test_a_plan_that_is_not_open_is_joined_by_nobody(driver):
+    """Who comes then has a new one, and shares that; each ends by itself."""
+    driver.begin(1)
+    driver.plans[0].opens = False
+    driver.begin(2, 3)
+    old, new = driver.plans
+    assert (old.sessions, new.sessions) == ({1}, {2, 3})
+    driver.end(1)
+    assert driver.pool._plans == [new] and driver.pool._latest == {("a", "b"): new}
+    driver.begin(4)
+    assert new.sessions == {2, 3, 4}
+
+
+def test_plans_of_the_same_scopes_end_in_any_order(driver):
+    """Also the newer one first, and the older one while there is no other."""
+    driver.begin(1)
+    driver.plans[0].opens = False
+    driver.begin(2)
+    driver.end(2)
+    old, new = driver.plans
+    assert driver.pool._plans == [old] and not driver.pool._latest
+    driver.end(1)
+    assert not driver.pool._plans and (old.stopped, new.stopped) == (1, 1)
+
+
+def test_a_plan_is_let_go_of_once_it_is_over(driver):
+    """Not with its last session, where something is still to do; who comes until then joins."""
+    driver.begin(1)
+    (plan,) = driver.plans
+    plan.is_needed = True
+    driver.end(1)
+    assert driver.pool._plans == [plan] and not plan.stopped
+    driver.begin(2)
+    assert plan.sessions == {2}
+    plan.is_needed = False
+    driver.end(2)
+    assert not driver.pool._plans and not driver.pool._latest and not driver.pool._plan_of
+    assert plan.stopped == 1
+    driver.begin(3)
+    assert len(driver.plans) == 2 and plan.sessions == set()
+
+
+def test_the_next_of_all_plans_is_waited_for(driver):
+    """No longer than until the first of them wants to do something."""
+    assert driver.pool._timeout_ms() is None
+    driver.begin(1)
+    driver.begin(2, scopes=("c",))
+    assert driver.pool._timeout_ms() is None
+    driver.plans[0].timeout, driver.plans[1].timeout = 20, 0.5
+    assert 500 <= driver.pool._timeout_ms() < 510
+    driver.plans[1].timeout = None
+    assert 20_000 <= driver.pool._timeout_ms() < 20_010
+    before = [plan.times for plan in driver.plans]
+    driver.take()
+    assert [plan.times for plan in driver.plans] == [count + 1 for count in before]
+
+
+def test_what_comes_behind_the_end_of_a_session_is_answered(driver):
+    """Each job once, as not tried; the pool lives on, and so does the plan of the others."""
+    driver.begin(1, 2)
+    driver.end(1)
+    upload = jobs.UploadJob(6, action_id("a"), output_id(b"x"), 1, 7, "/x", session=1)
+    driver.take(jobs.FetchJob(5, action_id("a"), 1), upload, jobs.PrefetchJob(1))
+    driver.take(jobs.FinishJob(7, [], 1), jobs.FetchJob(8, action_id("a"), 99))
+    assert [(one.number, one.status) for one in driver.heard] == [
+        (number, jobs.SKIPPED) for number in (5, 6, 7, 8)
+    ]
+    assert driver.plans[0].sessions == {2}
+
+
+def test_status_of_a_pool_without_work(driver):
+    """It is answered at once."""
+    driver.take(jobs.StatusJob())
+    (status,) = driver.heard
+    assert status.workers == 0 and set(status.queued) == set(status.running) == set(status.breakers)
+    assert {*status.queued.values(), *status.running.values()} == {0}
+
+
+def test_tasks_of_a_plan_that_is_over_end_in_it(objects):
+    """A fetch that outlives its session is answered, and not taken for one of the next plan's."""
+    objects.begin(1, scopes=("",))
+    first = jobs.FetchJob(5, action_id("a"), 1)
+    objects.take(first)
+    objects.end(1)
+    assert objects.heard == [jobs.FinishResult(1001, jobs.STORED, "")] and not objects.pool._plans
+    objects.begin(2, scopes=("",))
+    second = jobs.FetchJob(6, action_id("a"), 2)
+    objects.take(second)
+    queue = objects.pool._queues[jobs.FETCHING]
+    assert [*queue] == [first, second]
+    for task in (first, second):
+        objects.pool._end(task, jobs.failed(task, jobs.MISS))
+    assert [one.number for one in objects.heard[1:]] == [5, 6] and not objects.pool._owners
+
+
+def test_sessions_of_single_objects_end_apart(objects):
+    """Each when its own uploads are done, in whatever order that is."""
+    objects.begin(1, 2, scopes=("",))
+    puts = [
+        jobs.UploadJob(one, action_id(str(one)), output_id(b"x"), 1, 7, "/x", session=one)
+        for one in (1, 2)
+    ]
+    objects.take(*puts)
+    objects.end(1)
+    objects.end(2)
+    assert objects.heard == []
+    for task in reversed(puts):
+        objects.pool._end(task, jobs.UploadResult(task.number, jobs.STORED, False, 1, ""))
+    assert [one.number for one in objects.heard] == [2, 1002, 1, 1001]
+    objects.take()
+    assert not objects.pool._plans and len(objects.plans) == 1
+
+
+# -- files that are no entries ---------------------------------------------------------------------
+
+FETCH_FILE = jobs.FileFetchJob(5, "module/ab/abcd", "/cache/tmp/1", 1000)
+UPLOAD_FILE = jobs.FileUploadJob(6, "module/ab/abcd", "/cache/module/ab/abcd", False)
+
+
+class Worker:
+    """In place of a worker process, and of the connection to it: notes what it is sent."""
+
+    def __init__(self, fd) -> None:
+        self.tasks, self.sent, self.connection, self._fd = {}, [], self, fd
+        self.process = SimpleNamespace(kill=lambda: None, join=lambda: None, pid=4711)
+
+    def send_bytes(self, data) -> None:
+        self.sent.append(jobs.unpack(marshal.loads(data)))
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def worker(driver, monkeypatch):
+    """The one worker of the driver's pool."""
+    worker = Worker(driver.fds[0])
+
+    def choose():
+        driver.pool._workers[worker.fileno()] = worker
+        return worker
+
+    monkeypatch.setattr(driver.pool, "_choose_worker", choose)
+    monkeypatch.setattr(driver.pool, "_poll", SimpleNamespace(unregister=lambda _: None))
+    return worker
+
+
+def finish(driver, worker, result) -> None:
+    """Have the worker say a result."""
+    worker.recv_bytes = lambda: marshal.dumps(jobs.pack(result))
+    driver.pool._hear(worker)
+
+
+def test_files_belong_to_no_session(driver, worker):
+    """They need none, and no plan; each is done by a worker, and its result is the front's."""
+    driver.take(FETCH_FILE, UPLOAD_FILE)
+    assert not driver.plans and driver.heard == []
+    assert driver.pool._status().queued == {jobs.FETCHING: 1, jobs.UPLOADING: 1}
+    driver.pool._dispatch()
+    assert worker.sent == [FETCH_FILE, UPLOAD_FILE]
+    results = [jobs.FileResult(6, jobs.STORED, 7, ""), jobs.FileResult(5, jobs.HIT, 8, "")]
+    for result in results:
+        finish(driver, worker, result)
+    assert driver.heard == results and not driver.pool._owners and not worker.tasks
+    assert set(driver.pool._running.values()) == {0}
+
+
+def test_files_beside_sessions(driver, worker):
+    """The end of a session is none of theirs, and they leave its plan alone."""
+    driver.begin(1)
+    driver.take(FETCH_FILE)
+    driver.end(1)
+    assert not driver.pool._plans
+    driver.pool._dispatch()
+    finish(driver, worker, jobs.FileResult(5, jobs.MISS, 0, ""))
+    assert driver.heard == [jobs.FileResult(5, jobs.MISS, 0, "")]
+    assert all(FETCH_FILE not in plan.got for plan in driver.plans)
+
+
+def test_files_of_a_worker_that_dies(driver, worker):
+    """A fetch is lost; an upload is given to the next worker, a few times."""
+    driver.take(FETCH_FILE, UPLOAD_FILE)
+    driver.pool._dispatch()
+    driver.pool._lost(worker)
+    assert driver.heard == [jobs.FileResult(5, jobs.LOST, 0, "the worker died")]
+    for _ in range(supervisor.UPLOAD_TRIES - 1):
+        worker.tasks.clear()
+        driver.pool._deaths = 0
+        driver.pool._dispatch()
+        assert worker.sent[-1] == UPLOAD_FILE
+        driver.pool._lost(worker)
+    assert driver.heard[1:] == [jobs.FileResult(6, jobs.LOST, 0, "the worker died")]
+    assert not driver.pool._owners and set(driver.pool._running.values()) == {0}
+
+
+def test_files_of_a_bucket_that_is_of_no_use(driver, worker):
+    """What waits and what is under way is answered, and so is what comes then; once each."""
+    driver.take(FETCH_FILE)
+    driver.pool._dispatch()
+    driver.take(UPLOAD_FILE)
+    driver.pool._disable("access denied")
+    assert driver.heard[0] == jobs.Disabled("access denied")
+    assert sorted(driver.heard[1:]) == [
+        jobs.FileResult(5, jobs.SKIPPED, 0, "S3 is turned off"),
+        jobs.FileResult(6, jobs.SKIPPED, 0, "S3 is turned off"),
+    ]
+    finish(driver, worker, jobs.FileResult(5, jobs.HIT, 8, ""))
+    driver.take(FETCH_FILE._replace(number=7))
+    driver.pool._dispatch()
+    assert driver.heard[3:] == [jobs.FileResult(7, jobs.SKIPPED, 0, "access denied")]
+    assert worker.sent == [FETCH_FILE]
+
+
+def test_files_open_and_close_the_breaker(driver, worker):
+    """Their failures count as all do; the fetch that tries again is answered before it does."""
+    driver.pool._options = Options(bucket="b")
+    for number in range(10, 13):
+        driver.take(FETCH_FILE._replace(number=number))
+        driver.pool._dispatch()
+        finish(driver, worker, jobs.FileResult(number, jobs.FAILED, 0, "503"))
+    assert driver.pool._breakers[jobs.FETCHING].state == OPEN
+    driver.take(FETCH_FILE._replace(number=13), UPLOAD_FILE)
+    driver.pool._dispatch()
+    assert driver.heard[3:] == [
+        jobs.FileResult(13, jobs.SKIPPED, 0, "S3 is turned off after failures")
+    ]
+    assert worker.sent[3:] == [UPLOAD_FILE]
+    driver.pool._breakers[jobs.FETCHING]._open_until = 0.0
+    driver.take(FETCH_FILE._replace(number=14))
+    driver.pool._dispatch()
+    assert worker.sent[4:] == [FETCH_FILE._replace(number=14)]
+    finish(driver, worker, jobs.FileResult(14, jobs.HIT, 8, ""))
+    assert driver.heard[4:] == [jobs.FileResult(14, jobs.SKIPPED, 0, "S3 is being tried again")]
+    assert driver.pool._breakers[jobs.FETCHING].state == CLOSED
+
+
+def test_files_keep_to_the_limits(driver, worker):
+    """So many at once, and uploads wait for fetches, as entries do."""
+    driver.pool._options = Options(fetches_at_once=2, uploads_at_once=1)
+    driver.take(UPLOAD_FILE, *(FETCH_FILE._replace(number=number) for number in (10, 11, 12)))
+    driver.pool._dispatch()
+    assert [task.number for task in worker.sent] == [10, 11]
+    finish(driver, worker, jobs.FileResult(10, jobs.MISS, 0, ""))
+    driver.pool._dispatch()
+    assert [task.number for task in worker.sent] == [10, 11, 12, 6]

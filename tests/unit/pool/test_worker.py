@@ -1,0 +1,51 @@
+"""worker.py: whatever happens to a job becomes a result."""
+
+import pytest
+
+from cacheplugin import errors
+from cacheplugin.ipc import jobs
+from cacheplugin.pool import worker
+
+FETCH = jobs.FetchJob(1, "ab" * 32)
+UPLOAD = jobs.UploadJob(2, "ab" * 32, "cd" * 32, 5, 7, "/x")
+
+
+class Remote:
+    """Answers every task with ``answer``, or raises it."""
+
+    def __init__(self, answer) -> None:
+        self.answer = answer
+
+    def perform(self, _):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def test_result():
+    """What the remote answers is the result."""
+    result = jobs.UploadResult(2, jobs.STORED, True, 0, "")
+    assert worker.perform(Remote(result), UPLOAD) is result
+
+
+@pytest.mark.parametrize(
+    ("error", "of_a_fetch", "of_an_upload"),
+    [
+        (errors.Absent("why"), jobs.MISS, jobs.FAILED),
+        (errors.Damaged("why"), jobs.DAMAGED, jobs.DAMAGED),
+        (errors.Unavailable("why"), jobs.FAILED, jobs.FAILED),
+        (errors.TimedOut("why"), jobs.TIMED_OUT, jobs.TIMED_OUT),
+        (errors.Unusable("why"), jobs.UNUSABLE, jobs.UNUSABLE),
+        (errors.RemoteError("why"), jobs.FAILED, jobs.FAILED),
+        (PermissionError("why"), jobs.LOCAL, jobs.LOCAL),
+        (ZeroDivisionError("why"), jobs.FAILED, jobs.FAILED),
+    ],
+    ids=repr,
+)
+def test_errors(error, of_a_fetch, of_an_upload):
+    """Every error is a status and its text; none comes out."""
+    fetched = worker.perform(Remote(error), FETCH)
+    assert (fetched.number, fetched.action, fetched.status) == (1, FETCH.action, of_a_fetch)
+    uploaded = worker.perform(Remote(error), UPLOAD)
+    assert (uploaded.number, uploaded.status, uploaded.found) == (2, of_an_upload, False)
+    assert "why" in fetched.reason and "why" in uploaded.reason

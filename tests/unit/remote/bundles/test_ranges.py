@@ -1,0 +1,157 @@
+"""remote/bundles/ranges.py: what is fetched in one go, and in which order."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rows import empty_row, ids, names, row
+
+from cacheplugin.remote.bundles.ranges import (
+    GAP_BYTES,
+    IDLE,
+    QUEUED,
+    Queue,
+    RANGE_BYTES,
+    RUNNING,
+    cut,
+)
+
+# (gap before the block, its length, bodies in it) of the blocks of a bundle
+BLOCKS = st.lists(
+    st.tuples(
+        st.sampled_from([0, 0, 1, GAP_BYTES, GAP_BYTES + 1]),
+        st.sampled_from([1, 1000, RANGE_BYTES // 3, RANGE_BYTES - 1, RANGE_BYTES, 5 * RANGE_BYTES]),
+        st.integers(1, 3),
+    ),
+    max_size=12,
+)  # fmt: skip
+
+
+@st.composite
+def wanted_rows(draw) -> list:
+    """Rows of up to three bundles and some without a body, in any order."""
+    rows = [empty_row(f"empty {at}") for at in range(draw(st.integers(0, 2)))]
+    for bundle in "abc"[: draw(st.integers(1, 3))]:
+        position = 8
+        for at, (gap, length, bodies) in enumerate(draw(BLOCKS)):
+            position += gap
+            rows += [
+                row(f"{bundle} {at} {body}", position, length, bundle=bundle, inner=body)
+                for body in range(bodies)
+            ]
+            position += length
+    return draw(st.permutations(rows))
+
+
+def blocks_of(found) -> list:
+    """The (offset, length) in a range, each once."""
+    return list(dict.fromkeys((one.offset, one.length) for one in found.rows))
+
+
+@given(wanted_rows())
+def test_every_row_is_in_one_range(rows):
+    """No row is left out or doubled, and each range has what it is cut for."""
+    ranges = cut(rows)
+    assert sorted(one for found in ranges for one in found.rows) == sorted(rows)
+    for found in ranges:
+        assert found.rows and found.state == IDLE
+        if found.bundle:
+            assert {one.bundle for one in found.rows} == {found.bundle}
+            assert found.start == min(one.offset for one in found.rows)
+            assert found.start + found.length == max(one.offset + one.length for one in found.rows)
+            places = [(one.offset, one.inner) for one in found.rows]
+            assert places == sorted(places)
+
+
+@given(wanted_rows())
+def test_gaps_and_lengths(rows):
+    """A range ends where the gap is too long or it has enough already, and nowhere else."""
+    by_bundle = {}
+    for found in cut(rows):
+        by_bundle.setdefault(found.bundle, []).append(found)
+        blocks = blocks_of(found)
+        for (offset, length), (next_offset, _) in zip(blocks, blocks[1:]):
+            assert next_offset - (offset + length) <= GAP_BYTES
+            assert offset + length - found.start < RANGE_BYTES
+    by_bundle.pop("", None)
+    for ranges in by_bundle.values():
+        ranges.sort(key=lambda found: found.start)
+        for before, after in zip(ranges, ranges[1:]):
+            assert (
+                after.start - before.end > GAP_BYTES
+                or before.length >= RANGE_BYTES
+                or after.rows[0].length >= RANGE_BYTES  # what waits for a small one waits for no more
+            )
+
+
+@given(wanted_rows())
+def test_order_is_that_of_first_use(rows):
+    """Ranges stand in the order of their first rows; what needs no request stands before them."""
+    ranges = cut(rows)
+    assert [found.bundle for found in ranges].count("") == any(not one.length for one in rows)
+    if ranges and not ranges[0].bundle:
+        assert ranges[0].length == 0
+        assert all(not one.length for one in ranges.pop(0).rows)
+    first_uses = [min(rows.index(one) for one in found.rows) for found in ranges]
+    assert first_uses == sorted(first_uses)
+
+
+def test_nothing_to_cut():
+    assert cut([]) == []
+
+
+def test_overlapping_blocks_stay_together():
+    """Blocks that a hostile manifest lets overlap are in one range, which has both ends."""
+    (found,) = cut([row("a", 8, 3 * RANGE_BYTES), row("b", RANGE_BYTES + 100, 10)])
+    assert (found.start, found.length) == (8, 3 * RANGE_BYTES)
+    assert names(found.rows) == ids("ab")
+
+
+# -- the queue -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ranges():
+    return cut([row(name, at * 10 * GAP_BYTES) for at, name in enumerate("abcd")])
+
+
+def test_queue_gives_the_first(ranges):
+    """Ranges come out as they went in, and run from then on."""
+    queue = Queue()
+    assert not queue
+    for found in ranges:
+        queue.add(found)
+        assert queue and found.state == QUEUED
+    assert [queue.take() for _ in ranges] == ranges
+    assert not queue and {found.state for found in ranges} == {RUNNING}
+
+
+def test_queue_gives_what_is_wanted(ranges):
+    """A wanted range comes out of the middle; the others stay in their order."""
+    queue = Queue()
+    for found in ranges:
+        queue.add(found)
+    assert queue.take(ranges[2]) is ranges[2]
+    assert ranges[2].state == RUNNING
+    assert [queue.take() for _ in range(3)] == [ranges[0], ranges[1], ranges[3]]
+    assert not queue
+
+
+def test_queue_gives_what_it_does_not_have(ranges):
+    """A wanted range that nobody queued runs as well; those queued stay."""
+    queue = Queue()
+    queue.add(ranges[0])
+    assert queue.take(ranges[1]) is ranges[1]
+    assert ranges[1].state == RUNNING
+    assert queue.take() is ranges[0]
+
+
+def test_cleared_queue(ranges):
+    """What was queued and is not any more may be wanted later; what runs goes on."""
+    queue = Queue()
+    for found in ranges:
+        queue.add(found)
+    queue.take()
+    queue.clear()
+    assert not queue
+    assert [found.state for found in ranges[:3]] == [RUNNING, IDLE, IDLE]
+    assert queue.take(ranges[2]) is ranges[2]

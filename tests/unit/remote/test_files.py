@@ -1,0 +1,260 @@
+"""remote/files.py: files that are no entries, from and to the bucket, one object each."""
+import os
+import resource
+import signal
+from contextlib import contextmanager
+
+import pytest
+from entries import read
+from fake_bucket import FakeBucket
+
+from cacheplugin.ipc import jobs
+from cacheplugin.pool import worker
+from cacheplugin.errors import Absent, Unavailable
+from cacheplugin.options import Options
+from cacheplugin.remote import files, slow_body
+from cacheplugin.remote.layouts import Remote
+from cacheplugin.remote.files import Files
+
+LIMIT = 1 << 30
+KEY = "module/ab/abcdef"
+BODY = bytes(range(256)) * 3000  # several pieces
+
+
+@pytest.fixture
+def bucket():
+    return FakeBucket()
+
+
+@pytest.fixture
+def path(tmp_path):
+    """An empty file, as the front makes it."""
+    path = tmp_path / "file"
+    path.write_bytes(b"")
+    return str(path)
+
+
+@pytest.fixture
+def small_is_large(monkeypatch):
+    monkeypatch.setattr(files, "LARGE_BYTES", 100)
+
+
+def fetch(bucket, path, prefix=""):
+    return Files(bucket, prefix).fetch(jobs.FileFetchJob(7, KEY, path, LIMIT))
+
+
+def upload(bucket, path, replace=False, prefix=""):
+    return Files(bucket, prefix).upload(jobs.FileUploadJob(7, KEY, path, replace))
+
+
+# -- fetch -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prefix", "start"), [("", ""), ("team", "team/"), ("a/b", "a/b/"), ("/a", "/a/"), ("/", "/")]
+)
+def test_keys_are_behind_the_prefix(bucket, path, prefix, start):
+    """Both ways."""
+    bucket.objects = {start + KEY: b"body"}
+    assert fetch(bucket, path, prefix) == (7, jobs.HIT, 4, "")
+    assert read(path) == b"body"
+    other = FakeBucket()
+    assert upload(other, path, prefix=prefix) == (7, jobs.STORED, 4, "")
+    assert other.objects == bucket.objects
+
+
+@pytest.mark.parametrize("body", [b"", b"x", BODY[:99], BODY[: files._CHUNK_BYTES], BODY], ids=len)
+def test_fetch(bucket, path, body):
+    """One request, and the file has all of it."""
+    bucket.objects = {KEY: body}
+    assert fetch(bucket, path) == (7, jobs.HIT, len(body), "")
+    assert read(path) == body and bucket.methods() == ["open"]
+
+
+@pytest.mark.parametrize(("size", "methods"), [(100, ["open"]), (101, ["open", "download"])])
+def test_large_files_come_in_parts(bucket, path, small_is_large, size, methods):
+    """Above a size, in whatever order the parts come."""
+    bucket.objects = {KEY: BODY[:size]}
+    assert fetch(bucket, path) == (7, jobs.HIT, size, "")
+    assert read(path) == BODY[:size] and bucket.methods() == methods
+
+
+def test_the_file_stays_the_same_one(bucket, path):
+    """The front has it open, and may have given it another name meanwhile."""
+    bucket.objects = {KEY: BODY}
+    inode = os.stat(path).st_ino
+    os.link(path, f"{path}.kept")
+    fetch(bucket, path)
+    assert os.stat(path).st_ino == inode and read(f"{path}.kept") == BODY
+
+
+def test_absent(bucket, path):
+    """A miss, and the file is as it was."""
+    with pytest.raises(Absent):
+        fetch(bucket, path)
+    assert read(path) == b"" and bucket.methods() == ["open"]
+
+
+def test_bodies_that_end_early_or_come_too_slowly(bucket, path, monkeypatch):
+    """They are no files."""
+    bucket.objects, bucket.lengths = {KEY: BODY}, {KEY: len(BODY) + 1}
+    with pytest.raises(Unavailable, match="ends early"):
+        fetch(bucket, path)
+    bucket.lengths = {}
+    now = iter([0.0, 1e6])
+    monkeypatch.setattr(slow_body.time, "monotonic", lambda: next(now))
+    with pytest.raises(Unavailable, match="slowly"):
+        fetch(bucket, path)
+
+
+def test_no_file_to_write_to(bucket, tmp_path):
+    """The front let go of it: none is made, and nothing is asked for."""
+    bucket.objects = {KEY: BODY}
+    with pytest.raises(FileNotFoundError):
+        fetch(bucket, str(tmp_path / "gone"))
+    assert os.listdir(tmp_path) == [] and bucket.calls == []
+
+
+@contextmanager
+def largest_file(size):
+    """No file can become larger, as on a disk that has so much room."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("room", [0, 1, 1000, files._CHUNK_BYTES, len(BODY) - 1])
+@pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
+def test_disk_that_takes_a_part(bucket, path, monkeypatch, room, large):
+    """A file that has not all of it is an error of this disk, never a hit."""
+    if large:
+        monkeypatch.setattr(files, "LARGE_BYTES", 100)
+    bucket.objects = {KEY: BODY}
+    with pytest.raises(OSError), largest_file(room):
+        fetch(bucket, path)
+    assert len(read(path)) <= room
+
+
+# -- upload ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full(path):
+    with open(path, "wb") as file:
+        file.write(BODY)
+    return path
+
+
+def test_upload_of_a_new_file(bucket, full):
+    """One request, which would not replace what somebody else wrote meanwhile."""
+    assert upload(bucket, full) == (7, jobs.STORED, len(BODY), "")
+    assert bucket.objects == {KEY: BODY} and bucket.methods() == ["write_new"]
+
+
+def test_upload_of_what_is_there(bucket, full):
+    """It is the same by its name: it stays, and no bytes are counted."""
+    bucket.objects = {KEY: b"there"}
+    assert upload(bucket, full) == (7, jobs.STORED, 0, "")
+    assert bucket.objects == {KEY: b"there"} and bucket.methods() == ["write_new"]
+
+
+def test_upload_in_place_of_another(bucket, full):
+    """What changes, or is damaged there, is replaced, whatever is there."""
+    for bucket.objects in ({}, {KEY: b"old"}):
+        bucket.calls.clear()
+        assert upload(bucket, full, replace=True) == (7, jobs.STORED, len(BODY), "")
+        assert bucket.objects == {KEY: BODY} and bucket.methods() == ["write"]
+
+
+@pytest.mark.parametrize(
+    ("there", "replace", "methods", "size"),
+    [(False, False, ["exists", "upload_file"], len(BODY)), (True, False, ["exists"], 0),
+     (False, True, ["upload_file"], len(BODY)), (True, True, ["upload_file"], len(BODY))],
+)  # fmt: skip
+def test_large_uploads(bucket, full, small_is_large, there, replace, methods, size):
+    """In parts, and not where it is there."""
+    bucket.objects = {KEY: b"there"} if there else {}
+    assert upload(bucket, full, replace) == (7, jobs.STORED, size, "")
+    assert bucket.methods() == methods and bucket.objects == {KEY: BODY if size else b"there"}
+
+
+@pytest.mark.parametrize(
+    ("size", "methods"), [(100, ["write_new"]), (101, ["exists", "upload_file"])]
+)
+def test_what_is_large(bucket, path, small_is_large, size, methods):
+    """The same limit as for fetches."""
+    with open(path, "wb") as file:
+        file.write(BODY[:size])
+    upload(bucket, path)
+    assert bucket.methods() == methods
+
+
+def test_upload_of_an_empty_file(bucket, path):
+    """A list of no versions is one."""
+    assert upload(bucket, path) == (7, jobs.STORED, 0, "")
+    assert bucket.objects == {KEY: b""}
+
+
+def test_upload_of_what_is_gone(bucket, tmp_path):
+    """A prune was faster: nothing is asked for."""
+    with pytest.raises(FileNotFoundError):
+        upload(bucket, str(tmp_path / "gone"))
+    assert bucket.calls == []
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("replace", [False, True])
+def test_bucket_that_takes_nothing(bucket, full, monkeypatch, large, replace):
+    """Its error comes out."""
+    if large:
+        monkeypatch.setattr(files, "LARGE_BYTES", 100)
+    bucket.faults = {KEY: Unavailable("503")}
+    with pytest.raises(Unavailable):
+        upload(bucket, full, replace)
+    assert bucket.objects == {}
+
+
+# -- as a worker does it ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["auto", "bundles", "objects", "both"])
+def test_every_layout_has_files(bucket, full, tmp_path, layout):
+    """They are no part of any: the same objects."""
+    remote = Remote(Options(layout=layout, prefix="p"), bucket, None)
+    done = worker.perform(remote, jobs.FileUploadJob(1, KEY, full, False))
+    assert done == jobs.FileResult(1, jobs.STORED, len(BODY), "")
+    assert bucket.objects == {f"p/{KEY}": BODY}
+    (tmp_path / "other").write_bytes(b"")
+    done = worker.perform(remote, jobs.FileFetchJob(2, KEY, str(tmp_path / "other"), LIMIT))
+    assert done == jobs.FileResult(2, jobs.HIT, len(BODY), "") and read(tmp_path / "other") == BODY
+
+
+@pytest.mark.parametrize(
+    ("fault", "fetched", "uploaded"),
+    [(None, jobs.MISS, jobs.STORED), (Unavailable("why"), jobs.FAILED, jobs.FAILED),
+     (Absent("why"), jobs.MISS, jobs.FAILED)],
+)  # fmt: skip
+def test_failures_are_results(bucket, full, fault, fetched, uploaded):
+    """Of their own kind, with the number of the job."""
+    bucket.faults = {} if fault is None else {KEY: fault}
+    remote = Remote(Options(layout="objects"), bucket, None)
+    results = [
+        worker.perform(remote, job)
+        for job in (jobs.FileFetchJob(1, KEY, full, LIMIT), jobs.FileUploadJob(2, KEY, full, False))
+    ]
+    assert [result[:2] for result in results] == [(1, fetched), (2, uploaded)]
+    assert {type(result) for result in results} == {jobs.FileResult}
+
+
+def test_what_is_gone_is_a_local_failure(bucket, tmp_path):
+    """Both ways."""
+    remote = Remote(Options(layout="objects"), bucket, None)
+    bucket.objects = {KEY: BODY}
+    gone = f"{tmp_path}/x"
+    for job in (jobs.FileFetchJob(1, KEY, gone, LIMIT), jobs.FileUploadJob(1, KEY, gone, True)):
+        assert worker.perform(remote, job) == (1, jobs.LOCAL, 0, "no such file or directory")

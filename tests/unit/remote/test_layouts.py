@@ -1,0 +1,356 @@
+"""The contract that the remote keeps in every layout (see cacheplugin/remote/__init__.py).
+
+A new layout is one more word in LAYOUTS. What is particular to one layout has a module of its own.
+"""
+
+import itertools
+import os
+
+import pytest
+from bundle_reader import read_index
+from entries import TIME, TIME_NS, files, output_id, put, read
+from fake_bucket import FakeBucket
+from machine import BODY, Machine
+
+from cacheplugin.ipc import jobs
+from cacheplugin.errors import TimedOut, Unavailable, Unusable
+from cacheplugin.store.record import timestamp
+
+LAYOUTS = ("objects", "bundles", "auto", "both")
+FETCHED = (jobs.HIT, jobs.ARRIVED)
+
+
+class Faulty(dict):
+    """Faults of a FakeBucket for the keys that ``meets`` says yes to."""
+
+    def __init__(self, error, meets=lambda key: True) -> None:
+        self._error = error
+        self._meets = meets
+
+    def __contains__(self, key) -> bool:
+        return self._meets(key)
+
+    def __getitem__(self, key):
+        return self._error
+
+
+@pytest.fixture(params=LAYOUTS)
+def layout(request):
+    return request.param
+
+
+@pytest.fixture
+def bucket():
+    return FakeBucket()
+
+
+@pytest.fixture
+def machines(layout, bucket, tmp_path):
+    """Makes machines, each with nothing stored and a session of its own."""
+    numbers = itertools.count()
+    return lambda: Machine(layout, bucket, tmp_path / f"machine-{next(numbers)}")
+
+
+@pytest.fixture
+def machine(machines):
+    return machines()
+
+
+@pytest.fixture
+def fresh(machines):
+    return machines()
+
+
+def assert_fetches(machine, name, body=BODY, time_ns=TIME_NS) -> None:
+    """A get brings this entry into the machine's store."""
+    result = machine.fetch(name)
+    assert result.status in FETCHED, result
+    path = machine.cache.store.output_path(output_id(body))
+    if result.status == jobs.HIT:
+        assert result[3:7] == (output_id(body), len(body), time_ns, path)
+    assert machine.lookup(name)[:4] == (output_id(body), len(body), timestamp(time_ns), path)
+    assert read(path) == body
+
+
+def assert_nothing_stored(machine) -> None:
+    assert files(machine.cache.store.root) == {}
+
+
+def places_of_bodies(bucket) -> list:
+    """(key, start, end) of what has to do with bodies, wherever they lie."""
+    found = []
+    for key, data in bucket.objects.items():
+        if "/output/" in key:
+            found.append((key, 0, len(data)))
+        elif "/bundle/" in key:
+            rows = read_index(lambda start, length: data[start : start + length], len(data), "name")
+            found += sorted({(key, row.offset, row.offset + row.length) for row in rows})
+    return found
+
+
+def damage_bodies(bucket, damage) -> None:
+    """Have ``damage`` replace the bytes of every body, as they lie there."""
+    for key, start, end in places_of_bodies(bucket):
+        data = bucket.objects[key]
+        bucket.objects[key] = data[:start] + damage(data[start:end]) + data[end:]
+
+
+# -- from one machine to another -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", [BODY, b"x", b"", os.urandom(1 << 20)], ids=len)
+def test_entry_reaches_another_machine(machine, fresh, body):
+    """What one machine uploads another fetches: body, size and time, now in its own store."""
+    assert machine.upload("a", body).status == jobs.STORED
+    assert_fetches(fresh, "a", body)
+    assert fresh.lookup("a")[2] == TIME
+
+
+def test_large_entry_reaches_another_machine(machine, fresh):
+    """So does what is too large to be held in memory."""
+    body = os.urandom(9 << 20)
+    assert machine.upload("a", body).status == jobs.STORED
+    assert_fetches(fresh, "a", body)
+
+
+def test_many_entries_reach_another_machine(machine, fresh):
+    """What was put in many sessions is there for each later one, whoever looks for it."""
+    bodies = {f"action {at}": os.urandom(at * at) for at in range(30)}
+    for name, body in bodies.items():
+        assert machine.upload(name, body).status == jobs.STORED
+    for name, body in bodies.items():
+        assert_fetches(fresh, name, body)
+
+
+def test_received_counts_what_came(machine, fresh):
+    """The bytes of a body that came over the network are counted, once."""
+    body = os.urandom(50_000)
+    machine.upload("a", body)
+    machine.upload("b", body)
+    assert fresh.fetch("a").status in FETCHED
+    assert len(body) <= fresh.received < len(body) + 100
+    assert fresh.fetch("b").status in FETCHED
+    assert fresh.received < len(body) + 100
+
+
+def test_absent(fresh):
+    """What nobody uploaded is a miss, and leaves nothing behind."""
+    assert fresh.fetch("a").status == jobs.MISS
+    assert_nothing_stored(fresh)
+
+
+def test_entries_beside_those_that_are_absent(machine, fresh):
+    """A miss is one where the bucket has other entries as well."""
+    machine.upload("a")
+    assert fresh.fetch("b").status == jobs.MISS
+    assert_fetches(fresh, "a")
+
+
+def test_second_upload_of_a_body_sends_none(machine, bucket):
+    """A body goes once, whichever action it belongs to."""
+    assert not machine.upload("a").found
+    sent, there = machine.sent, places_of_bodies(bucket)
+    assert machine.upload("b").found and machine.upload("a").found
+    assert places_of_bodies(bucket) == there and sent > 0
+
+
+def test_upload_finds_what_another_machine_uploaded(machine, fresh, machines, bucket):
+    """A body that the bucket has from elsewhere is found and not replaced."""
+    machine.upload("a")
+    there = places_of_bodies(bucket)
+    result = fresh.upload("b")
+    assert (result.status, result.found, result.sent) == (jobs.STORED, True, 0)
+    assert places_of_bodies(bucket) == there
+    third = machines()
+    assert_fetches(third, "b")
+    assert_fetches(third, "a")
+
+
+def test_latest_put_counts(machine, machines):
+    """A later upload of an action replaces its output and its time."""
+    machine.upload("a")
+    machine.upload("a", BODY, TIME_NS + 1)
+    assert_fetches(machines(), "a", BODY, TIME_NS + 1)
+    machine.upload("a", b"other", TIME_NS + 2)
+    assert_fetches(machines(), "a", b"other", TIME_NS + 2)
+
+
+def test_machines_that_end_at_the_same_time(machines):
+    """Of ten sessions that knew nothing of each other none loses what another put."""
+    ten = [machines() for _ in range(10)]
+    for machine in ten:
+        machine.begin()
+    for at, machine in enumerate(ten):
+        assert machine.upload(f"a{at}", b"%d" % at).status == jobs.STORED
+        assert machine.upload("shared", b"shared", TIME_NS + at).status == jobs.STORED
+    eleventh = machines()
+    for at in range(10):
+        assert_fetches(eleventh, f"a{at}", b"%d" % at)
+    assert_fetches(eleventh, "shared", b"shared", TIME_NS + 9)
+    eleventh.upload("another", b"another")
+    twelfth = machines()
+    for at in range(10):
+        assert_fetches(twelfth, f"a{at}", b"%d" % at)
+    assert_fetches(twelfth, "another", b"another")
+
+
+# -- damage in the bucket --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", [
+    lambda data: data[:-1], lambda data: b"y" + data[1:], lambda data: b"",
+    lambda data: os.urandom(len(data)), lambda data: bytes(len(data)),
+], ids=["short", "changed", "empty", "other", "zeros"])  # fmt: skip
+@pytest.mark.parametrize("body", [BODY, os.urandom(40_000)], ids=["text", "noise"])
+def test_damaged_body_is_never_stored(machine, fresh, bucket, damage, body):
+    """A body that is not what its name says is damaged, and nothing of it stays."""
+    machine.upload("a", body)
+    damage_bodies(bucket, damage)
+    assert fresh.fetch("a").status == jobs.DAMAGED
+    assert_nothing_stored(fresh)
+
+
+def test_body_that_something_follows(machine, fresh, bucket):
+    """Bytes behind a body are never taken for some of it."""
+    machine.upload("a")
+    damage_bodies(bucket, lambda data: data + b"x")
+    if fresh.fetch("a").status == jobs.DAMAGED:
+        assert_nothing_stored(fresh)
+    else:
+        assert read(fresh.lookup("a")[3]) == BODY
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:20], lambda data: b"y" + data[1:]])
+def test_damage_is_mended_by_the_next_put(layout, machine, fresh, machines, bucket, damage):
+    """What was found damaged is whole again once that machine has put it.
+
+    With both layouts the other one has it meanwhile.
+    """
+    machine.upload("a")
+    for key, start, end in places_of_bodies(bucket):
+        if layout != "both" or "/bundle/" in key:
+            data = bucket.objects[key]
+            bucket.objects[key] = data[:start] + damage(data[start:end]) + data[end:]
+    assert fresh.fetch("a").status == (jobs.HIT if layout == "both" else jobs.DAMAGED)
+    assert fresh.upload("a", BODY, TIME_NS + 1).status == jobs.STORED
+    assert_fetches(machines(), "a", BODY, TIME_NS + 1)
+
+
+def test_lost_body_is_mended_by_the_next_put(machine, fresh, machines, bucket):
+    """So is what is not there any more."""
+    machine.upload("a")
+    for key, _, _ in places_of_bodies(bucket):
+        del bucket.objects[key]
+    assert fresh.fetch("a").status == jobs.DAMAGED
+    assert_nothing_stored(fresh)
+    assert fresh.upload("a", BODY, TIME_NS + 1).status == jobs.STORED
+    assert_fetches(machines(), "a", BODY, TIME_NS + 1)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-1], lambda data: b"", lambda data: b"?" * 500]
+)
+def test_damaged_name_of_an_entry(machine, fresh, machines, bucket, damage):
+    """Where what names an entry is damaged, it is not there; the next put makes it so."""
+    machine.upload("a")
+    for key in bucket.objects:
+        if "/action/" in key or "/manifest/" in key:
+            bucket.objects[key] = damage(bucket.objects[key]) if "/manifest/" in key else b"?"
+    assert fresh.fetch("a").status in (jobs.MISS, jobs.DAMAGED)
+    assert_nothing_stored(fresh)
+    assert fresh.upload("a", BODY, TIME_NS + 1).status == jobs.STORED
+    assert_fetches(machines(), "a", BODY, TIME_NS + 1)
+
+
+# -- trouble ---------------------------------------------------------------------------------------
+
+TROUBLE = pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (Unavailable("503"), jobs.FAILED),
+        (TimedOut("late"), jobs.TIMED_OUT),
+        (Unusable("no credentials"), jobs.UNUSABLE),
+    ],
+    ids=repr,
+)
+
+
+@TROUBLE
+def test_trouble_with_a_fetch(layout, machine, machines, bucket, error, status):
+    """Whatever object S3 does not give, the get says why, and nothing half done stays."""
+    machine.upload("a")
+    for key in list(bucket.objects):
+        if layout == "both" and ("/action/" in key or "/output/" in key):
+            continue  # these are not asked for, as a bundle has the entry
+        fresh = machines()
+        bucket.faults = {key: error}
+        assert fresh.fetch("a").status == status
+        assert_nothing_stored(fresh)
+        bucket.faults = {}
+        assert_fetches(fresh, "a")
+
+
+@TROUBLE
+def test_trouble_with_an_upload(fresh, machines, bucket, error, status):
+    """A put that S3 does not take says why, and no other machine is told of it."""
+    bucket.faults = Faulty(error)
+    assert fresh.upload("a").status == status
+    bucket.faults = {}
+    assert bucket.objects == {}
+    assert machines().fetch("a").status == jobs.MISS
+    assert fresh.upload("a").status == jobs.STORED
+    assert_fetches(machines(), "a")
+
+
+@TROUBLE
+@pytest.mark.parametrize("kind", ["action", "output", "bundle", "manifest"])
+def test_trouble_with_one_object(machine, machines, bucket, kind, error, status):
+    """Where S3 takes the one and not the other, nobody is told of what is not whole."""
+    machine.begin()
+    bucket.faults = Faulty(error, lambda key: f"/{kind}/" in key)
+    result = machine.upload("a")
+    asked = any(f"/{kind}/" in key for method, key in bucket.calls if "list" not in method)
+    assert result.status == (status if asked else jobs.STORED)
+    bucket.faults = {}
+    fresh = machines()
+    assert fresh.fetch("a").status == jobs.MISS or fresh.lookup("a")[0] == output_id(BODY)
+    assert machine.upload("a").status == jobs.STORED
+    assert_fetches(machines(), "a")
+
+
+# -- local bodies that are not what they should be -------------------------------------------------
+
+
+def test_upload_of_a_body_that_is_gone(machine, fresh):
+    """A local body that is gone is damaged, and no record is uploaded without it."""
+    assert machine.upload("a", path="/nonexistent/body").status == jobs.DAMAGED
+    assert fresh.fetch("a").status == jobs.MISS
+
+
+@pytest.mark.parametrize("body", [BODY, os.urandom(9 << 20)], ids=["small", "large"])
+def test_upload_of_a_damaged_body(machine, fresh, bucket, body):
+    """A local body that lost its contents is not given to everybody."""
+    path = put(machine.cache, "a", body)
+    with open(path, "r+b") as file:
+        file.write(b"evil")
+    assert machine.upload("a", body, path=path).status == jobs.DAMAGED
+    assert bucket.objects == {}
+    assert fresh.fetch("a").status == jobs.MISS
+
+
+def test_local_body_is_not_fetched(machine, fresh):
+    """An entry whose body is in the local store already comes without it."""
+    machine.upload("a")
+    put(fresh.cache, "b", BODY)
+    assert_fetches(fresh, "a")
+    assert fresh.received == 0
+
+
+def test_two_actions_of_a_body_in_one_go(machine, machines):
+    """Entries that share a body, large or small, are all there when it has come."""
+    for body in BODY, os.urandom(9 << 20):
+        for name in "abc":
+            machine.upload(f"{name} {len(body)}", body)
+        fresh = machines()
+        for name in "abc":
+            assert_fetches(fresh, f"{name} {len(body)}", body)

@@ -1,0 +1,114 @@
+"""handover.py: what connect and server say to each other; nothing that is refused leaks."""
+import array
+import os
+import socket
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cacheplugin.server import fd_passing
+from cacheplugin.server.fd_passing import Offer
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+FIRST = b"go-cache-plugin connect 1"
+
+
+@pytest.fixture
+def pair():
+    """The client's end and the server's."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.setblocking(False)
+    yield ours, theirs
+    ours.close()
+    theirs.close()
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def fields(offer) -> tuple:
+    return offer.wants_summary, offer.is_explicit, tuple(offer.scopes)
+
+
+def test_an_offer_with_its_descriptors(pair):
+    """What is handed over is the same file, open for the server as well."""
+    client, server = pair
+    out, into = os.pipe()
+    scopes = ["example.com/a linux/amd64 main", "é"]
+    fd_passing.offer(client, Offer(True, False, scopes), (out, into))
+    offer, (their_out, their_into) = fd_passing.receive(server)
+    assert fields(offer) == (True, False, tuple(scopes))
+    assert not os.get_inheritable(their_out)
+    os.write(their_into, b"x")
+    assert os.read(out, 1) == b"x"
+    for fd in (out, into, their_out, their_into):
+        os.close(fd)
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n")), min_size=1, max_size=4),
+       st.booleans(), st.booleans())  # fmt: skip
+def test_any_scopes(scopes, summary, explicit):
+    """An Offer is what was offered."""
+    client, server = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with client, server:
+        fd_passing.offer(client, Offer(summary, explicit, scopes), (0, 1))
+        offer, fds = fd_passing.receive(server)
+        for fd in fds:
+            os.close(fd)
+    assert fields(offer) == (summary, explicit, tuple(scopes))
+
+
+@pytest.mark.parametrize(
+    "data, count",
+    [
+        (FIRST + b"\n0\n0\nscope", 0),
+        (FIRST + b"\n0\n0\nscope", 1),
+        (FIRST + b"\n0\n0\nscope", 3),
+        (FIRST + b"\n0\n0\nscope", 40),
+        (FIRST + b"\n0\n0", 2),
+        (FIRST, 2),
+        (b"go-cache-plugin connect 2\n0\n0\nscope", 2),
+        (FIRST + b"\n0\n0\n\xff", 2),
+        (FIRST + b"\n0\n0\n" + b"x" * fd_passing.MAX_BYTES, 2),
+        (b"\0", 2),
+    ],
+)
+def test_what_is_no_offer(pair, data, count):
+    """It is refused, and no descriptor stays open."""
+    client, server = pair
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0] * count))] if count else []
+    before = open_descriptors()
+    client.sendmsg([data], rights)
+    with pytest.raises(ValueError):
+        fd_passing.receive(server)
+    assert open_descriptors() == before
+
+
+def test_nothing_yet_and_the_end(pair):
+    """Nothing yet is no failure, the end is one."""
+    client, server = pair
+    with pytest.raises(BlockingIOError):
+        fd_passing.receive(server)
+    client.close()
+    with pytest.raises(ValueError):
+        fd_passing.receive(server)
+
+
+def test_the_end_of_a_session(pair):
+    """Lines first, then the exit status; an end that nobody hears is no trouble."""
+    client, server = pair
+    fd_passing.tell(server, "one\n", 3)
+    assert client.recv(100) == b"one\n" and client.recv(100) == b"\0\x03"
+    client.close()
+    fd_passing.tell(server, "two\n", 0)
+
+
+def test_whose_it_is(pair):
+    """The peer is this very user, who is trusted; so is root, and nobody else."""
+    client, _ = pair
+    assert fd_passing.peer_uid(client) == os.geteuid()
+    assert fd_passing.is_trusted(os.geteuid()) and fd_passing.is_trusted(0)
+    assert not fd_passing.is_trusted(os.geteuid() + 12345)

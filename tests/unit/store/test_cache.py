@@ -1,0 +1,555 @@
+"""local.py: a body is checked as it passes, and goes elsewhere where the store is full."""
+
+import errno
+import io
+import itertools
+import os
+import shutil
+import time
+
+import pytest
+from entries import TIME, TIME_NS, action_id, files, output_id, put, read
+
+from cacheplugin.store import cache as cache_module
+from cacheplugin.store import full_disk, tree
+from cacheplugin.errors import BodyMismatch
+from cacheplugin.store.cache import Draft, LocalCache
+from cacheplugin.store.tree import EMPTY_OUTPUT, Store
+
+BODY = bytes(range(256)) * 400
+A, OUT = action_id("a"), output_id(BODY)
+FULL = [errno.ENOSPC, errno.EDQUOT]
+ERRORS = [*FULL, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES]
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return LocalCache(Store(str(tmp_path / "cache")))
+
+
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+    """A temporary directory of the test's own, where session directories are made."""
+    base = tmp_path / "tmpdir"
+    base.mkdir()
+    monkeypatch.setenv("TMPDIR", str(base))
+    return base
+
+
+def leftovers(*stores) -> list:
+    """What lies in the stores' tmp/."""
+    return [name for tree in stores if tree for name in files(f"{tree.root}/tmp")]
+
+
+# -- bodies that are not what they should be -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("output", "size", "text"),
+    [
+        (OUT, len(BODY) + 1, "102400 bytes in place of 102401"),
+        (OUT, len(BODY) - 1, "longer than its 102399 bytes"),
+        (OUT, 0, "longer than its 0 bytes"),
+        (output_id(b"other"), len(BODY), "SHA-256"),
+        ("ab" * 16, len(BODY), "SHA-256"),
+    ],
+)
+def test_wrong_size_or_hash_is_not_stored(cache, output, size, text):
+    """A body of another size or SHA-256 than announced is refused and leaves nothing behind."""
+    with pytest.raises(BodyMismatch, match=text):
+        with cache.writer(A, output, size) as writer:
+            writer.write(BODY[:1000])
+            writer.write(BODY[1000:])
+            writer.commit(TIME_NS)
+    assert files(cache.store.root) == {}
+
+
+def test_empty_body_under_another_name_is_not_stored(cache):
+    """No bytes where the output id says that there are some: refused."""
+    with pytest.raises(BodyMismatch, match="SHA-256"):
+        with cache.writer(A, OUT, 0) as writer:
+            writer.commit(TIME_NS)
+    assert files(cache.store.root) == {}
+
+
+def test_bad_put_keeps_the_older_entry(cache):
+    """A refused put does not touch what the action had."""
+    path = put(cache, "a", BODY)
+    with pytest.raises(BodyMismatch):
+        with cache.writer(A, OUT, 4) as writer:
+            writer.write(b"evil")
+            writer.commit(TIME_NS + 1)
+    assert cache.lookup(A)[2:4] == (TIME, path)
+    assert read(path) == BODY
+
+
+def test_writer_left_without_commit(cache):
+    """A put that is broken off leaves nothing behind, and may be broken off twice."""
+    with cache.writer(A, OUT, len(BODY)) as writer:
+        writer.write(BODY)
+        writer.discard()
+    assert files(cache.store.root) == {}
+
+
+@pytest.mark.parametrize("step", [1, 7, 4096, len(BODY)])
+def test_body_in_pieces(cache, step):
+    """Pieces of any size make the same entry."""
+    body = BODY[:5000] if step < 100 else BODY
+    with cache.writer(A, output_id(body), len(body)) as writer:
+        for start in range(0, len(body), step):
+            writer.write(body[start : start + step])
+        assert read(writer.commit(TIME_NS)) == body
+
+
+# -- fill ------------------------------------------------------------------------------------------
+
+
+def test_fill_in_any_order(cache):
+    """A download that writes its parts out of order is hashed when it is whole."""
+
+    def write_to(file):
+        for start in (50_000, 0, 100_000):
+            file.seek(start)
+            file.write(BODY[start : start + 50_000])
+
+    with cache.writer(A, OUT, len(BODY)) as writer:
+        writer.fill(write_to)
+        path = writer.commit(TIME_NS)
+    assert read(path) == BODY
+    assert cache.lookup(A)[:3] == (OUT, len(BODY), TIME)
+    assert leftovers(cache.store) == []
+
+
+@pytest.mark.parametrize("body", [BODY[:-1], BODY + b"x", b"", BODY[:-1] + b"x"])
+def test_fill_with_a_wrong_body(cache, body):
+    """A filled body of the wrong size or hash is refused and leaves nothing behind."""
+    with pytest.raises(BodyMismatch):
+        with cache.writer(A, OUT, len(BODY)) as writer:
+            writer.fill(lambda file: file.write(body))
+            writer.commit(TIME_NS)
+    assert files(cache.store.root) == {}
+
+
+def test_fill_that_fails(cache):
+    """What the filling raises comes out, and nothing is left behind."""
+
+    def write_to(file):
+        file.write(BODY[:100])
+        raise io.UnsupportedOperation("broken off")
+
+    with pytest.raises(io.UnsupportedOperation):
+        with cache.writer(A, OUT, len(BODY)) as writer:
+            writer.fill(write_to)
+    assert files(cache.store.root) == {}
+
+
+# -- adopt -----------------------------------------------------------------------------------------
+
+
+def test_adopt(cache):
+    """A body that is here under another action gets a record for this one, and is not copied."""
+    path = put(cache, "a", BODY)
+    inode = os.stat(path).st_ino
+    assert cache.adopt(action_id("b"), OUT, TIME_NS + 1) == (len(BODY), path)
+    assert cache.lookup(action_id("b"))[:4] == (OUT, len(BODY), TIME.replace("789Z", "790Z"), path)
+    assert os.stat(path).st_ino == inode
+    assert cache.lookup(A)[2] == TIME
+
+
+def test_adopt_what_is_not_here(cache):
+    """Where there is no such body there is nothing to adopt, and no record is written."""
+    assert cache.adopt(A, OUT, TIME_NS) is None
+    assert cache.lookup(A) is None
+
+
+def test_adopt_the_empty_body(cache):
+    """The empty body is always here."""
+    size, path = cache.adopt(A, EMPTY_OUTPUT, TIME_NS)
+    assert (size, read(path)) == (0, b"")
+    assert cache.lookup(A)[:2] == (EMPTY_OUTPUT, 0)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"x" + b[1:], lambda b: b""])
+def test_adopt_a_damaged_body(cache, damage):
+    """A body that is not what its name says is removed, not adopted."""
+    path = put(cache, "a", BODY)
+    with open(path, "wb") as file:
+        file.write(damage(BODY))
+    assert cache.adopt(action_id("b"), OUT, TIME_NS) is None
+    assert cache.lookup(action_id("b")) is None
+    assert not os.path.exists(path)
+
+
+# -- disks that take no more -----------------------------------------------------------------------
+
+
+os_open, os_mkdir, os_pwrite = os.open, os.mkdir, os.pwrite
+
+
+class Disk:
+    """Makes calls that write below a directory fail with the error ``number``.
+
+    ``failing`` is {directory: range of the calls that fail, counted from 0}.
+    """
+
+    def __init__(self, monkeypatch, number, failing) -> None:
+        self.calls = dict.fromkeys(failing, 0)
+        self.failed = 0
+        self._number = number
+        self._failing = failing
+        self._descriptors = {}  # file descriptor: its root
+        monkeypatch.setattr(tree, "_open", self._wrap(os_open))
+        for name in ("mkdir", "pwrite", "link", "replace"):
+            monkeypatch.setattr(os, name, self._wrap(getattr(os, name)))
+
+    def _root(self, call, args):
+        """The root that a call writes to, or None."""
+        if call is os_pwrite:
+            return self._descriptors.get(args[0])
+        if (
+            call is os_open
+            and not args[1] & os.O_CREAT
+            or call is os_mkdir
+            and os.path.isdir(args[0])
+        ):
+            return None
+        return next((root for root in self.calls if args[0].startswith(f"{root}/")), None)
+
+    def _wrap(self, call):
+        def wrapped(*args, **options):
+            root = self._root(call, args)
+            if root is not None:
+                self.calls[root] += 1
+                if self.calls[root] - 1 in self._failing[root]:
+                    self.failed += 1
+                    raise OSError(self._number, os.strerror(self._number))
+            result = call(*args, **options)
+            if call is os_open:
+                self._descriptors[result] = root
+            return result
+
+        return wrapped
+
+
+def calls(first, count=1 << 30):
+    return range(first, first + count)
+
+
+def put_in_pieces(cache, body=BODY) -> str:
+    with cache.writer(A, output_id(body), len(body)) as writer:
+        for start in range(0, len(body), 30_000):
+            writer.write(body[start : start + 30_000])
+        return writer.commit(TIME_NS)
+
+
+def calls_of_a_put(tmp_path, body) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        root = str(tmp_path / "count")
+        disk = Disk(patch, 0, {root: ()})
+        put_in_pieces(LocalCache(Store(root)), body)
+        return disk.calls[root]
+
+
+@pytest.mark.parametrize("body", [BODY, b""], ids=["body", "empty"])
+@pytest.mark.parametrize("count", [1, 1 << 30], ids=["once", "for ever"])
+@pytest.mark.parametrize("number", ERRORS, ids=lambda number: errno.errorcode[number])
+def test_store_that_fails_anywhere(tmp_path, base, number, count, body):
+    """Whichever call of a put fails, and however long, the entry lands whole somewhere."""
+    total = calls_of_a_put(tmp_path, body)
+    assert total >= 5
+    for first in range(total):
+        cache = LocalCache(Store(str(tmp_path / f"cache-{first}")))
+        with pytest.MonkeyPatch.context() as patch:
+            disk = Disk(patch, number, {cache.store.root: calls(first, count)})
+            path = put_in_pieces(cache, body)
+        assert disk.failed
+        assert read(path) == body
+        assert cache.lookup(A)[:4] == (output_id(body), len(body), TIME, path)
+        assert cache.session_store is not None and path.startswith(cache.session_store.root)
+        assert leftovers(cache.store, cache.session_store) == []
+        os.close(cache._session_dir._lock)
+
+
+@pytest.mark.parametrize("number", ERRORS, ids=lambda number: errno.errorcode[number])
+def test_store_and_session_that_fail_anywhere(tmp_path, base, monkeypatch, number):
+    """Where no directory takes the entry, the put is an OSError and leaves nothing behind."""
+    session = str(tmp_path / "tmpdir" / "session")
+
+    class OneSession:
+        path = session
+
+    monkeypatch.setattr(full_disk, "SessionDir", OneSession)
+    total = calls_of_a_put(tmp_path, BODY)
+    for first, second in itertools.product(range(total), repeat=2):
+        cache = LocalCache(Store(str(tmp_path / f"cache-{first}-{second}")))
+        with pytest.MonkeyPatch.context() as patch:
+            disk = Disk(patch, number, {cache.store.root: calls(first), session: calls(second)})
+            try:
+                put_in_pieces(cache)
+                failed = False
+            except OSError as error:
+                failed = error.errno == number
+        assert failed == (disk.calls[session] > second)
+        assert (cache.lookup(A) is None) == failed
+        assert leftovers(cache.store, cache.session_store) == []
+        shutil.rmtree(session, ignore_errors=True)
+
+
+@pytest.mark.parametrize("number", ERRORS)
+def test_no_session_directory(cache, monkeypatch, number):
+    """Where no session directory can be made, the store's own error comes out."""
+
+    def refuse():
+        raise OSError(errno.EROFS, "read-only")
+
+    monkeypatch.setattr(full_disk, "SessionDir", refuse)
+    with pytest.MonkeyPatch.context() as patch:
+        Disk(patch, number, {cache.store.root: calls(4)})
+        with pytest.raises(OSError) as caught:
+            put_in_pieces(cache)
+    assert caught.value.errno == number
+    assert leftovers(cache.store) == []
+
+
+@pytest.mark.parametrize("number", FULL)
+def test_room_is_made_first(tmp_path, base, monkeypatch, number):
+    """On a full disk what is oldest and unused goes, and the put ends in the store itself."""
+    for first in range(calls_of_a_put(tmp_path, BODY)):
+        cache = LocalCache(Store(str(tmp_path / f"cache-{first}")))
+        old = put(cache, "old", os.urandom(5000))
+        os.utime(old, (1, 1))
+        with pytest.MonkeyPatch.context() as patch:
+            disk = Disk(patch, number, {cache.store.root: calls(first, 1)})
+            path = put_in_pieces(cache)
+        if disk.failed:
+            assert not os.path.exists(old)
+            assert cache.lookup(action_id("old")) is None
+        assert cache.session_store is None
+        assert path == cache.store.output_path(OUT)
+        assert cache.lookup(A)[3] == path
+        assert leftovers(cache.store) == []
+
+
+def test_room_is_made_again_while_there_is_some(cache, base, monkeypatch):
+    """As long as something could be removed the store is tried again, then the session's."""
+    freed = iter([4096, 4096, 0])
+    searches = []
+
+    def free_space(root, wanted, min_age_s):
+        searches.append(root)
+        return next(freed)
+
+    monkeypatch.setattr(full_disk, "free_space", free_space)
+    with pytest.MonkeyPatch.context() as patch:
+        Disk(patch, errno.ENOSPC, {cache.store.root: calls(4)})
+        path = put_in_pieces(cache)
+    assert searches == [cache.store.root] * 3
+    assert path.startswith(cache.session_store.root)
+    os.close(cache._session_dir._lock)
+
+
+def test_full_disk_is_not_searched_at_every_put(cache, base, monkeypatch):
+    """A search that freed nothing is not repeated for a while."""
+    searches = []
+    now = [1000.0]
+    monkeypatch.setattr(full_disk, "free_space", lambda *args: searches.append(args) or 0)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with pytest.MonkeyPatch.context() as patch:
+        Disk(patch, errno.ENOSPC, {cache.store.root: calls(0)})
+        for _ in range(3):
+            put_in_pieces(cache)
+        assert len(searches) == 1
+        now[0] += cache_module._SEARCH_INTERVAL_S
+        put_in_pieces(cache)
+        assert len(searches) == 2
+    os.close(cache._session_dir._lock)
+
+
+def test_part_of_a_piece_stays_behind(cache, base, monkeypatch):
+    """What a failed write left behind the body does not come along to the session's store."""
+    pwrite, taken = os.pwrite, []
+
+    def fills_up(fd, data, offset):
+        taken.append(offset)
+        if len(taken) == 3:
+            raise OSError(errno.ENOSPC, "no space")
+        return pwrite(fd, data[:100] if len(taken) == 2 else data, offset)
+
+    monkeypatch.setattr(os, "pwrite", fills_up)
+    path = put_in_pieces(cache)
+    assert taken[1:3] == [30_000, 30_100]
+    assert path.startswith(cache.session_store.root)
+    assert read(path) == BODY
+    os.close(cache._session_dir._lock)
+
+
+def test_other_errors_make_no_room(cache, base, monkeypatch):
+    """Only a full disk costs old entries; a broken one does not."""
+    monkeypatch.setattr(full_disk, "free_space", lambda *_: pytest.fail("searched"))
+    with pytest.MonkeyPatch.context() as patch:
+        Disk(patch, errno.EIO, {cache.store.root: calls(4, 1)})
+        put_in_pieces(cache)
+    os.close(cache._session_dir._lock)
+
+
+def test_session_serves_both_stores(cache, base):
+    """What went to the session's directory and what lies in the store are both found."""
+    stored = put(cache, "b", b"stored before")
+    with pytest.MonkeyPatch.context() as patch:
+        Disk(patch, errno.EROFS, {cache.store.root: calls(0)})
+        spilled = put_in_pieces(cache)
+    assert cache.lookup(action_id("b"))[3] == stored
+    assert cache.lookup(A)[3] == spilled
+    os.close(cache._session_dir._lock)
+
+
+def test_store_that_is_not_writable(tmp_path, base):
+    """Told that the store cannot be written to, it serves hits, and puts go to the session's."""
+    stored = put(LocalCache(Store(str(tmp_path / "cache"))), "b", b"stored before")
+    cache = LocalCache(Store(str(tmp_path / "cache")), writable=False)
+    before = files(tmp_path / "cache")
+    assert cache.lookup(action_id("b"))[3] == stored
+    path = put(cache, "a", BODY)
+    assert path.startswith(f"{base}/")
+    assert cache.lookup(A)[3] == path
+    assert files(tmp_path / "cache") == before
+    os.close(cache._session_dir._lock)
+
+
+def test_cache_without_spill(tmp_path, base):
+    """A worker's cache makes no session directory: its bodies can be fetched again."""
+    cache = LocalCache(Store(str(tmp_path / "cache")), spill=False)
+    with pytest.MonkeyPatch.context() as patch:
+        Disk(patch, errno.ENOSPC, {cache.store.root: calls(4)})
+        with pytest.raises(OSError) as caught:
+            put_in_pieces(cache)
+    assert caught.value.errno == errno.ENOSPC
+    assert os.listdir(base) == []
+    assert leftovers(cache.store) == []
+
+
+# -- drafts ----------------------------------------------------------------------------------------
+
+
+def contents(draft) -> bytes:
+    return os.pread(draft.temp.fd, 1 << 20, 0)
+
+
+def test_draft_that_nobody_writes_to(cache):
+    """There is no file before the first write, and nothing to discard."""
+    with Draft(cache) as draft:
+        assert draft.temp is None and draft.store is cache.store
+    assert files(cache.store.root) == {}
+
+
+def test_draft(cache):
+    """It lies under tmp/ as it comes, and goes where it is not given a name."""
+    with Draft(cache) as draft:
+        draft.write(BODY[:1000])
+        draft.write(BODY[1000:])
+        assert leftovers(cache.store) == [os.path.basename(draft.temp.path)]
+        assert read(draft.temp.path) == BODY and draft.temp.size == len(BODY)
+        assert draft.open() is draft.temp
+    assert draft.temp is None and leftovers(cache.store) == []
+    draft.discard()
+
+
+def test_draft_after_it_was_discarded(cache):
+    """It begins anew, in another file."""
+    draft = Draft(cache)
+    draft.write(b"old")
+    first = draft.temp.path
+    draft.discard()
+    with draft:
+        draft.write(b"new")
+        assert draft.temp.path != first and contents(draft) == b"new"
+
+
+def test_draft_with_a_name(cache):
+    """It stays under that name."""
+    with Draft(cache) as draft:
+        draft.write(BODY)
+        draft.temp.rename(f"{cache.store.root}/module/ab/abcd")
+        assert contents(draft) == BODY
+    assert files(cache.store.root) == {"module/ab/abcd": BODY}
+
+
+@pytest.mark.parametrize("count", [1, 1 << 30], ids=["once", "for ever"])
+@pytest.mark.parametrize("number", ERRORS, ids=lambda number: errno.errorcode[number])
+def test_draft_whose_store_fails_anywhere(tmp_path, base, number, count):
+    """Whichever call fails, all that was written is in the next store, and nothing in the first."""
+
+    def fill(cache, draft):
+        for start in range(0, len(BODY), 30_000):
+            draft.write(BODY[start : start + 30_000])
+        draft.attempt(lambda: draft.temp.rename(f"{draft.store.root}/module/ab/abcd"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        counting = LocalCache(Store(str(tmp_path / "count")))
+        disk = Disk(patch, 0, {counting.store.root: ()})
+        with Draft(counting) as draft:
+            fill(counting, draft)
+        total = disk.calls[counting.store.root]
+    assert total >= 5
+    for first in range(total):
+        cache = LocalCache(Store(str(tmp_path / f"cache-{first}")))
+        with pytest.MonkeyPatch.context() as patch:
+            disk = Disk(patch, number, {cache.store.root: calls(first, count)})
+            with Draft(cache) as draft:
+                fill(cache, draft)
+                assert draft.store is cache.session_store
+        assert disk.failed and leftovers(cache.store, cache.session_store) == []
+        assert read(f"{cache.session_store.root}/module/ab/abcd") == BODY
+        os.close(cache._session_dir._lock)
+
+
+def test_draft_that_is_full_before_it_has_a_file(cache, base):
+    """Then there is nothing to take along."""
+    with pytest.MonkeyPatch.context() as patch:
+        Disk(patch, errno.EROFS, {cache.store.root: calls(0)})
+        with Draft(cache) as draft:
+            path = draft.attempt(draft.open).path
+            assert path.startswith(f"{cache.session_store.root}/tmp/") and draft.temp.size == 0
+    os.close(cache._session_dir._lock)
+
+
+def test_draft_takes_along_no_more_than_was_written(cache, base, monkeypatch):
+    """What stands behind that is a part of a write that failed, or somebody else's."""
+    with Draft(cache) as draft:
+        draft.write(b"written")
+        os.pwrite(draft.temp.fd, b" and more", 7)
+        failures = [OSError(errno.EROFS, "read-only")]
+
+        def step():
+            if failures:
+                raise failures.pop()
+            return "done"
+
+        assert draft.attempt(step) == "done"
+        assert draft.store is cache.session_store and contents(draft) == b"written"
+        assert leftovers(cache.store) == []
+    os.close(cache._session_dir._lock)
+
+
+@pytest.mark.parametrize("number", ERRORS)
+def test_draft_with_nowhere_to_go(tmp_path, number):
+    """The store's own error comes out, and nothing is left, where there is no other store."""
+    cache = LocalCache(Store(str(tmp_path / "cache")), spill=False)
+    with Draft(cache) as draft:
+        draft.write(b"written")
+        with pytest.MonkeyPatch.context() as patch:
+            Disk(patch, number, {cache.store.root: calls(0)})
+            with pytest.raises(OSError) as caught:
+                draft.attempt(lambda: draft.temp.rename(f"{cache.store.root}/module/ab/abcd"))
+        assert caught.value.errno == number and contents(draft) == b"written"
+    assert files(cache.store.root) == {}
+
+
+def test_draft_of_a_store_that_is_not_writable(tmp_path, base):
+    """It begins in the session's."""
+    cache = LocalCache(Store(str(tmp_path / "cache")), writable=False)
+    with Draft(cache) as draft:
+        draft.write(b"x")
+        assert draft.store is cache.session_store
+    assert not os.path.exists(cache.store.root)
+    os.close(cache._session_dir._lock)

@@ -1,0 +1,349 @@
+"""shutdown.py: the marker of an open session; what is not trusted after the machine went down."""
+import fcntl
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from entries import action_id, files, output_id, put, read
+
+import cacheplugin
+from cacheplugin.store import crash_safety, verify
+from cacheplugin.store.cache import LocalCache
+from cacheplugin.store.crash_safety import OpenMarker, Suspects, guard, suspect_since
+from cacheplugin.store.tree import EMPTY_OUTPUT, Store
+
+BODY = b"package main\n" * 50
+A, OUT = action_id("a"), output_id(BODY)
+OTHER_BOOT = "00000000-1111-2222-3333-444444444444"
+
+
+@pytest.fixture
+def root(tmp_path):
+    path = tmp_path / "cache"
+    path.mkdir()
+    return str(path)
+
+
+@pytest.fixture
+def cache(root):
+    return LocalCache(Store(root))
+
+
+def markers(root) -> list:
+    try:
+        return sorted(os.listdir(f"{root}/open"))
+    except FileNotFoundError:
+        return []
+
+
+def leave_marker(root, boot=OTHER_BOOT, start=1.0, name="4242-abcd") -> str:
+    """A marker whose process is gone, of a session that began at ``start``."""
+    os.makedirs(f"{root}/open", exist_ok=True)
+    path = f"{root}/open/{boot}-{name}"
+    open(path, "w").close()
+    os.utime(path, (start, start))
+    return path
+
+
+def damage(path, size) -> None:
+    """What a power cut leaves: the file's size, and zeros."""
+    with open(path, "r+b") as file:
+        file.write(bytes(size))
+
+
+# -- the marker ------------------------------------------------------------------------------------
+
+
+def test_a_marker_lasts_as_long_as_its_session(root):
+    """It is named after the boot and the process, it is young, and close removes it."""
+    before = time.time() - 1
+    marker = OpenMarker(root)
+    (name,) = markers(root)
+    assert name.startswith(f"{crash_safety.boot_id()}-{os.getpid()}-")
+    assert before < os.stat(f"{root}/open/{name}").st_mtime < time.time() + 1
+    marker.close()
+    marker.close()
+    assert markers(root) == [] and os.listdir(f"{root}/tmp") == []
+
+
+def test_the_marker_is_synced(root, monkeypatch):
+    """The file, then the directories that hold it, with nobody waiting; at the end all is synced
+    before the marker goes."""
+    monkeypatch.setattr(crash_safety, "start_new_thread", lambda call, arguments: call(*arguments))
+    calls = []
+
+    def fsync(fd):
+        path = os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), root)
+        if not path.startswith(".."):  # of a test before this one
+            calls.append((path.split("/")[0], len(markers(root))))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "sync", lambda: calls.append(("sync", len(markers(root)))))
+    marker = OpenMarker(root)
+    assert calls == [("open", 1), ("open", 1), (".", 1)]
+    marker.close()
+    assert calls[3:] == [("sync", 1)]
+    OpenMarker(root)
+    assert [what for what, _ in calls[4:]] == ["open"] * 3
+
+
+def test_markers_of_this_boot_are_no_suspicion(root):
+    """Neither live sessions nor killed ones: what they wrote is in the page cache."""
+    assert suspect_since(root) is None
+    marker = OpenMarker(root)
+    leave_marker(root, crash_safety.boot_id())
+    assert suspect_since(root) is None
+    marker.close()
+
+
+def test_the_dead_of_this_boot_do_not_pile_up(root):
+    """A new marker takes their place, and their start: nothing was synced for them."""
+    leave_marker(root, crash_safety.boot_id(), 500.0, "1-a")
+    leave_marker(root, crash_safety.boot_id(), 300.0, "2-b")
+    stale = leave_marker(root)
+    live = OpenMarker(root)
+    left = set(markers(root)) - {os.path.basename(stale)}
+    assert len(left) == 1 and f"-{os.getpid()}-" in left.pop()
+    (path,) = (f"{root}/open/{name}" for name in markers(root) if OTHER_BOOT not in name)
+    assert os.stat(path).st_mtime == 300.0
+    second = OpenMarker(root)
+    assert len(markers(root)) == 3  # the first one lives
+    live.close()
+    second.close()
+    assert markers(root) == [os.path.basename(stale)]
+
+
+def be_killed(root, pipe):
+    marker = OpenMarker(root)
+    pipe.send(markers(root))
+    pipe.recv()
+    marker.close()
+
+
+def test_a_killed_process_lets_go_of_its_marker(root):
+    """SIGKILL leaves the marker, held by nobody: the next session clears it away."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=be_killed, args=(root, theirs), daemon=True)
+    process.start()
+    (name,) = ours.recv()
+    first = OpenMarker(root)
+    assert name in markers(root)
+    first.close()
+    process.kill()
+    process.join()
+    assert markers(root) == [name]
+    OpenMarker(root).close()
+    assert markers(root) == []
+
+
+def test_suspicion_starts_with_the_earliest_stale_marker(root):
+    leave_marker(root, start=900.0, name="1-a")
+    leave_marker(root, start=700.0, name="2-b")
+    leave_marker(root, crash_safety.boot_id(), 100.0)
+    assert suspect_since(root) == 700.0
+
+
+def test_a_live_session_of_another_machine_is_no_suspicion(root):
+    """Its marker has another boot's id and is locked, on a file system that both machines share."""
+    with open(leave_marker(root)) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert suspect_since(root) is None
+        assert Suspects.settle(root) is None and len(markers(root)) == 1
+    assert suspect_since(root) == 1.0
+
+
+def test_without_a_boot_id_nothing_is_marked(root, monkeypatch):
+    monkeypatch.setattr(crash_safety, "boot_id", lambda: None)
+    leave_marker(root)
+    OpenMarker(root).close()
+    assert len(markers(root)) == 1 and suspect_since(root) is None and guard(Store(root)) is None
+
+
+@pytest.mark.parametrize("name", ["fsync", "utime"])
+def test_a_marker_that_cannot_be_made_is_no_error(root, monkeypatch, name):
+    """A full or read-only disk: the session goes on, and nothing of the attempt stays."""
+
+    def fail(*_, **__):
+        raise OSError(28, "no space left")
+
+    monkeypatch.setattr(os, name, fail)
+    OpenMarker(root).close()
+    assert files(root) == {}
+
+
+def test_a_directory_that_is_none(tmp_path):
+    """A root that is a file, or not there, raises nothing."""
+    (tmp_path / "file").write_text("x")
+    OpenMarker(str(tmp_path / "file")).close()
+    assert suspect_since(str(tmp_path / "file")) is None
+    assert suspect_since(str(tmp_path / "none")) is None
+
+
+def test_asking_imports_nothing():
+    """suspect_since is on the way to the first hit: without markers it loads os and the store."""
+    code = (
+        "import sys; before = set(sys.modules); import cacheplugin.store.crash_safety as s;"
+        "s.suspect_since('/nonexistent'); print(*sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60,
+        cwd=os.path.dirname(cacheplugin.__path__[0]),
+    )  # fmt: skip
+    assert set(done.stdout.split()) <= {
+        "cacheplugin", "cacheplugin.store", "cacheplugin.store.crash_safety",
+        "cacheplugin.store.tree", "cacheplugin.store.record", "cacheplugin.errors",
+        "binascii", "errno",
+    }  # fmt: skip
+
+
+# -- what is not trusted ---------------------------------------------------------------------------
+
+
+def test_zeros_that_a_shutdown_left_are_not_served(cache):
+    """A body of the right size with nothing in it is a hit for the store alone, here a miss."""
+    path = put(cache, "a", BODY)
+    damage(path, len(BODY))
+    assert cache.lookup(A)
+    leave_marker(cache.store.root)
+    assert guard(cache.store)
+    assert cache.lookup(A) is None
+    assert files(f"{cache.store.root}/output") == files(f"{cache.store.root}/action") == {}
+
+
+def test_good_entries_are_served_and_read_once(cache, monkeypatch):
+    """An entry is read the first time it is asked for; so is a body that two actions name."""
+    put(cache, "a", BODY)
+    put(cache, "b", BODY)
+    put(cache, "empty", b"")
+    plain = {name: cache.lookup(action_id(name)) for name in ("a", "b", "empty", "none")}
+    reads = []
+    digest = verify.digest
+    monkeypatch.setattr(verify, "digest", lambda path: reads.append(path) or digest(path))
+    suspects = Suspects(cache.store, 0)
+    for _ in range(2):
+        assert {name: suspects.lookup(action_id(name)) for name in plain} == plain
+    assert reads == [plain["a"][3]]
+
+
+def test_what_is_earlier_is_served_unread(cache, monkeypatch):
+    """What has not changed since before the session began was safe on disk."""
+    path = put(cache, "a", BODY)
+    monkeypatch.setattr(verify, "digest", lambda path: pytest.fail("it was read"))
+    suspects = Suspects(cache.store, os.stat(cache.store.action_path(A)).st_ctime + 1)
+    assert suspects.lookup(A)[3] == path
+
+
+@pytest.mark.parametrize("part", ["body", "record"])
+def test_one_later_file_makes_an_entry_suspect(cache, monkeypatch, part):
+    """The body or the record alone."""
+    path = put(cache, "a", BODY)
+    damage(path, len(BODY))
+    suspects = Suspects(cache.store, 0)
+    later = path if part == "body" else cache.store.action_path(A)
+    monkeypatch.setattr(suspects, "_is_suspect", lambda path: path == later)
+    assert suspects.lookup(A) is None
+
+
+def test_a_put_replaces_a_suspect_body(cache):
+    """A put finds zeros under its body's name, no record to tell: its own body takes the place."""
+    damage(put(cache, "a", BODY), len(BODY))
+    os.unlink(cache.store.action_path(A))
+    leave_marker(cache.store.root)
+    guard(cache.store)
+    path = put(cache, "b", BODY)
+    assert read(path) == BODY
+    inode = os.stat(path).st_ino
+    put(cache, "c", BODY)  # now it is known to be right
+    assert os.stat(path).st_ino == inode
+    assert read(cache.lookup(action_id("c"))[3]) == BODY
+    assert os.listdir(f"{cache.store.root}/tmp") == []
+
+
+def test_the_empty_body_needs_no_reading(cache):
+    put(cache, "empty", b"")
+    assert Suspects(cache.store, 0).lookup(action_id("empty"))[0] == EMPTY_OUTPUT
+
+
+def test_an_entry_put_and_lost_meanwhile_is_a_miss(cache, monkeypatch):
+    """A body that is pruned while it is about to be checked raises nothing."""
+    path = put(cache, "a", BODY)
+    suspects = Suspects(cache.store, 0)
+    digest = verify.digest
+
+    def vanish(name):
+        os.unlink(name)
+        return digest(name)
+
+    monkeypatch.setattr(verify, "digest", vanish)
+    assert suspects.lookup(A) is None and not os.path.exists(path)
+
+
+# -- settling --------------------------------------------------------------------------------------
+
+
+def test_settle_mends_and_ends_suspicion(cache):
+    """What is suspect is checked, what is wrong goes, then the stale markers; a live one stays."""
+    root = cache.store.root
+    damage(put(cache, "a", BODY), len(BODY))
+    put(cache, "b", b"good")
+    put(cache, "c", b"good")
+    os.truncate(cache.store.action_path(action_id("c")), 20)
+    leave_marker(root, name="1-a")
+    leave_marker(root, name="2-b")
+    live = OpenMarker(root)
+    report = Suspects.settle(root)
+    assert (report.faults, report.removed) == (2, 2)
+    assert suspect_since(root) is None and len(markers(root)) == 1
+    live.close()
+    assert cache.lookup(A) is None and read(cache.lookup(action_id("b"))[3]) == b"good"
+    assert verify.check(cache.store, sha256=True).faults == 0
+    assert Suspects.settle(root) is None
+
+
+def test_settle_syncs_before_the_markers_go(cache, monkeypatch):
+    """What was removed is removed for good before nothing is suspect any more."""
+    root = cache.store.root
+    path = put(cache, "a", BODY)
+    damage(path, len(BODY))
+    leave_marker(root)
+    seen = []
+    monkeypatch.setattr(os, "sync", lambda: seen.append((os.path.exists(path), len(markers(root)))))
+    Suspects.settle(root)
+    assert seen == [(False, 1)] and markers(root) == []
+
+
+def test_an_interrupted_settle_keeps_the_markers(cache, monkeypatch):
+    """Whatever ends it, the next session is suspicious still."""
+    leave_marker(cache.store.root)
+
+    def fail(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(verify, "check", fail)
+    with pytest.raises(OSError):
+        Suspects.settle(cache.store.root)
+    assert suspect_since(cache.store.root) == 1.0
+
+
+def test_one_settles_at_a_time(cache):
+    """A second process leaves it to the first."""
+    root = cache.store.root
+    leave_marker(root)
+    fd = os.open(f"{root}/open", os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    assert Suspects.settle(root) is None and len(markers(root)) == 1
+    os.close(fd)
+    assert Suspects.settle(root).faults == 0
+
+
+def test_settle_reads_only_what_is_later(cache):
+    """What was on disk before the session began is not read again."""
+    put(cache, "a", BODY)
+    leave_marker(cache.store.root, start=time.time() + 100)
+    assert Suspects.settle(cache.store.root).bodies == 0
+    leave_marker(cache.store.root)
+    assert Suspects.settle(cache.store.root).bodies == 1

@@ -1,0 +1,433 @@
+"""Random histories of the local store and the spool, with crashes and errors at every system call.
+
+The model knows little: what was ever put for an action, which actions must be hits, and which puts
+are to be uploaded. A get gives bytes that were put for its action, or a miss; what nothing has
+touched since its put is no miss; what was answered is in the spool or in the bucket.
+"""
+
+import errno
+import os
+import shutil
+import tempfile
+import threading
+import time
+
+from entries import action_id, output_id, read
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from cacheplugin.store import prune, spool, tree
+from cacheplugin.store.cache import LocalCache
+from cacheplugin.options import Options
+from cacheplugin.store.spool import SpoolSession
+from cacheplugin.store.tree import EMPTY_OUTPUT, MIN_AGE_S, Store
+
+OPTIONS = Options(bucket="bucket")
+HOUR = 3600
+ACTIONS = [action_id(str(n)) for n in range(5)]
+
+
+class Body(bytes):
+    """Short where a history is printed."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes>"
+
+
+actions = st.sampled_from(ACTIONS)
+bodies = st.sampled_from([Body(), Body(b"x"), Body(b"y" * 3000), Body(bytes(range(256)) * 300)])
+# What happens at which system call: the process dies before it (a write: in it) or after it, the
+# call fails, a write takes less than it was given.
+faults = st.none() | st.tuples(
+    st.sampled_from(["die", "die after", "short", errno.ENOSPC, errno.EIO]), st.integers(1, 30)
+)
+
+_CALLS = (
+    "open", "read", "write", "pwrite", "pread", "stat", "fstat", "link", "replace", "unlink",
+    "mkdir", "rmdir", "utime", "ftruncate", "listdir",
+)  # fmt: skip
+_ALIASES = {"_open": "open", "_read": "read", "_stat": "stat", "_close": "close"}  # of store.py
+
+
+class Death(BaseException):
+    """Not even a ``finally`` gets anything done after it."""
+
+
+class Kernel:
+    """Stands between the modules and the system. As a context manager it counts calls.
+
+    Only those of its own thread: servers of other tests may live in this process.
+    """
+
+    def __init__(self) -> None:
+        self._real = {name: getattr(os, name) for name in (*_CALLS, "close")}
+        self._open = set()
+        self._thread = threading.get_ident()
+        self.fault = None
+        self.dead = False
+        self.struck = False
+
+    def __enter__(self) -> None:
+        self._count, self.dead, self.struck = 0, False, False
+        for name in _CALLS:
+            setattr(os, name, lambda *args, _name=name, **named: self._call(_name, args, named))
+        os.close = self._close
+        for alias, name in _ALIASES.items():
+            setattr(tree, alias, getattr(os, name))
+
+    def __exit__(self, *_) -> None:
+        for name, call in self._real.items():
+            setattr(os, name, call)
+        for alias, name in _ALIASES.items():
+            setattr(tree, alias, self._real[name])
+
+    def _call(self, name, args, named):
+        if threading.get_ident() != self._thread:
+            return self._real[name](*args, **named)
+        if self.dead:
+            raise Death
+        self._count += 1
+        kind, at = self.fault or (None, 0)
+        call = self._real[name]
+        if self._count == at:
+            self.struck = True
+            is_write = name in ("write", "pwrite")
+            if kind == "die":
+                if is_write:
+                    self._half(call, args)
+                self.dead = True
+                raise Death
+            if kind == "short" and is_write:
+                return self._half(call, args)
+            if isinstance(kind, int):
+                raise OSError(kind, os.strerror(kind))
+        result = call(*args, **named)
+        if name == "open":
+            self._open.add(result)
+        if self._count == at and kind == "die after":
+            self.dead = True
+            raise Death
+        return result
+
+    @staticmethod
+    def _half(call, args):
+        fd, data, *rest = args
+        return call(fd, data[: len(data) // 2], *rest) if len(data) > 1 else call(*args)
+
+    def _close(self, fd) -> None:
+        if threading.get_ident() == self._thread:
+            self._open.discard(fd)
+        self._real["close"](fd)
+
+    def end_process(self) -> None:
+        """Close what the process had open; its locks go with that."""
+        for fd in self._open:
+            self._real["close"](fd)
+        self._open.clear()
+
+
+def _clock(path) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+class Histories(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = tempfile.mkdtemp(prefix="histories-")
+        self.tmpdir_before = os.environ.get("TMPDIR")
+        os.environ["TMPDIR"] = self.base
+        self.root = f"{self.base}/cache"
+        os.mkdir(self.root)
+        self.kernel = Kernel()
+        self.put_for = {action: set() for action in ACTIONS}  # every body, answered or not
+        self.sure = {}  # action: the body that a get must give
+        self.to_upload = set()  # (action, output, time) that was answered as to be uploaded
+        self.bucket = set()
+        self.unpinned = set()  # outputs whose body in the spool may be wrong or gone
+        self.cache = None
+        self.clock_ns = 1_700_000_000_000_000_000
+        self.start_process()
+
+    def teardown(self) -> None:
+        try:
+            self.expect_all_uploaded()
+        finally:
+            self.kernel.end_process()
+            os.environ.pop("TMPDIR")
+            if self.tmpdir_before is not None:
+                os.environ["TMPDIR"] = self.tmpdir_before
+            shutil.rmtree(self.base)
+
+    def start_process(self) -> None:
+        self.kernel.end_process()
+        if self.cache is not None and self.cache.session_store is not None:
+            self.sure.clear()  # of what spilled to the session's store, older puts are back
+        self.cache = LocalCache(Store(self.root))
+        self.session = None
+
+    def run(self, fault, step):
+        """What ``step()`` returns; None after an error, or a death, which a new process follows."""
+        self.kernel.fault = fault
+        try:
+            with self.kernel:
+                return step()
+        except Death:
+            pass
+        except OSError:
+            assert self.kernel.struck, "an error without a cause"
+        finally:
+            if self.kernel.struck:
+                self.doubt_what_is_old()  # a full disk makes room
+            if self.kernel.dead:
+                self.start_process()
+
+    def doubt(self, is_doubtful) -> None:
+        self.sure = {a: body for a, body in self.sure.items() if not is_doubtful(a, body)}
+
+    def clocks(self, action, body):
+        """The clocks of use of an entry's record and body; 0 for one that is gone."""
+        disk = Store(self.root)
+        yield _clock(disk.action_path(action))
+        if body:
+            yield _clock(disk.output_path(output_id(body)))
+
+    def doubt_what_is_old(self) -> None:
+        limit = time.time_ns() - (MIN_AGE_S - 60) * 10**9
+        self.doubt(lambda action, body: any(at < limit for at in self.clocks(action, body)))
+
+    # -- the go command's part ---------------------------------------------------------------------
+
+    @rule(action=actions, body=bodies, fault=faults)
+    def put(self, action, body, fault):
+        """As session.py and front.py do it: store, spool, answer."""
+        self.clock_ns += 1
+        output, time_ns = output_id(body), self.clock_ns
+        self.put_for[action].add(body)
+        self.sure.pop(action, None)
+
+        def step():
+            with self.cache.writer(action, output, len(body)) as writer:
+                for at in range(0, len(body), 50_000):
+                    writer.write(body[at : at + 50_000])
+                path = writer.commit(time_ns)
+            try:
+                if self.session is None:
+                    self.session = SpoolSession.create(self.cache.store, OPTIONS, "")
+                number = self.session.add(action, output, len(body), time_ns, path)
+                return self.session.pending[number], True
+            except OSError:
+                assert self.kernel.struck
+                return spool.Entry(action, output, len(body), time_ns, path), False
+
+        answer = self.run(fault, step)
+        if answer is not None:
+            entry, is_spooled = answer
+            self.sure[action] = body
+            if is_spooled:
+                self.to_upload.add((action, output, time_ns))
+                if body and not entry.path.startswith(f"{self.root}/spool/"):
+                    assert self.kernel.struck or output in self.unpinned
+                    self.unpinned.add(output)
+
+    @rule(action=actions, fault=faults)
+    def get(self, action, fault):
+        def step():
+            found = self.cache.lookup(action)
+            if found is not None:
+                is_spilled = not found[3].startswith(self.root)  # and so was used lately
+                if not is_spilled and not self.cache.store.hold(found[0]):
+                    return "miss"
+                self.cache.store.touch(action)
+            return found or "miss"
+
+        found = self.run(fault, step)
+        if found in (None, "miss"):
+            assert action not in self.sure or self.kernel.struck
+            self.sure.pop(action, None)
+        else:
+            output, size, _, path, _ = found
+            body = read(path)
+            assert body in self.put_for[action]
+            assert body == self.sure.get(action, body)
+            assert output_id(body) == output and len(body) == size
+
+    @rule(action=actions, body=bodies, fault=faults)
+    def adopt(self, action, body, fault):
+        """A fetch of an action whose body is here already."""
+        self.clock_ns += 1
+        self.sure.pop(action, None)
+        self.put_for[action].add(body)  # in the bucket, by somebody else
+        found = self.run(fault, lambda: self.cache.adopt(action, output_id(body), self.clock_ns))
+        if found is not None:
+            assert found[0] == len(body) and read(found[1]) == body
+            self.sure[action] = body
+
+    # -- what becomes of files ---------------------------------------------------------------------
+
+    @rule(action=actions, at=st.integers(0, 10**6))
+    def flip_a_bit_of_a_record(self, action, at):
+        path = self.cache.store.action_path(action)
+        if os.path.exists(path):
+            data = bytearray(read(path))
+            data[at % len(data)] ^= 1 << at % 8
+            with open(path, "wb") as file:
+                file.write(data)
+            self.doubt(lambda other, _: other == action)
+
+    @rule(action=actions, body=bodies)
+    def swap_a_record(self, action, body):
+        """One action's record under another's name."""
+        disk = self.cache.store
+        others = [disk.action_path(a) for a in ACTIONS if os.path.exists(disk.action_path(a))]
+        if others and os.path.exists(disk.action_path(action)):
+            shutil.copyfile(others[0], f"{self.base}/copy")
+            os.replace(f"{self.base}/copy", disk.action_path(action))
+            self.doubt(lambda other, _: other == action)
+
+    @rule(body=bodies, size=st.integers(0, 10**6))
+    def cut_a_body(self, body, size):
+        path = self.cache.store.output_path(output_id(body))
+        if body and os.path.exists(path):
+            os.truncate(path, size % len(body))
+            self.unpinned.add(output_id(body))  # it is the same file
+            self.doubt(lambda _, other: other == body)
+
+    @rule(body=bodies)
+    def delete_a_body(self, body):
+        path = self.cache.store.output_path(output_id(body))
+        if body and os.path.exists(path):
+            os.unlink(path)
+            self.doubt(lambda _, other: other == body)
+
+    @rule(action=actions)
+    def delete_a_record(self, action):
+        path = self.cache.store.action_path(action)
+        if os.path.exists(path):
+            os.unlink(path)
+            self.doubt(lambda other, _: other == action)
+
+    @rule(action=actions, body=bodies, hours=st.integers(0, 100))
+    def let_time_pass(self, action, body, hours):
+        """The clock is faked by the files': what has one was used so long ago."""
+        then = time.time() - hours * HOUR
+        disk = self.cache.store
+        for path in (disk.action_path(action), disk.output_path(output_id(body))):
+            if os.path.exists(path):
+                os.utime(path, (then, then))
+
+    # -- prune -------------------------------------------------------------------------------------
+
+    @rule(
+        hours=st.integers(0, 100), size=st.sampled_from([0, 4096, 20_000, 100_000]), fault=faults
+    )
+    def prune(self, hours, size, fault):
+        before = {action: min(self.clocks(action, body)) for action, body in self.sure.items()}
+        result = self.run(fault, lambda: prune.prune(self.root, hours * HOUR, size))
+        if result is None or result.failures:
+            assert self.kernel.struck
+            self.doubt_what_is_old()
+            return
+        cutoff = result.cutoff_ns if result.cutoff_ns is not None else -1
+        self.doubt(lambda action, _: before[action] < cutoff)
+        if self.kernel.struck:
+            return
+        left = [
+            os.stat(path)
+            for tree in ("action", "output")
+            for directory, _, names in os.walk(f"{self.root}/{tree}")
+            for path in (os.path.join(directory, name) for name in names if name != EMPTY_OUTPUT)
+        ]
+        now = time.time()
+        if hours:
+            limit = now - max(hours * HOUR, MIN_AGE_S)
+            assert all(status.st_mtime >= limit - 1 for status in left)
+        if size and sum(status.st_blocks * 512 for status in left) > size:
+            assert all(status.st_mtime >= now - MIN_AGE_S - 60 for status in left)
+
+    # -- uploads -----------------------------------------------------------------------------------
+
+    @rule(count=st.integers(1, 4), fault=faults)
+    def upload_ours(self, count, fault):
+        """What the pool does while the session lives."""
+        if self.session is not None:
+            self.run(fault, lambda: self.upload(self.session, count))
+
+    @rule(count=st.integers(1, 10), fault=faults)
+    def flush(self, count, fault):
+        """What an uploader does with what dead sessions left, until it is stopped."""
+        self.run(fault, lambda: self.claim_and_upload(count))
+
+    def claim_and_upload(self, count) -> None:
+        for _, directory in spool.session_directories(self.root):
+            session = SpoolSession.claim(self.cache.store, directory)
+            if session is not None:
+                assert self.session is None or directory != self.session.directory
+                self.upload(session, count)
+                session.release()
+
+    def upload(self, session, count) -> None:
+        for number, entry in list(session.pending.items())[:count]:
+            if self.is_right(entry):
+                self.bucket.add((entry.action, entry.output, entry.time_ns))
+            elif self.kernel.struck:
+                continue  # an error is no proof that the body is gone
+            session.done(number)
+
+    def is_right(self, entry) -> bool:
+        """Whether an entry's body can be uploaded; where it cannot, that has a cause."""
+        if entry.output == EMPTY_OUTPUT:
+            return True
+        try:
+            right = output_id(read(entry.path)) == entry.output
+        except FileNotFoundError:
+            right = False
+        uploaded = (entry.action, entry.output, entry.time_ns) in self.bucket  # and not noted
+        assert right or uploaded or entry.output in self.unpinned or self.kernel.struck
+        return right
+
+    # -- the ends of a session ---------------------------------------------------------------------
+
+    @rule()
+    def die(self):
+        self.start_process()
+
+    @rule(fault=faults)
+    def end(self, fault):
+        if self.session is not None:
+            self.run(fault, lambda: self.session.release())
+        self.start_process()
+
+    # -- what always holds -------------------------------------------------------------------------
+
+    @invariant()
+    def what_was_answered_is_in_the_spool_or_in_the_bucket(self):
+        self.kernel.struck = False
+        waiting = set()
+        for _, directory in spool.session_directories(self.root):
+            for entry in SpoolSession.read(self.cache.store, directory).pending.values():
+                self.is_right(entry)
+                waiting.add((entry.action, entry.output, entry.time_ns))
+        lost = self.to_upload - waiting - self.bucket
+        assert all(output in self.unpinned for _, output, _ in lost)
+
+    def expect_all_uploaded(self) -> None:
+        """At the end of every history: flush gets everything there, and leaves nothing."""
+        self.start_process()
+        self.kernel.fault, self.kernel.struck = None, False
+        for _, directory in spool.session_directories(self.root):
+            if not os.path.exists(f"{directory}/journal"):
+                os.utime(directory, (0, 0))
+        self.claim_and_upload(10**6)
+        assert spool.session_directories(self.root) == []
+        lost = self.to_upload - self.bucket
+        assert all(output in self.unpinned for _, output, _ in lost)
+        for action in ACTIONS:
+            self.get(action, None)
+
+
+Histories.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
+TestHistories = Histories.TestCase

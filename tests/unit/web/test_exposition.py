@@ -1,0 +1,83 @@
+"""web/exposition.py: a snapshot as text."""
+from prometheus_client.parser import text_string_to_metric_families
+
+from cacheplugin import breaker
+from cacheplugin.ipc import jobs
+from cacheplugin.metrics import Counters, Histogram
+from cacheplugin.web import exposition
+
+
+def snapshot(**fields) -> dict:
+    counters, histogram = Counters(), Histogram()
+    counters.get_requests, counters.get_hits, counters.get_local_hit = 7, 5, 5
+    counters.put_s3_object = 3
+    for seconds, count in ((0.00004, 2), (0.002, 1), (99.0, 1)):
+        histogram.add(seconds, count)
+    return {
+        "counters": counters.as_dict(),
+        "histograms": {"local": (histogram.counts, histogram.sum_s)},
+        "sessions": 2,
+        "sessions_begun": {"unix": 4, "tcp": 1},
+        "uploads_pending": 6,
+        "is_stopping": False,
+        "bucket_usable": True,
+        "http_restarts": 0,
+        "pool": None,
+        **fields,
+    }
+
+
+def samples(found, spooled=0) -> dict:
+    """{(name, labels as a tuple): value} of what Prometheus reads."""
+    text = exposition.prometheus_text(found, spooled).decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_counters_and_gauges():
+    """What was counted is there, by its labels."""
+    found = samples(snapshot(), spooled=9)
+    assert found["gocache_get_requests_total", ()] == 7
+    assert found["gocache_get_hits_total", (("source", "local"),)] == 5
+    assert found["gocache_uploads_total", (("result", "sent"),)] == 3
+    assert found["gocache_sessions_begun_total", (("way", "unix"),)] == 4
+    assert found["gocache_sessions", ()] == 2
+    assert found["gocache_spool_entries", ()] == 9 and found["gocache_uploads_pending", ()] == 6
+
+
+def test_histograms_are_cumulative():
+    """Each bucket counts what is at or below its bound; the last one counts all."""
+    found = samples(snapshot())
+
+    def bucket(bound):
+        return found["gocache_get_seconds_bucket", (("le", bound), ("source", "local"))]
+
+    assert bucket("5e-05") == 2 and bucket("0.001") == 2 and bucket("0.0025") == 3
+    assert bucket("30.0") == 3 and bucket("+Inf") == 4
+    labels = (("source", "local"),)
+    assert found["gocache_get_seconds_count", labels] == 4
+    assert abs(found["gocache_get_seconds_sum", labels] - 99.00208) < 1e-6
+
+
+def test_the_pool_where_there_is_one():
+    """Queues, workers and breakers, by direction."""
+    status = jobs.PoolStatus(
+        {jobs.FETCHING: 1, jobs.UPLOADING: 2}, {jobs.FETCHING: 3, jobs.UPLOADING: 4}, 5,
+        {jobs.FETCHING: breaker.CLOSED, jobs.UPLOADING: breaker.OPEN},
+    )  # fmt: skip
+    found = samples(snapshot(pool=tuple(status)))
+    upload = (("direction", "upload"),)
+    assert found["gocache_pool_queued", upload] == 2 and found["gocache_pool_running", upload] == 4
+    assert found["gocache_pool_workers", ()] == 5 and found["gocache_breaker_state", upload] == 2
+    assert ("gocache_pool_workers", ()) not in samples(snapshot())
+
+
+def test_variables_have_the_names_of_the_go_program():
+    """Both groups, and one of ours."""
+    found = exposition.variables(snapshot())
+    assert found["gocache_server"]["get_requests"] == 7
+    assert {"get_local_hit", "get_fault_hit", "put_s3_object"} <= found["gocache_host"].keys()
+    assert found["gocache_serve"]["sessions"] == 2

@@ -1,0 +1,161 @@
+"""web/exposition.py: every counter is published, once and with its number."""
+import re
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from cacheplugin import breaker
+from cacheplugin.ipc import jobs
+from cacheplugin.metrics import Counters, HOST, Histogram, SERVER
+from cacheplugin.web import exposition
+
+# What the Go program publishes of a build.
+REFERENCE = {
+    "gocache_server": "get_requests get_hits get_hit_bytes get_misses get_errors put_requests "
+    "put_bytes put_errors",
+    "gocache_host": "get_local_hit get_fault_hit get_fault_miss put_skip_small put_s3_found "
+    "put_s3_action put_s3_object put_s3_error",
+}
+# Not for Prometheus: sums of others, and what is always 0.
+SUMS = {"get_hits", "put_s3_action", "get_errors"}
+
+
+def snapshot(**fields) -> dict:
+    """One in which every number is another."""
+    counters = Counters()
+    for number, name in enumerate(Counters.__slots__):
+        setattr(counters, name, 1000 + number)
+    histograms = {}
+    for number, name in enumerate(("local", "s3", "upload")):
+        histograms[name] = Histogram()
+        for place, seconds in enumerate((*Histogram.BOUNDS_S, 1000.0)):
+            histograms[name].add(seconds, place + number + 1)
+    return {
+        "counters": counters.as_dict(),
+        "histograms": {name: (one.counts, one.sum_s) for name, one in histograms.items()},
+        "sessions": 2001, "sessions_begun": {"unix": 2002, "tcp": 2003}, "uploads_pending": 2004,
+        "is_stopping": False, "bucket_usable": True, "http_restarts": 2005,
+        "pool": (
+            {jobs.FETCHING: 2006, jobs.UPLOADING: 2007},
+            {jobs.FETCHING: 2008, jobs.UPLOADING: 2009},
+            2010,
+            {jobs.FETCHING: breaker.HALF_OPEN, jobs.UPLOADING: breaker.CLOSED},
+        ),
+        **fields,
+    }  # fmt: skip
+
+
+def families(found, spooled=2011) -> dict:
+    text = exposition.prometheus_text(found, spooled).decode()
+    parsed = list(text_string_to_metric_families(text))
+    assert len({family.name for family in parsed}) == len(parsed)
+    return {family.name: family for family in parsed}
+
+
+def test_names_of_the_reference():
+    """Every counter of the Go program is there, under its group, with its number."""
+    found, given = exposition.variables(snapshot()), snapshot()["counters"]
+    for group, names in REFERENCE.items():
+        assert set(names.split()) <= set(found[group])
+        assert found[group] == given[group]
+    assert found["gocache_serve"] == {
+        "sessions": 2001, "sessions_unix": 2002, "sessions_tcp": 2003, "uploads_pending": 2004,
+    }  # fmt: skip
+
+
+def test_variables_are_no_part_of_the_snapshot():
+    """Who changes them changes nothing else."""
+    given = snapshot()
+    exposition.variables(given)["gocache_server"]["get_requests"] = 0
+    assert given["counters"][SERVER]["get_requests"] == 1000
+
+
+def test_every_counter_has_a_sample():
+    """Exactly one, but for sums."""
+    given = snapshot()["counters"]
+    values = [
+        sample.value
+        for family in families(snapshot()).values()
+        for sample in family.samples
+        if family.type == "counter" and 1000 <= sample.value < 2000
+    ]
+    expected = [
+        count
+        for group in (SERVER, HOST)
+        for name, count in given[group].items()
+        if name not in SUMS
+    ]
+    assert sorted(values) == sorted(expected)
+
+
+def test_every_other_number_has_a_sample():
+    """Exactly one."""
+    values = [
+        sample.value
+        for family in families(snapshot()).values()
+        if family.type != "histogram"
+        for sample in family.samples
+        if 2000 <= sample.value
+    ]
+    assert sorted(values) == list(range(2001, 2012))
+
+
+def test_names_and_help():
+    """As Prometheus wants them: one prefix, counters end in _total, each says what it is."""
+    for name, family in families(snapshot()).items():
+        assert name == "gocache" or re.fullmatch(r"gocache_[a-z0-9_]+", name)
+        assert family.documentation.endswith(".") or ":" in family.documentation
+        if family.type == "counter":
+            assert {sample.name for sample in family.samples} == {f"{name}_total"}
+
+
+@pytest.mark.parametrize(
+    ("family", "label", "name"),
+    [
+        ("get_seconds", "local", "local"), ("get_seconds", "s3", "s3"),
+        ("upload_seconds", None, "upload"),
+    ],
+)  # fmt: skip
+def test_histograms_agree_with_what_was_observed(family, label, name):
+    """Cumulative over all bounds, the last of which is the count."""
+    given = snapshot()
+    counts, sum_s = given["histograms"][name]
+    samples = [
+        sample
+        for sample in families(given)[f"gocache_{family}"].samples
+        if sample.labels.get("source") == label
+    ]
+    buckets = {one.labels["le"]: one.value for one in samples if one.name.endswith("_bucket")}
+    assert list(map(float, buckets)) == [*Histogram.BOUNDS_S, float("inf")]
+    totals = [sum(counts[: place + 1]) for place in range(len(counts))]
+    assert list(buckets.values()) == totals and totals == sorted(totals)
+    (count,) = [one.value for one in samples if one.name.endswith("_count")]
+    (total,) = [one.value for one in samples if one.name.endswith("_sum")]
+    assert count == totals[-1] and total == pytest.approx(sum_s)
+
+
+@pytest.mark.parametrize(("usable", "value"), [(True, 1), (False, 0), (None, None)])
+def test_the_bucket_where_there_is_one(usable, value):
+    """1, or 0 while it is given up; nothing where there is none."""
+    family = families(snapshot(bucket_usable=usable)).get("gocache_bucket_usable")
+    assert (family and family.samples[0].value) == value
+
+
+def test_a_server_without_a_bucket():
+    """It has hits alone to tell of, and that is no empty page."""
+    given = snapshot(bucket_usable=None, pool=None)
+    given["histograms"] = {"local": given["histograms"]["local"]}
+    found = families(given)
+    sources = {sample.labels.get("source") for sample in found["gocache_get_seconds"].samples}
+    assert sources == {"local"} and "gocache_pool_workers" not in found
+    assert exposition.variables(given)["gocache_serve"]["sessions"] == 2001
+
+
+def test_a_snapshot_that_crossed_a_process():
+    """Lists in place of tuples are as good."""
+    given = snapshot()
+    crossed = given | {
+        "pool": list(given["pool"]),
+        "histograms": {name: list(one) for name, one in given["histograms"].items()},
+    }
+    assert exposition.prometheus_text(crossed, 1) == exposition.prometheus_text(given, 1)
