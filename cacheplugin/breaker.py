@@ -1,4 +1,5 @@
 """A circuit breaker: after repeated failures nothing is asked for a while, then one job tries."""
+
 import time
 
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"

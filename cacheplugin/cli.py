@@ -1,4 +1,5 @@
 """Every command but direct mode. Has docopt and may be slow."""
+
 import importlib
 import sys
 
@@ -12,10 +13,10 @@ from .options import FLAGS, split
 # Each names a module of this package with ``run(options) -> exit status``.
 COMMANDS = {
     "serve": "server.serve",
-    "prune": "store.prune",
-    "verify": "store.verify",
+    "prune": "commands.prune",
+    "verify": "commands.verify",
     "stats": "commands.stats",
-    "flush": "pool.uploader",
+    "flush": "commands.flush",
 }
 
 
@@ -42,9 +43,7 @@ def run(words, argv, options) -> int:
     elif arguments["<topic>"] in TOPICS:
         sys.stdout.write(TOPICS[arguments["<topic>"]].format(variables=_variables()))
     else:
-        raise UsageError(
-            f"no help topic {arguments['<topic>']!r}; there are {', '.join(TOPICS)}"
-        )
+        raise UsageError(f"no help topic {arguments['<topic>']!r}; there are {', '.join(TOPICS)}")
     return 0
 
 

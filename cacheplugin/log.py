@@ -1,4 +1,5 @@
 """Log records of every process, one line each on stderr with the time to the microsecond."""
+
 import logging
 import time
 
@@ -16,7 +17,5 @@ def setup(options, least: int = logging.WARNING) -> None:
     logger = logging.getLogger(__package__)
     logger.handlers[:] = [handler]
     logger.propagate = False
-    logger.setLevel(
-        logging.DEBUG if options.debug else logging.INFO if options.verbose else least
-    )
+    logger.setLevel(logging.DEBUG if options.debug else logging.INFO if options.verbose else least)
     logging.raiseExceptions = False  # a reader of stderr that went away is no trouble of ours

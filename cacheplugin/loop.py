@@ -1,4 +1,5 @@
 """A readiness loop over descriptors, with timers."""
+
 import select
 import time
 
@@ -10,7 +11,7 @@ _MOST_MS = (1 << 31) - 1  # that poll takes
 class Timer:
     """Calls ``callback()`` once, at ``when`` (monotonic seconds), unless it is cancelled before."""
 
-    __slots__ = ("when", "callback")
+    __slots__ = ("callback", "when")
 
     def __init__(self, when, callback) -> None:
         self.when = when

@@ -1,4 +1,5 @@
 """From exec to the loop: options, the cache directory, the hello line, and only then the rest."""
+
 import os
 import sys
 from _signal import SIG_IGN, SIGINT, signal  # the signal module imports enum

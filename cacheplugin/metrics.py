@@ -1,4 +1,5 @@
 """Counters by REFERENCE names, histograms, and the summary at exit."""
+
 from _bisect import bisect_left
 
 HOST = "gocache_host"
@@ -6,16 +7,33 @@ SERVER = "gocache_server"
 
 _NAMES = {
     SERVER: (
-        "get_requests", "get_hits", "get_hit_bytes", "get_misses", "get_errors",
-        "put_requests", "put_bytes", "put_errors",
+        "get_requests",
+        "get_hits",
+        "get_hit_bytes",
+        "get_misses",
+        "get_errors",
+        "put_requests",
+        "put_bytes",
+        "put_errors",
     ),
     HOST: (
-        "get_local_hit", "get_fault_hit", "get_fault_miss", "get_fault_damaged", "get_fault_error",
-        "get_fault_skipped", "get_fault_bytes",
-        "put_skip_small", "put_skip_read_only", "put_s3_found", "put_s3_action", "put_s3_object",
-        "put_s3_bytes", "put_s3_error", "put_s3_skipped",
+        "get_local_hit",
+        "get_fault_hit",
+        "get_fault_miss",
+        "get_fault_damaged",
+        "get_fault_error",
+        "get_fault_skipped",
+        "get_fault_bytes",
+        "put_skip_small",
+        "put_skip_read_only",
+        "put_s3_found",
+        "put_s3_action",
+        "put_s3_object",
+        "put_s3_bytes",
+        "put_s3_error",
+        "put_s3_skipped",
     ),
-}  # fmt: skip
+}
 
 
 class Counters:
@@ -61,9 +79,25 @@ class Histogram:
     """How many observations lie at or below each of BOUNDS_S, in seconds, and their sum."""
 
     BOUNDS_S = (
-        0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
-        1.0, 2.5, 5.0, 10.0, 30.0,
-    )  # fmt: skip
+        0.00005,
+        0.0001,
+        0.00025,
+        0.0005,
+        0.001,
+        0.0025,
+        0.005,
+        0.01,
+        0.025,
+        0.05,
+        0.1,
+        0.25,
+        0.5,
+        1.0,
+        2.5,
+        5.0,
+        10.0,
+        30.0,
+    )
 
     def __init__(self) -> None:
         self.counts = [0] * (len(self.BOUNDS_S) + 1)  # not cumulative; the last: above all bounds

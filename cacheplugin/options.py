@@ -5,6 +5,7 @@ A flag beats its variable; an empty variable counts as unset. Flags take one or 
 This is on the way to the go command's first answer, so it imports nothing: what a positional word
 means is the business of cli.py, which has docopt.
 """
+
 import os
 
 from .errors import UsageError
@@ -278,7 +279,9 @@ def _default_cache_dir(environ):
     if not base or not os.path.isabs(base):
         home = environ.get("HOME")
         if not home:
-            raise UsageError("neither --cache-dir, GOCACHE_DIR nor HOME says where to keep the cache")
+            raise UsageError(
+                "neither --cache-dir, GOCACHE_DIR nor HOME says where to keep the cache"
+            )
         base = os.path.join(home, ".cache")
     return _cache_dir(os.path.join(base, "go-cache-plugin"), "the default cache directory")
 

@@ -4,6 +4,7 @@ A working set depends on the main module, the platform and the branch, so a scop
 text, ``<module> <goos>/<goarch> <branch>``. All of it is read from files and variables: no git or
 go command is run. --scope replaces all three.
 """
+
 import os
 
 _READ_BYTES = 65536
@@ -11,25 +12,54 @@ _SCOPE_BYTES = 1024  # a longer one is cut
 
 # The branch that is built, as CI systems tell it, the one of a pull request before the merged one.
 _BRANCH_VARIABLES = (
-    "GITHUB_HEAD_REF", "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", "CI_COMMIT_BRANCH", "CHANGE_BRANCH",
-    "BRANCH_NAME", "BUILDKITE_BRANCH", "CIRCLE_BRANCH", "BITBUCKET_BRANCH", "DRONE_SOURCE_BRANCH",
-    "DRONE_BRANCH", "SEMAPHORE_GIT_PR_BRANCH", "SEMAPHORE_GIT_BRANCH", "TRAVIS_PULL_REQUEST_BRANCH",
-    "TRAVIS_BRANCH", "APPVEYOR_PULL_REQUEST_HEAD_REPO_BRANCH", "APPVEYOR_REPO_BRANCH",
-    "SYSTEM_PULLREQUEST_SOURCEBRANCH", "BUILD_SOURCEBRANCH", "CIRRUS_BRANCH", "GIT_BRANCH",
-)  # fmt: skip
+    "GITHUB_HEAD_REF",
+    "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME",
+    "CI_COMMIT_BRANCH",
+    "CHANGE_BRANCH",
+    "BRANCH_NAME",
+    "BUILDKITE_BRANCH",
+    "CIRCLE_BRANCH",
+    "BITBUCKET_BRANCH",
+    "DRONE_SOURCE_BRANCH",
+    "DRONE_BRANCH",
+    "SEMAPHORE_GIT_PR_BRANCH",
+    "SEMAPHORE_GIT_BRANCH",
+    "TRAVIS_PULL_REQUEST_BRANCH",
+    "TRAVIS_BRANCH",
+    "APPVEYOR_PULL_REQUEST_HEAD_REPO_BRANCH",
+    "APPVEYOR_REPO_BRANCH",
+    "SYSTEM_PULLREQUEST_SOURCEBRANCH",
+    "BUILD_SOURCEBRANCH",
+    "CIRRUS_BRANCH",
+    "GIT_BRANCH",
+)
 # The branch that this one starts from, or the repository's default.
 _DEFAULT_VARIABLES = (
-    "GITHUB_BASE_REF", "CI_MERGE_REQUEST_TARGET_BRANCH_NAME", "CI_DEFAULT_BRANCH", "CHANGE_TARGET",
-    "BUILDKITE_PULL_REQUEST_BASE_BRANCH", "BUILDKITE_PIPELINE_DEFAULT_BRANCH",
-    "DRONE_TARGET_BRANCH", "DRONE_REPO_BRANCH", "SYSTEM_PULLREQUEST_TARGETBRANCH",
-    "CIRRUS_BASE_BRANCH", "CIRRUS_DEFAULT_BRANCH",
-)  # fmt: skip
+    "GITHUB_BASE_REF",
+    "CI_MERGE_REQUEST_TARGET_BRANCH_NAME",
+    "CI_DEFAULT_BRANCH",
+    "CHANGE_TARGET",
+    "BUILDKITE_PULL_REQUEST_BASE_BRANCH",
+    "BUILDKITE_PIPELINE_DEFAULT_BRANCH",
+    "DRONE_TARGET_BRANCH",
+    "DRONE_REPO_BRANCH",
+    "SYSTEM_PULLREQUEST_TARGETBRANCH",
+    "CIRRUS_BASE_BRANCH",
+    "CIRRUS_DEFAULT_BRANCH",
+)
 _USUAL_DEFAULTS = ("main", "master")
 
 _ARCHITECTURES = {
-    "x86_64": "amd64", "amd64": "amd64", "i386": "386", "i686": "386", "aarch64": "arm64",
-    "arm64": "arm64", "armv6l": "arm", "armv7l": "arm", "loongarch64": "loong64",
-}  # fmt: skip
+    "x86_64": "amd64",
+    "amd64": "amd64",
+    "i386": "386",
+    "i686": "386",
+    "aarch64": "arm64",
+    "arm64": "arm64",
+    "armv6l": "arm",
+    "armv7l": "arm",
+    "loongarch64": "loong64",
+}
 
 
 def find(options, environ, directory: str = None) -> list:

@@ -1,30 +1,44 @@
 """``go-cache-plugin stats``: what the cache directory holds, its ages and sizes, and its use."""
+
+import json
 import os
+import signal
 import sys
 import time
 
-from ..errors import UsageError
-from ..store.session_log import read_sessions
+from ..console import say
+from ..errors import RemoteError, UsageError
 from ..metrics import byte_text
+from ..store.session_log import read_sessions
 
 # Upper bounds of the histograms; what lies above the last has a row of its own.
 _AGES_S = (
-    (3600, "1 hour"), (86400, "1 day"), (7 * 86400, "1 week"), (30 * 86400, "30 days"),
+    (3600, "1 hour"),
+    (86400, "1 day"),
+    (7 * 86400, "1 week"),
+    (30 * 86400, "30 days"),
     (90 * 86400, "90 days"),
-)  # fmt: skip
+)
 _SIZES = (
-    (0, "empty"), (100, "100 B"), (1_000, "1 kB"), (10_000, "10 kB"), (100_000, "100 kB"),
-    (1_000_000, "1 MB"), (10_000_000, "10 MB"), (100_000_000, "100 MB"),
-)  # fmt: skip
+    (0, "empty"),
+    (100, "100 B"),
+    (1_000, "1 kB"),
+    (10_000, "10 kB"),
+    (100_000, "100 kB"),
+    (1_000_000, "1 MB"),
+    (10_000_000, "10 MB"),
+    (100_000_000, "100 MB"),
+)
 _OTHERS = ("module", "revproxy")
 _LAST_SESSIONS = 10
 _BAR = 30
+_LAST_SCOPES = 20
 
 
 class Files:
     """A number of files: their apparent size, and what they take on disk."""
 
-    __slots__ = ("count", "bytes", "disk_bytes")
+    __slots__ = ("bytes", "count", "disk_bytes")
 
     def __init__(self) -> None:
         self.count = self.bytes = self.disk_bytes = 0
@@ -146,20 +160,14 @@ def _bounds(rows) -> list:
 
 def run(options) -> int:
     """``go-cache-plugin stats``: 0; raises UsageError."""
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if options.remote:
-        from ..remote import stats as remote_stats
-
-        return remote_stats.run(options)
+        return _run_remote(options)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if not os.path.isdir(options.cache_dir):
         raise UsageError(f"there is no cache directory {options.cache_dir}")
     found = collect(options.cache_dir, time.time())
     if options.json:
-        import json
-
         print(json.dumps(found))
     else:
         sys.stdout.write(text(found))
@@ -213,3 +221,54 @@ def _percent(rate) -> str:
 
 def _bar(amount, most) -> str:
     return "#" * (-(-amount * _BAR // most))
+
+
+# -- the bucket ------------------------------------------------------------------------------------
+
+
+def _run_remote(options) -> int:
+    """``stats --remote``; returns the exit status, raises UsageError."""
+    if not options.bucket:
+        raise UsageError("stats --remote needs --bucket")
+    from ..remote import stats
+    from ..remote.s3 import Bucket
+
+    try:
+        found = stats.collect(Bucket(options), options.prefix)
+    except RemoteError as error:
+        say(f"bucket {options.bucket}: {error}")
+        return 1
+    sys.stdout.write(f"{json.dumps(found)}\n" if options.json else remote_text(found))
+    return 0
+
+
+def remote_text(found: dict) -> str:
+    """``collect``'s answer for a person."""
+    lines = [
+        f"{found['bundles']} bundles, {byte_text(found['bundle_bytes'])}; needed are"
+        f" {found['live_bundles']}, {byte_text(found['live_bytes'])} of them",
+        f"{found['manifests']} manifests, {byte_text(found['manifest_bytes'])}",
+    ]
+    if found["unreadable_manifests"]:
+        lines.append(f"{found['unreadable_manifests']} manifests cannot be read")
+    if found["missing_bundles"]:
+        lines.append(f"{found['missing_bundles']} bundles that manifests name are not there")
+    if not found["bundles"] and not found["manifests"]:
+        lines.append("nothing here is in bundles: see --prefix and --layout")
+        return "\n".join(lines) + "\n"
+    lines += ["", "   entries       bytes   bundles   age  scope"]
+    for scope in found["scopes"][:_LAST_SCOPES]:
+        lines.append(
+            f"{scope['entries']:>10}{byte_text(scope['bytes']):>12}{scope['bundles']:>10}"
+            f"{_age_text(scope['age_s']):>6}  {scope['scope']}"
+        )
+    if len(found["scopes"]) > _LAST_SCOPES:
+        lines.append(f"and {len(found['scopes']) - _LAST_SCOPES} older scopes")
+    return "\n".join(lines) + "\n"
+
+
+def _age_text(seconds: float) -> str:
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= unit:
+            return f"{seconds // unit:.0f} {name}"
+    return f"{max(0, seconds):.0f} s"

@@ -1,11 +1,12 @@
 """Direct mode: the front of one go command, on stdin and stdout."""
+
 import os
 import stat
 import sys
 import time
 
-from .front import Front
 from ..store.session_log import append_session
+from .front import Front
 from .protocol import close_answer
 from .session import Session
 

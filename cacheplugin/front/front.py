@@ -4,15 +4,16 @@ It answers hits from the store itself and never waits for S3, a lock or a worker
 not need (the writing half of the store, the pool, json, logging) is imported when it is needed.
 direct.py has the front of one client, server.py that of many.
 """
+
 import os
 import time
 from _signal import SIGINT, SIGTERM, set_wakeup_fd, signal  # the signal module imports enum
 
-from ..loop import Loop, READABLE, WRITABLE
+from ..loop import READABLE, WRITABLE, Loop
 from ..metrics import Counters
 from ..options import DEBUG_BUILD_CACHE
-from .protocol import json_text
 from ..store.tree import MIN_AGE_S, Store
+from .protocol import json_text
 
 _TOUCH_BATCH = 1024  # a few milliseconds
 _TOUCH_DELAY_S = 1.0

@@ -3,6 +3,7 @@
 It is made where there is a bucket, and it never waits: the pool (poollink.py) does the work, and
 what comes back is heard in the front's loop. What a session has of it is its Transfers.
 """
+
 import os
 import time
 

@@ -17,6 +17,7 @@ FATAL      (FATAL, reason)                       the stream is lost; the parser 
 
 Nothing here is imported that a cache hit does not need: json and pybase64 come when they are used.
 """
+
 from binascii import Error as BinasciiError
 from binascii import a2b_base64, b2a_base64
 
@@ -106,7 +107,9 @@ class Parser:
         length = scan.length(buffer, position)
         if length is None:
             if len(buffer) - position > MAX_HEADER_BYTES:
-                return self._fatal(buffer, events, f"a request is longer than {MAX_HEADER_BYTES} bytes")
+                return self._fatal(
+                    buffer, events, f"a request is longer than {MAX_HEADER_BYTES} bytes"
+                )
             return -1 - position
         if length > MAX_HEADER_BYTES:
             return self._fatal(buffer, events, f"a request is longer than {MAX_HEADER_BYTES} bytes")

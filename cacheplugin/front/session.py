@@ -1,10 +1,11 @@
 """One client's conversation: its bytes in, its answers out, the put it is in the middle of."""
+
 import os
 import time
 
-from . import protocol
 from ..errors import BodyMismatch
-from .protocol import CHUNK, CLOSE, END, FATAL, GET, PUT, Parser, REJECT, hit_answer, json_text
+from . import protocol
+from .protocol import CHUNK, CLOSE, END, FATAL, GET, PUT, REJECT, Parser, hit_answer, json_text
 
 READ_BYTES = 1 << 16  # what a client gets done in one turn of the loop
 MAX_UNSENT_BYTES = 1 << 20  # a client that reads no answers is not read from beyond this

@@ -3,8 +3,9 @@
 It outlives the session until all is uploaded. A session of hits needs neither pool nor jobs, so
 these are imported late.
 """
-from .protocol import hit_answer, json_text
+
 from ..store.record import timestamp
+from .protocol import hit_answer, json_text
 
 
 class Transfers:

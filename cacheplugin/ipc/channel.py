@@ -3,6 +3,7 @@
 marshal is what the interpreter itself brings, so it costs the front no import; both ends run the
 same interpreter, so its format is the same. Neither end ever blocks on the other.
 """
+
 import marshal
 import os
 

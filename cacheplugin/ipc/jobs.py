@@ -4,6 +4,7 @@ Ids are lower-case hex, sizes bytes, times nanoseconds since the epoch. ``number
 from every other of its sender. The front's jobs go to the pool, whose plan makes tasks for workers
 of them. (collections.namedtuple, because typing costs the front five times as much to import.)
 """
+
 from collections import namedtuple
 
 from ..errors import Absent, Damaged, RemoteError, TimedOut, Unusable
@@ -100,16 +101,42 @@ Transferred = namedtuple("Transferred", "received sent damaged session", default
 PoolStatus = namedtuple("PoolStatus", "queued running workers breakers")
 
 _KINDS = (
-    BeginJob, PrefetchJob, FetchJob, UploadJob, FinishJob, LoadJob, RangeJob, BundleJob, ManifestJob,
-    FetchResult, UploadResult, FinishResult, LoadResult, RangeResult, BundleResult, ManifestResult,
-    Disabled, Expected, Transferred, StatusJob, PoolStatus, FileFetchJob, FileUploadJob, FileResult,
-)  # fmt: skip
-
+    BeginJob,
+    PrefetchJob,
+    FetchJob,
+    UploadJob,
+    FinishJob,
+    LoadJob,
+    RangeJob,
+    BundleJob,
+    ManifestJob,
+    FetchResult,
+    UploadResult,
+    FinishResult,
+    LoadResult,
+    RangeResult,
+    BundleResult,
+    ManifestResult,
+    Disabled,
+    Expected,
+    Transferred,
+    StatusJob,
+    PoolStatus,
+    FileFetchJob,
+    FileUploadJob,
+    FileResult,
+)
 FETCHING, UPLOADING = "fetching from", "uploading to"  # the two directions of tasks
 _DIRECTIONS = {
-    FetchJob: FETCHING, LoadJob: FETCHING, RangeJob: FETCHING, FileFetchJob: FETCHING,
-    UploadJob: UPLOADING, BundleJob: UPLOADING, ManifestJob: UPLOADING, FileUploadJob: UPLOADING,
-}  # fmt: skip
+    FetchJob: FETCHING,
+    LoadJob: FETCHING,
+    RangeJob: FETCHING,
+    FileFetchJob: FETCHING,
+    UploadJob: UPLOADING,
+    BundleJob: UPLOADING,
+    ManifestJob: UPLOADING,
+    FileUploadJob: UPLOADING,
+}
 
 
 def pack(message) -> tuple:
@@ -152,9 +179,12 @@ def status_of(error: Exception, uploading: bool) -> str:
     if isinstance(error, Absent):
         return FAILED if uploading else MISS  # absent, for an upload, is the bucket's own doing
     for kind, status in (
-        (Damaged, DAMAGED), (Unusable, UNUSABLE), (TimedOut, TIMED_OUT), (RemoteError, FAILED),
+        (Damaged, DAMAGED),
+        (Unusable, UNUSABLE),
+        (TimedOut, TIMED_OUT),
+        (RemoteError, FAILED),
         (OSError, LOCAL),
-    ):  # fmt: skip
+    ):
         if isinstance(error, kind):
             return status
     return FAILED

@@ -4,44 +4,20 @@ The pool gets three pipes: jobs on its stdin, results on its stdout, its log on 
 holds nothing of the go command's, and dies with the front by the end of its stdin. (Pipes, because
 a socket pair would make the front import socket; posix_spawn for the same reason.)
 """
+
 import os
-import sys
 
 from ..ipc import channel, jobs
+from ..ipc.spawn import spawn
 from ..loop import READABLE, WRITABLE
 
 STARTS = 3  # a pool that died this often is not started again in this session
 
 
-def spawn(module: str, argument: str, file_actions) -> int:
-    """Start ``main(argument)`` of a module of this package in a process; returns its id.
-
-    It finds the same modules as this one, and not what lies in the working directory. SIGINT is
-    blocked until it says what it does about it. Raises OSError.
-    """
-    boot = f"import sys; sys.path[:] = sys.argv[3:]; from {module} import main; main(sys.argv[2])"
-    return os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-c", boot, module, argument, *sys.path],
-        os.environ,
-        file_actions=file_actions,
-        setsigmask=(2,),
-    )
-
-
-def spawn_apart(module: str, argument: str, nothing_at) -> int:
-    """As ``spawn``, with /dev/null at the descriptors ``nothing_at``."""
-    null = os.open(os.devnull, os.O_RDWR)
-    try:
-        return spawn(module, argument, [(os.POSIX_SPAWN_DUP2, null, at) for at in nothing_at])
-    finally:
-        os.close(null)
-
-
 class _Session:
     """``begin``: its BeginJob; ``uploads``: how many it has; ``has_ended``: its end is answered."""
 
-    __slots__ = ("begin", "uploads", "has_ended")
+    __slots__ = ("begin", "has_ended", "uploads")
 
     def __init__(self, begin) -> None:
         self.begin, self.uploads, self.has_ended = begin, 0, False
@@ -182,9 +158,9 @@ class PoolLink:
         self._pass_log(0)  # before what it is about may end the session
         for fields in messages:
             message = jobs.unpack(fields)
-            if isinstance(message, (jobs.Disabled, jobs.Expected, jobs.Transferred, jobs.PoolStatus)):
-                self._on_message(message)
-            elif self._fetches.pop(message.number, None):
+            if isinstance(
+                message, (jobs.Disabled, jobs.Expected, jobs.Transferred, jobs.PoolStatus)
+            ) or self._fetches.pop(message.number, None):
                 self._on_message(message)
             elif job := self._uploads.pop(message.number, None):
                 session = self._sessions[job.session]

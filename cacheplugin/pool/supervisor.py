@@ -4,6 +4,7 @@ It is started by poollink.py with its jobs on stdin, its results on stdout and i
 all three pipes of the front's, in a session of its own. It imports botocore once and forks the
 workers from there. One thread, one poll loop. When stdin ends, everything ends.
 """
+
 import logging
 import marshal
 import multiprocessing
@@ -13,12 +14,12 @@ import signal
 from collections import deque
 
 from .. import log
-from ..ipc import channel, jobs
-from ..remote import layouts
-from ..breaker import Breaker, HALF_OPEN, OPEN
+from ..breaker import HALF_OPEN, OPEN, Breaker
 from ..errors import Unusable
-from ..store.cache import LocalCache
+from ..ipc import channel, jobs
 from ..options import Options
+from ..remote import layouts
+from ..store.cache import LocalCache
 from ..store.tree import Store
 from .worker import work
 
@@ -283,12 +284,17 @@ class Supervisor:
                 self._warned = True  # so few of these are made that the breaker may never open
                 logger.warning(
                     "%s bucket %s failed, what is not there stays for a later upload: %s",
-                    direction, self._options.bucket, result.reason,
+                    direction,
+                    self._options.bucket,
+                    result.reason,
                 )
             if opened:
                 logger.warning(
                     "%s bucket %s failed repeatedly, going on without it for %d s at a time: %s",
-                    direction, self._options.bucket, breaker.pause_s, result.reason,
+                    direction,
+                    self._options.bucket,
+                    breaker.pause_s,
+                    result.reason,
                 )
                 self._give_up(direction)
                 if timed_out and direction == jobs.FETCHING:

@@ -1,63 +1,23 @@
-"""Upload what sessions left in the spool: the command ``flush``, and the detached uploader."""
+"""Uploads what sessions left in the spool; also as a process of its own that outlives them."""
+
 import fcntl
 import os
 import signal
-import sys
 import time
 from collections import deque
 
-from .. import log
+from ..console import say
 from ..ipc import jobs
-from ..store import spool
-from ..errors import UsageError, reason_of
+from ..ipc.spawn import spawn_apart
 from ..loop import Loop
 from ..options import Options
-from .client import PoolLink, spawn_apart
+from ..store import spool
 from ..store.tree import Store
+from .client import PoolLink
 
-_PROGRESS_EVERY_S = 0.5
 _PAUSE_S = 60
+_PROGRESS_S = 0.5
 _SLICE_BYTES = 256 << 20  # of bodies: bundles are done when a manifest names them
-
-
-def run(options) -> int:
-    """``go-cache-plugin flush``; exit status 1 where something remains."""
-    if not os.path.exists(options.cache_dir):
-        sys.stdout.write(f"{options.cache_dir} does not exist: nothing to upload\n")
-        return 0  # a job that built nothing ends with a flush as well
-    if not os.path.isdir(options.cache_dir):
-        raise UsageError(f"the cache directory {options.cache_dir} is no directory")
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # main.py ignores it, for the front
-    os.umask(0o022)
-    log.setup(options)
-    deadline = None if options.timeout_s is None else time.monotonic() + options.timeout_s
-    try:
-        with UploaderLock(options.cache_dir, deadline):
-            uploader = Uploader(options, deadline, show_progress=os.isatty(2))
-            for journal in spool.ending_journals(options.cache_dir):
-                sys.stderr.write("go-cache-plugin: waiting for a session that still uploads\n")
-                _lock(journal, deadline)
-                os.close(journal)
-            if not options.read_only:
-                uploader.run()
-    except TimeoutError:
-        sys.stdout.write("another uploader or session is at work and was not done in time\n")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    except OSError as error:
-        reason = reason_of(error)
-        raise UsageError(f"the cache directory {options.cache_dir} cannot be used: {reason}") from None
-    remain = spool.count_pending(Store(options.cache_dir))
-    sys.stdout.write(
-        f"{uploader.uploaded} entries uploaded, {uploader.dropped} dropped (their bodies are damaged "
-        f"or gone), {remain} remain\n"
-    )
-    if not remain:
-        return 0
-    for line in spool.describe(Store(options.cache_dir)):
-        sys.stderr.write(f"go-cache-plugin: {line}\n")
-    return 1
 
 
 def start_detached(options):
@@ -100,7 +60,7 @@ def _failed_path(root: str) -> str:
     return f"{root}/spool/failed"
 
 
-def _lock(fd: int, deadline) -> None:
+def lock_until(fd: int, deadline) -> None:
     """Take the lock of a file; raises TimeoutError at ``deadline`` (monotonic, None: never)."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -131,7 +91,7 @@ class UploaderLock:
         os.makedirs(f"{root}/spool", 0o755, exist_ok=True)
         self._fd = os.open(f"{root}/spool/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            _lock(self._fd, deadline)
+            lock_until(self._fd, deadline)
         except TimeoutError:
             os.close(self._fd)
             raise
@@ -146,12 +106,13 @@ class UploaderLock:
 class Uploader:
     """Uploads what dead sessions left, target by target, through a pool of its own for each."""
 
-    def __init__(self, options, deadline=None, show_progress=False) -> None:
+    def __init__(self, options, deadline=None, on_progress=None) -> None:
         self.uploaded = self.dropped = 0
         self._options = options
         self._store = Store(options.cache_dir)
         self._deadline = deadline
-        self._progress_at = time.monotonic() if show_progress else None
+        self._on_progress = on_progress
+        self._progress_at = time.monotonic() if on_progress else None
         self._loop = Loop()
         self._jobs = {}  # number of a job: [(session, number)] of its entry and of older ones
 
@@ -184,7 +145,7 @@ class Uploader:
         try:
             fields = self._options.as_dict() | spool.read_target(target)
         except (OSError, ValueError, KeyError) as error:
-            sys.stderr.write(f"go-cache-plugin: {error}\n")
+            say(str(error))
             return
         link = PoolLink((fields,), self._loop, self._on_message)
         scopes = (fields["scope"],)
@@ -230,10 +191,8 @@ class Uploader:
 
     def _show_progress(self, left: int) -> None:
         if self._progress_at is not None and time.monotonic() >= self._progress_at:
-            self._progress_at = time.monotonic() + _PROGRESS_EVERY_S
-            sys.stderr.write(f"\r{self.uploaded} uploaded, {left} to go \x1b[K")
-            if not left:
-                sys.stderr.write("\r\x1b[K")
+            self._progress_at = time.monotonic() + _PROGRESS_S
+            self._on_progress(self.uploaded, left)
 
 
 def _by_action(sessions):

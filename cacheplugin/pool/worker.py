@@ -1,4 +1,5 @@
 """A worker process: takes tasks from the pool, does them, sends results back."""
+
 import logging
 import marshal
 import os
@@ -6,8 +7,8 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from ..ipc import jobs
 from ..errors import RemoteError, reason_of
+from ..ipc import jobs
 
 log = logging.getLogger(__name__)
 

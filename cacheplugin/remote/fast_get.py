@@ -6,6 +6,7 @@ nobody reads. What a request looks like is learned from the first one that the c
 endpoint, the proxy and the addressing are its own; and whatever does not come back as a plain 200, 206
 or 404 is asked for again through the client, whose retries, redirects and errors then apply.
 """
+
 from urllib.parse import quote
 
 from botocore.auth import S3SigV4Auth
@@ -53,7 +54,9 @@ class DirectGets:
             return None
         headers = {"Range": byte_range} if byte_range else None
         request = AWSRequest("GET", self._base + _quoted(key), headers, stream_output=True)
-        signer = S3SigV4Auth(self._credentials.get_frozen_credentials(), self._service, self._region)
+        signer = S3SigV4Auth(
+            self._credentials.get_frozen_credentials(), self._service, self._region
+        )
         signer.add_auth(request)
         try:
             response = self._http.send(request.prepare())

@@ -1,11 +1,12 @@
 """Files that are no entries, such as those of the module proxy: one object each, raw."""
+
 import os
 
-from ..ipc import jobs
 from ..errors import Damaged
+from ..ipc import jobs
 from ..options import key_prefix
-from .slow_body import PatientBody
 from .s3 import LARGE_BYTES
+from .slow_body import PatientBody
 
 _CHUNK_BYTES = 1 << 18
 

@@ -5,6 +5,7 @@ process: it takes what the front asks (FetchJob, UploadJob, FinishJob), makes ta
 it, and hears how they went. ``Remote`` lives in the workers and does the tasks: those of ``objects``
 are the front's own jobs, those of ``bundles`` read manifests and ranges and write whole bundles.
 """
+
 from ..ipc import jobs
 
 

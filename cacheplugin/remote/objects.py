@@ -7,15 +7,16 @@
 
 It is the Go program's, byte for byte, so that both may share a bucket.
 """
+
 import hashlib
 from collections import namedtuple
 
-from ..ipc import jobs
 from ..errors import Absent, BodyMismatch, Damaged, RemoteError
+from ..ipc import jobs
 from ..options import key_prefix
 from ..store.tree import EMPTY_OUTPUT
-from .slow_body import PatientBody
 from .s3 import LARGE_BYTES
+from .slow_body import PatientBody
 
 # received, sent: bytes of bodies over the network; found: the bucket had the body already.
 Fetched = namedtuple("Fetched", "output size time_ns path received")
@@ -50,7 +51,9 @@ class ObjectsLayout:
 
         Raises RemoteError, and OSError where the local disk does not take the body.
         """
-        output, time_ns = parse_action(self._bucket.read(self._key("action", action), _ACTION_BYTES))
+        output, time_ns = parse_action(
+            self._bucket.read(self._key("action", action), _ACTION_BYTES)
+        )
         adopted = self._cache.adopt(action, output, time_ns)
         if adopted:
             size, path = adopted

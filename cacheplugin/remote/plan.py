@@ -5,6 +5,7 @@ A plan lives in the pool's one thread and does no I/O on the network. It serves 
 ``finish`` with the front's jobs, and ``done`` once for each task that the plan gave to
 ``pool.submit(plan, task)``, later. The plan answers through ``pool.report(message)``.
 """
+
 from collections import Counter
 
 from ..ipc import jobs
@@ -41,7 +42,7 @@ class Plan:
 
     def timeout_s(self):
         """Seconds until ``on_time`` is wanted; None: never."""
-        return None
+        return
 
     def on_time(self) -> None:
         """Do what was to be done by now."""

@@ -11,29 +11,25 @@
 A session that runs meanwhile never fails: at worst it misses, and what it writes is younger than a
 day. All ages are by the store's clock. What is not named as a manifest or bundle is not touched.
 """
+
 import itertools
 import logging
 import os
 import shutil
-import signal
-import sys
 import tempfile
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 
-from .. import log
+from ..errors import RemoteError, Unavailable
 from ..ipc import jobs
-from ..errors import RemoteError, Unavailable, UsageError
 from ..store.cache import LocalCache
-from ..metrics import byte_text
 from ..store.tree import Store
 from .bundles import manifest
-from .bundles.inventory import Census, Live, working_set
 from .bundles.index import ROW_BYTES, Row
-from .bundles.tasks import BundlesLayout
+from .bundles.inventory import Census, Live, working_set
 from .bundles.packing import BUNDLE_BYTES
 from .bundles.ranges import cut
-from .s3 import Bucket
+from .bundles.tasks import BundlesLayout
 
 logger = logging.getLogger(__name__)
 
@@ -43,51 +39,8 @@ SMALL_BYTES = 8 << 20  # one of which less is live is small
 SCATTERED = 16  # more small ones than this in one working set are rewritten
 _AT_ONCE = 8
 
-EXIT_FAILED = 1
-EXIT_INTERRUPTED = 128 + signal.SIGINT
-
 # bytes: of the objects; rewritten: bundles that were replaced by fresh ones.
 Result = namedtuple("Result", "manifests bundles bytes rewritten kept kept_bytes")
-
-
-def run(options) -> int:
-    """The command; returns the exit status, raises UsageError."""
-    if not options.bucket:
-        raise UsageError("prune --remote needs --bucket")
-    if not options.expiry_s:
-        raise UsageError("prune --remote needs --expiry")
-    if options.max_size_bytes:
-        raise UsageError("prune --remote bounds the bucket in age only, not by --max-size")
-    if options.read_only and not options.dry_run:
-        raise UsageError("prune --remote deletes, which --read-only forbids; --dry-run does not")
-    log.setup(options)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # main.py ignores it, for the front
-    try:
-        bucket = Bucket(options)
-        result = RemotePrune(bucket, options.prefix).run(options.expiry_s, options.dry_run)
-    except (RemoteError, OSError) as error:
-        sys.stderr.write(f"go-cache-plugin: bucket {options.bucket}: {error}\n")
-        return EXIT_FAILED
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    _report(options, result)
-    return 0
-
-
-def _report(options, result) -> None:
-    if options.json:
-        import json
-
-        print(json.dumps({"dry_run": options.dry_run, **result._asdict()}))
-        return
-    would = "would " if options.dry_run else ""
-    verb = "delete" if options.dry_run else "deleted"
-    print(
-        f"{would}{verb} {result.manifests} manifests and {result.bundles} bundles,"
-        f" {byte_text(result.bytes)}; {result.rewritten} bundles"
-        f" {'to be rewritten' if options.dry_run else 'rewritten'}"
-    )
-    print(f"{would}{'keep' if would else 'kept'} {result.kept} bundles, {byte_text(result.kept_bytes)}")
 
 
 class RemotePrune:
@@ -124,8 +77,10 @@ class RemotePrune:
             try:
                 self._bucket.abort_uploads(
                     layout.bundles,
-                    lambda key, begun_s: begun_s < old_s
-                    and manifest.BUNDLE_NAME.fullmatch(key.removeprefix(layout.bundles)),
+                    lambda key, begun_s: (
+                        begun_s < old_s
+                        and manifest.BUNDLE_NAME.fullmatch(key.removeprefix(layout.bundles))
+                    ),
                 )
             except RemoteError as error:
                 logger.info("unfinished uploads stay: %s", error)  # not allowed to
@@ -196,10 +151,15 @@ class RemotePrune:
     def _move(self, layout, scope, cache, rows, places, lost) -> None:
         """Fetch the entries of ``rows``, checked, and write them into one fresh bundle of ``scope``."""
         tasks = [
-            jobs.RangeJob(next(self._numbers), part.bundle, part.start, part.length,
-                          [tuple(row) for row in part.rows])
+            jobs.RangeJob(
+                next(self._numbers),
+                part.bundle,
+                part.start,
+                part.length,
+                [tuple(row) for row in part.rows],
+            )
             for part in cut(rows)
-        ]  # fmt: skip
+        ]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             for result in pool.map(layout.fetch, tasks):
                 lost.update(result.damaged)

@@ -1,4 +1,5 @@
 """One bucket, and botocore's many errors translated in one place."""
+
 import os
 import threading
 import time
@@ -264,9 +265,7 @@ class Bucket:
         if self._conditional_puts:
             try:
                 with translated():
-                    self._uploads.put_object(
-                        Bucket=self._name, Key=key, Body=data, IfNoneMatch="*"
-                    )
+                    self._uploads.put_object(Bucket=self._name, Key=key, Body=data, IfNoneMatch="*")
                 return True
             except RemoteError as error:
                 cause = error.__cause__
@@ -292,9 +291,8 @@ class Bucket:
             def on_queued(self, future, **_):
                 future.meta.provide_transfer_size(size)
 
-        with translated():
-            with _transfers(self._fetches) as transfers:
-                transfers.download(self._name, key, file, subscribers=[KnownSize()]).result()
+        with translated(), _transfers(self._fetches) as transfers:
+            transfers.download(self._name, key, file, subscribers=[KnownSize()]).result()
 
     def upload_file(self, key: str, source) -> None:
         """Write ``source`` to an object, in parallel parts and constant memory.
@@ -302,9 +300,8 @@ class Bucket:
         It is the path of a file, or what has ``read(n)``; what that raises comes out, and then there
         is no object.
         """
-        with translated():
-            with _transfers(self._uploads) as transfers:
-                transfers.upload(source, self._name, key).result()
+        with translated(), _transfers(self._uploads) as transfers:
+            transfers.upload(source, self._name, key).result()
 
     def abort_uploads(self, prefix: str, wanted) -> None:
         """Abort multipart uploads that somebody began and did not end, of keys with ``prefix``.

@@ -1,4 +1,5 @@
 """Bodies from S3, read to their end, but not on a trickle: no get waits for ever."""
+
 import time
 
 from ..errors import Unavailable

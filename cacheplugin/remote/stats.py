@@ -1,27 +1,7 @@
 """``stats --remote``: what the bundles layout holds in a bucket, and what of it is needed."""
-import json
-import sys
 
-from ..errors import RemoteError, UsageError
-from ..metrics import byte_text
 from .bundles.inventory import Census, Live, working_set
 from .bundles.tasks import BundlesLayout
-from .s3 import Bucket
-
-_LAST_SCOPES = 20
-
-
-def run(options) -> int:
-    """The command; returns the exit status, raises UsageError."""
-    if not options.bucket:
-        raise UsageError("stats --remote needs --bucket")
-    try:
-        found = collect(Bucket(options), options.prefix)
-    except RemoteError as error:
-        sys.stderr.write(f"go-cache-plugin: bucket {options.bucket}: {error}\n")
-        return 1
-    sys.stdout.write(f"{json.dumps(found)}\n" if options.json else text(found))
-    return 0
 
 
 def collect(bucket, prefix: str) -> dict:
@@ -52,35 +32,3 @@ def collect(bucket, prefix: str) -> dict:
         "missing_bundles": len(live.missing),
         "scopes": sorted(scopes, key=lambda scope: scope["age_s"]),
     }
-
-
-def text(found: dict) -> str:
-    """``collect``'s answer for a person."""
-    lines = [
-        f"{found['bundles']} bundles, {byte_text(found['bundle_bytes'])}; needed are"
-        f" {found['live_bundles']}, {byte_text(found['live_bytes'])} of them",
-        f"{found['manifests']} manifests, {byte_text(found['manifest_bytes'])}",
-    ]
-    if found["unreadable_manifests"]:
-        lines.append(f"{found['unreadable_manifests']} manifests cannot be read")
-    if found["missing_bundles"]:
-        lines.append(f"{found['missing_bundles']} bundles that manifests name are not there")
-    if not found["bundles"] and not found["manifests"]:
-        lines.append("nothing here is in bundles: see --prefix and --layout")
-        return "\n".join(lines) + "\n"
-    lines += ["", "   entries       bytes   bundles   age  scope"]
-    for scope in found["scopes"][:_LAST_SCOPES]:
-        lines.append(
-            f"{scope['entries']:>10}{byte_text(scope['bytes']):>12}{scope['bundles']:>10}"
-            f"{_age_text(scope['age_s']):>6}  {scope['scope']}"
-        )
-    if len(found["scopes"]) > _LAST_SCOPES:
-        lines.append(f"and {len(found['scopes']) - _LAST_SCOPES} older scopes")
-    return "\n".join(lines) + "\n"
-
-
-def _age_text(seconds: float) -> str:
-    for unit, name in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= unit:
-            return f"{seconds // unit:.0f} {name}"
-    return f"{max(0, seconds):.0f} s"

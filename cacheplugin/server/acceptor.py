@@ -1,4 +1,5 @@
 """Where clients of a server come in: listeners, who may enter, and what connect offers."""
+
 import errno
 import logging
 import os
@@ -6,9 +7,9 @@ import resource
 import socket
 import stat
 
-from . import fd_passing, peer_uid
 from ..errors import reason_of
 from ..loop import READABLE
+from . import fd_passing, peer_uid
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +66,10 @@ class Reception:
                 self._server.loop.unwatch(listener.fileno())
             elif not self._server.loop.watches(listener.fileno()):
                 self._server.loop.watch(
-                    listener.fileno(), READABLE,
+                    listener.fileno(),
+                    READABLE,
                     lambda _, listener=listener, welcome=welcome: self._accept(listener, welcome),
-                )  # fmt: skip
+                )
 
     def _accept(self, listener, welcome) -> None:
         for _ in range(_ACCEPTS_A_TURN):
@@ -78,7 +80,9 @@ class Reception:
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
                     log.warning("a client has to wait: %s", reason_of(error))
-                    self._server.loop.unwatch(listener.fileno())  # until one has ended, or for a while
+                    self._server.loop.unwatch(
+                        listener.fileno()
+                    )  # until one has ended, or for a while
                     self._server.loop.after(1, self.open_doors)
                     return
                 continue  # it is gone again
@@ -103,7 +107,9 @@ class Reception:
     def _check_user(self, uid) -> None:
         """Raises ValueError where a user may not come in."""
         if not (self._server.options.allow_other_users or fd_passing.is_trusted(uid)):
-            raise ValueError(f"user {uid} is neither the server's nor root; see --allow-other-users")
+            raise ValueError(
+                f"user {uid} is neither the server's nor root; see --allow-other-users"
+            )
 
     def _welcome_tcp(self, sock, address) -> None:
         if not self._server.options.allow_other_users:  # else nobody need look
@@ -168,7 +174,9 @@ def _independent(fd, flags) -> int:
     mode = os.fstat(fd).st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
         try:
-            ours = os.open(f"/proc/self/fd/{fd}", flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+            ours = os.open(
+                f"/proc/self/fd/{fd}", flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+            )
             os.close(fd)
             return ours
         except OSError:

@@ -3,15 +3,15 @@
 It hands its stdin and stdout to the server and waits; where that cannot be, it copies bytes between
 them and the server's TCP port. The server writes the hello line, so this imports next to nothing.
 """
+
+import _socket
 import os
 import select
 import sys
 
-import _socket
-
 from .. import options
-from . import fd_passing
 from ..errors import UsageError, reason_of
+from . import fd_passing
 
 _CLOSE = b'"close"'  # no body has quotes in it: they are base64
 _COPY_BYTES = 1 << 16

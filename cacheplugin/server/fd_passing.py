@@ -7,10 +7,10 @@ and the exit status, one byte. Each looks first whose process is at the other en
 
 This is on the way to the go command's first answer, so it imports the C module behind socket.
 """
-import os
-import sys
 
 import _socket
+import os
+import sys
 
 MAX_BYTES = 32768
 _FIRST_LINE = "go-cache-plugin connect 1"
@@ -24,7 +24,7 @@ class Offer:
     the scope; ``scopes``: those of scope.find. (A named tuple would double what connect imports.)
     """
 
-    __slots__ = ("wants_summary", "is_explicit", "scopes")
+    __slots__ = ("is_explicit", "scopes", "wants_summary")
 
     def __init__(self, wants_summary: bool, is_explicit: bool, scopes) -> None:
         self.wants_summary, self.is_explicit, self.scopes = wants_summary, is_explicit, scopes

@@ -3,20 +3,20 @@
 The process (web/process.py) gets the listener, which stays bound here, so that a restart keeps the
 port, and a socket for messages. It ends with the server, by the end of that socket.
 """
+
 import json
 import logging
 import os
 import socket
 import time
 
-from ..ipc import channel, jobs
 from ..errors import reason_of
+from ..ipc import channel, jobs
+from ..ipc.spawn import LISTENER_FD, spawn
 from ..loop import READABLE, WRITABLE
-from ..pool.client import spawn
 
 log = logging.getLogger(__name__)
 
-LISTENER_FD = 3  # in the process
 _STATUS_WAIT_S = 0.5  # for the pool's part of a snapshot
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 30.0
 _GOOD_S = 60.0  # a process that lived so long was in order
@@ -59,7 +59,10 @@ class WebLink:
             return
         self._started_at = time.monotonic()
         self._socket = ours
-        self._sender, self._receiver = channel.Sender(ours.fileno()), channel.Receiver(ours.fileno())
+        self._sender, self._receiver = (
+            channel.Sender(ours.fileno()),
+            channel.Receiver(ours.fileno()),
+        )
         self._server.loop.watch(ours.fileno(), READABLE, self._hear)
 
     def _hear(self, event) -> None:

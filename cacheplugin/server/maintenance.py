@@ -3,6 +3,7 @@
 The check after an unclean shutdown and prunes read much, so they have a process of their own, whose
 ``main`` is here too.
 """
+
 import json
 import logging
 import os
@@ -11,10 +12,10 @@ import time
 from _thread import start_new_thread
 
 from ..errors import reason_of
+from ..ipc.spawn import spawn_apart
 from ..options import Options
-from ..pool.client import spawn_apart
-from ..store.prune import prune_at_close
 from ..store.crash_safety import Suspects
+from ..store.prune import prune_at_close
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,9 @@ class Upkeep:
             self._pruned_at = now
             try:
                 fields = json.dumps(server.options.as_dict())
-                process_id = spawn_apart("cacheplugin.server.maintenance", fields, nothing_at=(0, 1))
+                process_id = spawn_apart(
+                    "cacheplugin.server.maintenance", fields, nothing_at=(0, 1)
+                )
                 self._helpers[process_id] = "upkeep"
             except OSError as error:
                 log.warning("no prune: %s", reason_of(error))

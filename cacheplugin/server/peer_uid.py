@@ -1,4 +1,5 @@
 """Whose process is at the other end of a TCP connection on this machine (Linux)."""
+
 import socket
 import sys
 

@@ -1,4 +1,5 @@
 """``serve``: listeners, then the server."""
+
 import logging
 import os
 import resource
@@ -7,10 +8,10 @@ import socket
 from urllib.parse import urlsplit
 
 from .. import log
-from . import fd_passing, systemd
 from ..errors import UsageError, reason_of
 from ..store.tree import prepare
 from ..web.modproxy import goproxy
+from . import fd_passing, systemd
 
 _BACKLOG = 512
 logger = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ def run(options) -> int:
         logger.info(
             "modules from %s; compared with %s, but for %s",
             ", ".join(map(goproxy.shown, goproxy.urls(options))) or "nowhere else",
-            options.sumdb, options.nosumdb or "none",
+            options.sumdb,
+            options.nosumdb or "none",
         )
     from .server import Server
 
@@ -73,7 +75,9 @@ def _listen(flag, host, port, stall_s=0.0):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if stall_s and hasattr(socket, "TCP_USER_TIMEOUT"):  # which connections inherit
             most_ms = 2**31 - 1
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(int(stall_s * 1000), most_ms))
+            listener.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(int(stall_s * 1000), most_ms)
+            )
         listener.bind(address)
         listener.listen(_BACKLOG)
         return listener

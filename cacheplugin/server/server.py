@@ -3,20 +3,21 @@
 No client can hold the others: each gets a bounded piece of work a turn, is not read from while it
 takes no answers, and is given up when it stops in the middle of a request.
 """
+
 import gc
 import logging
 import os
 import time
 
 from .. import scope
-from . import fd_passing, systemd
 from ..front.front import Front
-from ..store.session_log import append_session
-from ..loop import Loop, READABLE
-from ..metrics import Counters, Histogram
 from ..front.protocol import HELLO, close_answer
-from .acceptor import Reception, address_text
 from ..front.session import Session
+from ..loop import READABLE, Loop
+from ..metrics import Counters, Histogram
+from ..store.session_log import append_session
+from . import fd_passing, systemd
+from .acceptor import Reception, address_text
 from .maintenance import Upkeep
 
 log = logging.getLogger(__name__)
@@ -217,11 +218,17 @@ class Server(Front):
         if client.control is not None:
             self.loop.unwatch(client.control.fileno())
             text = f"go-cache-plugin: {client.fault}\n" if client.fault else ""
-            fd_passing.tell(client.control, text + (counters.summary() if client.wants_summary else ""), status)
+            fd_passing.tell(
+                client.control, text + (counters.summary() if client.wants_summary else ""), status
+            )
             client.control.close()
         append_session(self.store.root, counters)
-        log.debug("a session has ended: %d gets, %d hits, %d puts",
-                  counters.get_requests, counters.get_hits, counters.put_requests)  # fmt: skip
+        log.debug(
+            "a session has ended: %d gets, %d hits, %d puts",
+            counters.get_requests,
+            counters.get_hits,
+            counters.put_requests,
+        )
         # What comes later is of no session that lives.
         self.counters.add(counters)
         client.counters = self.counters

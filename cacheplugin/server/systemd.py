@@ -1,4 +1,5 @@
 """What a service manager says to a service, and hears from it: sd_listen_fds(3) and sd_notify(3)."""
+
 import logging
 import os
 import socket
@@ -25,7 +26,9 @@ def listeners() -> list:
         except OSError:
             is_listening = False
         if not is_listening:
-            raise UsageError(f"descriptor {fd}, passed by the service manager, is no listening socket")
+            raise UsageError(
+                f"descriptor {fd}, passed by the service manager, is no listening socket"
+            )
         found.append((listener, "".join(names[fd - _FIRST_FD :][:1])))
     return found
 

@@ -3,6 +3,7 @@
 A body that the store cannot take goes, first, where room was made by removing what is oldest and
 unused, and then to a store of the session's own in the temporary directory.
 """
+
 import errno
 import hashlib
 import os

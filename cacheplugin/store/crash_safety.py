@@ -12,10 +12,11 @@ between, and what has changed since the marker's mtime, the session's start, is 
 A marker's process holds a lock on it for as long as it lives, wherever it runs: a process id means
 nothing in another container, or on another machine of a shared file system.
 """
+
 import os
 from _thread import start_new_thread  # threading is a dear import
 
-from .tree import EMPTY_OUTPUT, Store
+from .tree import EMPTY_OUTPUT, Store, unlink_quietly
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -104,7 +105,7 @@ class OpenMarker:
         except RuntimeError:
             pass  # no thread to be had: the kernel syncs it when it likes
         for path, _ in dead:
-            _unlink(path)
+            unlink_quietly(path)
 
     def close(self) -> None:
         """The session's clean end, when nobody waits: sync what it wrote, remove the marker."""
@@ -114,7 +115,7 @@ class OpenMarker:
 
     def _let_go(self) -> None:
         if self._path is not None:
-            _unlink(self._path)
+            unlink_quietly(self._path)
             self._path = None
         if self._temp is not None:
             self._temp.discard()
@@ -181,7 +182,7 @@ class Suspects:
             return False  # replaced meanwhile: a miss is always right
         if (contents.size, contents.xxh3) == (fields[1], fields[3]):
             return True
-        _unlink(record_path)
+        unlink_quietly(record_path)
         try:
             verify.unlink_same(path, contents.identity)
         except OSError:
@@ -215,7 +216,7 @@ class Suspects:
             report = verify.check(Store(root), since=since, repair=True)
             os.sync()  # what was removed stays removed if the machine goes down once more
             for path, _ in stale:
-                _unlink(path)
+                unlink_quietly(path)
             return report
         finally:
             os.close(directory)
@@ -269,10 +270,3 @@ def _sync(fd, *directories) -> None:
             os.close(fd)
     except OSError:
         pass  # then an unclean shutdown may go unnoticed
-
-
-def _unlink(path) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass

@@ -1,4 +1,5 @@
 """What is done when a disk is full: room made in the store, or a store for one session."""
+
 import errno
 import fcntl
 import os
@@ -72,7 +73,10 @@ def _remove_abandoned(base: str, prefix: str) -> None:
         except OSError:
             continue
         try:
-            if os.fstat(fd).st_uid == os.getuid() and os.fstat(fd).st_mtime < time.time() - MIN_AGE_S:
+            if (
+                os.fstat(fd).st_uid == os.getuid()
+                and os.fstat(fd).st_mtime < time.time() - MIN_AGE_S
+            ):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(entry.path, ignore_errors=True)
         except OSError:

@@ -8,20 +8,17 @@ used it since. Nothing else changes: wherever a prune is stopped, it leaves a va
 Files under ``module/`` and ``revproxy/`` count and go as outputs do; ``spool/`` is never touched,
 and neither is any name that the store would not have made.
 """
+
 import fcntl
 import os
 import re
 import signal
-import sys
 import time
 from array import array
 from contextlib import contextmanager
 from stat import S_ISREG
 from typing import NamedTuple
 
-from ..errors import UsageError, reason_of
-from ..metrics import byte_text
-from .record import timestamp
 from .tree import EMPTY_OUTPUT, MIN_AGE_S
 
 # (tree, what its files are in a report), in the order of removal
@@ -32,9 +29,6 @@ LOCK_NAME = "prune.lock"
 STAMP_NAME = "prune.stamp"
 CLOSE_INTERVAL_S = 3600
 
-EXIT_FAILED = 1
-EXIT_INTERRUPTED = 128 + signal.SIGINT
-
 _NEVER = -(1 << 63)  # a cutoff that nothing is older than
 _BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own is
 _COARSE_BITS = 42  # of a time in nanoseconds: steps of 73 minutes
@@ -44,7 +38,7 @@ _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class Tally:
     """How many files, and the bytes of disk that they take."""
 
-    __slots__ = ("count", "bytes")
+    __slots__ = ("bytes", "count")
 
     def __init__(self, count: int = 0, bytes: int = 0) -> None:
         self.count = count
@@ -124,9 +118,13 @@ class _Prune:
             for (kind, seen), gone in zip(self.seen.items(), self.removed.values())
         }
         return Result(
-            kept, self.removed, None if cutoff == _NEVER else cutoff, time.monotonic() - begin,
-            self.failures, self.failure,
-        )  # fmt: skip
+            kept,
+            self.removed,
+            None if cutoff == _NEVER else cutoff,
+            time.monotonic() - begin,
+            self.failures,
+            self.failure,
+        )
 
     def _look(self, limit_ns) -> list:
         """Count all; a _Group for each directory with files last used before ``limit_ns``."""
@@ -279,7 +277,7 @@ def _cutoff_for(excess_blocks, groups, youngest) -> int:
 
 
 @contextmanager
-def _lock(root):
+def lock(root):
     """Whether this is the only prune of ``root``, while the block runs. Raises OSError."""
     path = f"{root}/{LOCK_NAME}"
     flags = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -308,7 +306,7 @@ def prune_at_close(options) -> None:
     try:
         for number, _ in handlers:
             signal.signal(number, signal.SIG_DFL)
-        with _lock(options.cache_dir) as alone:
+        with lock(options.cache_dir) as alone:
             if alone and _stamp_is_due(options.cache_dir):
                 os.nice(10)  # the next build may have begun
                 prune(
@@ -335,131 +333,3 @@ def _stamp_is_due(root) -> bool:
     finally:
         os.close(fd)
     return True
-
-
-# -- the command ----------------------------------------------------------------------------------
-
-
-def run(options) -> int:
-    """``go-cache-plugin prune``; returns the exit status, raises UsageError."""
-    if options.remote:
-        from ..remote import prune as remote_prune
-
-        return remote_prune.run(options)
-    root = options.cache_dir
-    if not os.path.lexists(root):
-        return _nothing_done(options, f"{root} does not exist: nothing to prune")
-    progress = _Progress()
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if options.dry_run:
-            result = _prune_as_asked(options, progress)
-        else:
-            with _lock(root) as alone:
-                if not alone:
-                    return _nothing_done(options, f"another prune of {root} is running")
-                result = _prune_as_asked(options, progress)
-    except OSError as error:
-        reason = reason_of(error)
-        raise UsageError(f"the cache directory {root} cannot be used: {reason}") from None
-    except KeyboardInterrupt:
-        _say("interrupted; the rest stays")
-        return EXIT_INTERRUPTED
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    return _report(options, result)
-
-
-def _prune_as_asked(options, progress) -> Result:
-    try:
-        return prune(
-            options.cache_dir, options.expiry_s, options.max_size_bytes, options.min_age_s,
-            options.dry_run, progress,
-        )  # fmt: skip
-    finally:
-        progress.clear()
-
-
-def _nothing_done(options, text) -> int:
-    _say(text)
-    if options.json:
-        nothing = {kind: Tally() for kind in KINDS}
-        _print_json(options, Result(nothing, nothing, None, 0.0, 0, None))
-    return 0
-
-
-def _report(options, result) -> int:
-    if options.json:
-        _print_json(options, result)
-    else:
-        _print_text(options, result)
-    if result.failures:
-        _say(f"{result.failures} files or directories could not be pruned: {result.failure}")
-        return EXIT_FAILED
-    return 0
-
-
-def _print_json(options, result) -> None:
-    import json
-
-    def plain(tallies):
-        return {kind: {"count": it.count, "bytes": it.bytes} for kind, it in tallies.items()}
-
-    report = {
-        "dry_run": options.dry_run,
-        "cutoff": None if result.cutoff_ns is None else timestamp(max(0, result.cutoff_ns)),
-        "removed": plain(result.removed),
-        "kept": plain(result.kept),
-        "failures": result.failures,
-        "seconds": round(result.seconds, 3),
-    }
-    print(json.dumps(report))
-
-
-def _print_text(options, result) -> None:
-    verb = "would remove" if options.dry_run else "removed"
-    if result.cutoff_ns is None and not options.max_size_bytes:
-        count = result.removed["other"].count
-        print(f"nothing expires without --expiry or --max-size; {verb} {count} temporary files")
-        return
-    print(f"{verb} {_sum_text(result.removed)}")
-    print(f"{'would keep' if options.dry_run else 'kept'} {_sum_text(result.kept)}")
-    kept_bytes = sum(tally.bytes for tally in result.kept.values())
-    if options.max_size_bytes and kept_bytes > options.max_size_bytes:
-        print("that is over --max-size: it was used within --min-age, or waits for upload")
-
-
-def _sum_text(tallies) -> str:
-    counts = ", ".join(f"{tally.count} {kind}" for kind, tally in tallies.items())
-    return f"{counts}: {byte_text(sum(tally.bytes for tally in tallies.values()))}"
-
-
-def _say(text) -> None:
-    sys.stderr.write(f"go-cache-plugin: {text}\n")
-
-
-class _Progress:
-    """A bar on stderr, where that is a terminal."""
-
-    _EVERY_S = 0.1
-    _WIDTH = 40
-
-    def __init__(self) -> None:
-        self._on = sys.stderr.isatty()
-        self._next_s = 0.0
-        self._drawn = False
-
-    def __call__(self, text, done, total) -> None:
-        if self._on and (now := time.monotonic()) >= self._next_s:
-            self._next_s = now + self._EVERY_S
-            self._drawn = True
-            bar = "#" * (self._WIDTH * done // total)
-            sys.stderr.write(f"\r{text:<8} [{bar:<{self._WIDTH}}] {100 * done // total:3} %")
-            sys.stderr.flush()
-
-    def clear(self) -> None:
-        if self._drawn:
-            self._drawn = False
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()

@@ -5,6 +5,7 @@ is that of the put, in UTC, as the protocol spells it, so that a hit copies it. 
 the action's id and then the line up to the CRC, so that a torn or garbled record, and a whole one
 under another action's name, are both told from a good one.
 """
+
 from binascii import crc32
 
 MAX_BYTES = 512

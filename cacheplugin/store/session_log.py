@@ -2,6 +2,7 @@
 
 It is a help, not a record: lines may be lost, and a garbled one is passed over.
 """
+
 import os
 import time
 
@@ -33,9 +34,7 @@ def append_session(root: str, counters) -> None:
     numbers = "".join(f'"{field}":{getattr(counters, name)},' for field, name in _FIELDS)
     line = f'{{"end":{time.time():.3f},{numbers}"waited_s":{counters.drain_s:.3f}}}\n'
     try:
-        fd = os.open(
-            f"{root}/{_NAME}", os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644
-        )
+        fd = os.open(f"{root}/{_NAME}", os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             os.write(fd, line.encode())
             if os.fstat(fd).st_size > _MAX_LINES * _LEAST_LINE_BYTES:

@@ -11,6 +11,7 @@ A session's journal is locked while its process lives; what is left of a dead on
 Journal lines are ``put <action> <output> <size> <unix nanoseconds>`` and ``done <line number>``,
 each one write. What a kill leaves of one has no newline at its end and counts for nothing.
 """
+
 import errno
 import fcntl
 import json
@@ -22,7 +23,7 @@ import time
 import xxhash
 
 from ..options import LAYOUTS
-from .tree import Store
+from .tree import Store, unlink_quietly
 
 TARGET_FIELDS = ("endpoint_url", "bucket", "prefix", "region", "path_style", "layout", "scope")
 _JOURNAL = "journal"
@@ -35,7 +36,7 @@ _BIRTH_S = 60  # from a session's directory to its journal it takes no longer, b
 class Entry:
     """One put: hex ids, size in bytes, time in nanoseconds since the epoch, where its body is."""
 
-    __slots__ = ("action", "output", "size", "time_ns", "path")
+    __slots__ = ("action", "output", "path", "size", "time_ns")
 
     def __init__(self, action, output, size, time_ns, path) -> None:
         self.action, self.output, self.size = action, output, size
@@ -146,7 +147,7 @@ class SpoolSession:
             self._append(f"put {action} {output} {size} {time_ns}\n")
         except OSError:
             if output not in self._bodies:
-                _unlink(f"{self.directory}/{output}")
+                unlink_quietly(f"{self.directory}/{output}")
             raise
         self._expect(number, Entry(action, output, size, time_ns, path))
         return number
@@ -162,7 +163,7 @@ class SpoolSession:
         body[0] -= 1
         if not body[0]:
             del self._bodies[entry.output]
-            _unlink(f"{self.directory}/{entry.output}")
+            unlink_quietly(f"{self.directory}/{entry.output}")
 
     def mark_ending(self) -> None:
         """Say that the session goes on only to upload, so that it is worth waiting for."""
@@ -183,7 +184,7 @@ class SpoolSession:
         """Let go of it, removing it where nothing is pending; returns whether nothing is."""
         finished = not self.pending
         if finished:
-            _unlink(f"{self.directory}/{_JOURNAL}")
+            unlink_quietly(f"{self.directory}/{_JOURNAL}")
             shutil.rmtree(self.directory, ignore_errors=True)
         os.close(self._fd)
         return finished
@@ -283,7 +284,7 @@ def _pin(path: str, link: str) -> str:
         os.replace(f"{link}.part", link)
         return link
     except OSError:
-        _unlink(f"{link}.part")
+        unlink_quietly(f"{link}.part")
         return path
 
 
@@ -302,10 +303,3 @@ def _directories(path: str) -> list:
             return sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
     except OSError:
         return []
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass

@@ -10,6 +10,7 @@ Ids are lower-case hex and <xx> their first two digits. Any number of processes 
 A name that exists under output/ is the same body by construction, so publishing it twice is
 harmless. The clock of use is the mtime of the body and of the record.
 """
+
 import os
 from errno import EEXIST, EMLINK, ENOENT, ENOTSUP, EPERM, EXDEV
 
@@ -84,7 +85,7 @@ class Store:
             _close(fd)
         fields = record.decode(action, data)
         if fields is None:
-            _unlink(path)
+            unlink_quietly(path)
             return None
         output, size, time, _ = fields
         body = f"{self._outputs}{output[:2]}/{output}"
@@ -97,13 +98,13 @@ class Store:
                 return output, size, time, body, _stat(path).st_mtime
             status = _stat(body)
         except FileNotFoundError:
-            _unlink(path)
+            unlink_quietly(path)
             return None
         except OSError:
             return None
         if status.st_size != size:
-            _unlink(path)
-            _unlink(body)
+            unlink_quietly(path)
+            unlink_quietly(body)
             return None
         return output, size, time, body, status.st_mtime
 
@@ -194,7 +195,7 @@ class TempFile:
             _close(self.fd)
             self.fd = -1
         if self.path:
-            _unlink(self.path)
+            unlink_quietly(self.path)
             self.path = None
 
     def __enter__(self) -> "TempFile":
@@ -217,7 +218,8 @@ def _make_dirs(call, *args):
     return call(*args)
 
 
-def _unlink(path: str) -> None:
+def unlink_quietly(path: str) -> None:
+    """Remove a file; nothing is raised where it is gone or cannot be removed."""
     try:
         os.unlink(path)
     except OSError:

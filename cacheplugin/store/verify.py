@@ -8,19 +8,18 @@ and so is what the spool keeps of a body that is no longer in the store.
 It runs beside live builds: whatever looks wrong is looked at once more, and what was replaced or
 removed meanwhile is no fault. Memory: about 90 bytes for a record, 32 for a body, and one buffer.
 """
+
 import errno
 import hashlib
 import os
 import stat
 import struct
-import sys
 import time
 from collections import namedtuple
 
 import xxhash
 
 from . import record
-from ..errors import UsageError
 from .tree import EMPTY_OUTPUT, Store
 
 _open, _readv, _close = os.open, os.readv, os.close
@@ -33,7 +32,6 @@ _XX = tuple(f"{number:02x}" for number in range(256))
 _MAX_ID_DIGITS = 128
 _OUTPUT_DIGITS = 64
 _LINK = struct.Struct("<32sQ8sB")  # output, size, xxh3, length of the action id that follows
-_PROGRESS_S = 0.1
 
 # Not the file's fault, so no reason to remove it.
 _OURS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -47,7 +45,7 @@ _Contents = namedtuple("_Contents", "size xxh3 sha256 identity")
 class Report:
     """What ``check`` saw: counts of things, bytes of bodies read, seconds it took."""
 
-    __slots__ = ("records", "bodies", "unnamed", "body_bytes", "faults", "removed", "seconds")
+    __slots__ = ("bodies", "body_bytes", "faults", "records", "removed", "seconds", "unnamed")
 
     def __init__(self) -> None:
         for name in self.__slots__:
@@ -306,9 +304,7 @@ class _Check:
             what = "the body is not what its name says"
             if sizes:
                 what = f"the body has {contents.size} bytes, not {min(sizes)}"
-            self._fault(
-                path, what, lambda: unlink_same(path, contents.identity), named_by, output
-            )
+            self._fault(path, what, lambda: unlink_same(path, contents.identity), named_by, output)
             return
         for size, xxh3, action in named_by:
             if (size, xxh3) != (contents.size, contents.xxh3):
@@ -467,81 +463,3 @@ def _same_file(path, other) -> bool:
         return os.path.samestat(os.lstat(path), os.lstat(other))
     except OSError:
         return False
-
-
-# -- the command -----------------------------------------------------------------------------------
-
-
-def run(options) -> int:
-    """``go-cache-plugin verify``: 0, or 1 where anything was wrong; raises UsageError."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # it can be stopped anywhere
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    if not os.path.isdir(options.cache_dir):
-        raise UsageError(f"there is no cache directory {options.cache_dir}")
-    faults = []
-    bar = _Bar() if os.isatty(2) else None
-
-    def on_fault(fault) -> None:
-        if options.json:
-            faults.append(fault._asdict() | {"path": _printable(fault.path)})
-            return
-        if bar:
-            bar.clear()
-        removed = "; removed" if fault.removed else ""
-        sys.stdout.write(f"{_printable(fault.path)}: {fault.what}{removed}\n")
-        sys.stdout.flush()
-
-    report = check(
-        Store(options.cache_dir), sha256=options.sha256, on_fault=on_fault, repair=options.repair,
-        on_progress=bar,
-    )  # fmt: skip
-    if bar:
-        bar.clear()
-    if options.json:
-        import json
-
-        print(json.dumps({**report.as_dict(), "wrong": faults}))
-    else:
-        speed = report.body_bytes / report.seconds / 1e6 if report.seconds else 0
-        print(
-            f"{report.records} records, {report.bodies} bodies of {report.body_bytes / 1e6:.1f} MB"
-            f" ({report.unnamed} named by no record) in {report.seconds:.1f} s, {speed:.0f} MB/s: "
-            + (f"{report.faults} wrong, {report.removed} removed" if report.faults else "all right")
-        )
-    return 1 if report.faults else 0
-
-
-def _printable(path: str) -> str:
-    return path if path.isprintable() and path.isascii() else ascii(path)
-
-
-class _Bar:
-    """A progress bar on stderr, at most ten times a second."""
-
-    def __init__(self) -> None:
-        self._next_s = 0.0
-        self._shown = False
-
-    def __call__(self, report, done) -> None:
-        now = time.monotonic()
-        if now >= self._next_s:
-            self._next_s = now + _PROGRESS_S
-            self._shown = True
-            filled = int(done * 30)
-            self._write(
-                f"\r[{'#' * filled}{' ' * (30 - filled)}] {done * 100:3.0f} %  "
-                f"{report.bodies} bodies, {report.body_bytes / 1e6:.0f} MB "
-            )
-
-    def clear(self) -> None:
-        if self._shown:
-            self._shown = False
-            self._write("\r\x1b[K")
-
-    def _write(self, text) -> None:
-        try:
-            os.write(2, text.encode())
-        except OSError:
-            pass

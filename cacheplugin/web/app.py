@@ -1,4 +1,5 @@
 """The HTTP application: which request goes where."""
+
 import asyncio
 import json
 

@@ -1,4 +1,5 @@
 """The HTTP process. weblink.py starts it, with the server's socket at 0 and the listener at 3."""
+
 import asyncio
 import json
 import logging
@@ -11,8 +12,8 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from .. import log
+from ..ipc.spawn import LISTENER_FD
 from ..options import Options
-from ..server.http_process import LISTENER_FD
 from .app import App
 from .server_client import ServerLink
 

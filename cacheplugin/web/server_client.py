@@ -1,9 +1,9 @@
 """The HTTP process's end of its socket to the server (weblink.py has the other)."""
+
 import asyncio
 import itertools
 
 from ..ipc import channel, jobs
-
 
 _QUIET_S = 1.0  # without a request, before a go command that makes many is taken for done
 

@@ -10,6 +10,7 @@
 A block holds one body, or small ones behind each other, so that each can be read alone by range.
 Integers are little-endian. docs/bundles.rst has it byte by byte. No I/O on the network here.
 """
+
 import hashlib
 import struct
 
@@ -79,10 +80,18 @@ class Packer:
         for entry in self._entries[output]:
             self.rows.append(
                 Row(
-                    entry.action, output, size, entry.time_ns, 0, self._name, offset, length,
-                    inner, xxh3,
+                    entry.action,
+                    output,
+                    size,
+                    entry.time_ns,
+                    0,
+                    self._name,
+                    offset,
+                    length,
+                    inner,
+                    xxh3,
                 )
-            )  # fmt: skip
+            )
 
     def _whole(self, output):
         """A body that fits into memory, read and checked first."""

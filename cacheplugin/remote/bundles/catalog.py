@@ -1,4 +1,5 @@
 """What a session knows of the bucket: which entries lie in which bundles, and by whose manifests."""
+
 from .index import MAX_USED_S, Row, place_of
 from .manifest import MAX_SUPERSEDED, Manifest, compose
 
@@ -25,8 +26,10 @@ class Catalog:
         """Take what a LoadResult brings."""
         self._superseded, self._written_s = list(result.names), result.written_s
         for rows, own, carried in (
-            (result.own, True, True), (result.others, False, True), (result.foreign, False, False),
-        ):  # fmt: skip
+            (result.own, True, True),
+            (result.others, False, True),
+            (result.foreign, False, False),
+        ):
             for fields in rows:
                 row = Row(*fields)
                 self._learn(row)

@@ -1,4 +1,5 @@
 """The fetching half of the plan: prefetches the working set, and serves the gets that wait for it."""
+
 import fcntl
 import logging
 import os
@@ -91,9 +92,10 @@ class Fetching:
         self._running += 1
         rows = [tuple(row) for row in found.rows]
         self._plan.submit(
-            jobs.RangeJob, (found.bundle, found.start, found.length, rows),
+            jobs.RangeJob,
+            (found.bundle, found.start, found.length, rows),
             lambda _, result: self._arrived(found, result),
-        )  # fmt: skip
+        )
 
     def _arrived(self, found, result) -> None:
         """A range came, or did not: answer who waits for it."""

@@ -3,6 +3,7 @@
 A row has 149 bytes, little-endian (docs/bundles.rst has them one by one). The same rows stand in
 the index of a bundle and in manifests.
 """
+
 import struct
 from collections import namedtuple
 
@@ -31,12 +32,20 @@ def encode_rows(rows, bundles: dict) -> bytes:
     """The bytes of ``rows``; ``bundles`` is {bundle name: its number}."""
     return b"".join(
         _ROW.pack(
-            len(row.action) // 2, bytes.fromhex(row.action), bytes.fromhex(row.output), row.size,
-            row.time_ns, row.used_s, bundles[row.bundle], row.offset, row.length, row.inner,
+            len(row.action) // 2,
+            bytes.fromhex(row.action),
+            bytes.fromhex(row.output),
+            row.size,
+            row.time_ns,
+            row.used_s,
+            bundles[row.bundle],
+            row.offset,
+            row.length,
+            row.inner,
             row.xxh3,
         )
         for row in rows
-    )  # fmt: skip
+    )
 
 
 def decode_rows(data: bytes, bundles: list) -> list:

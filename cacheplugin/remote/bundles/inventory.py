@@ -1,4 +1,5 @@
 """All manifests and bundles of a prefix, and what they need each other for: for prune and stats."""
+
 import re
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
@@ -62,9 +63,15 @@ class Census:
             except Damaged:
                 continue
         return ManifestInfo(
-            found.key, *match.groups(), found.size, found.modified_s, text, superseded, bundles,
+            found.key,
+            *match.groups(),
+            found.size,
+            found.modified_s,
+            text,
+            superseded,
+            bundles,
             newer,
-        )  # fmt: skip
+        )
 
     def superseded_since(self) -> dict:
         """{(scope, name): when the first manifest that supersedes it was written}."""

@@ -12,6 +12,7 @@ Manifests are cumulative: a session carries forward what it loaded and did not u
 that it has read are superseded by its own, and the next session need not read them. Nothing is ever
 rewritten. docs/bundles.rst has the format byte by byte.
 """
+
 import hashlib
 import re
 import struct
@@ -50,9 +51,7 @@ def encode(manifest: Manifest) -> bytes:
     for row in manifest.rows:
         bundles.setdefault(row.bundle, len(bundles))
     scope = manifest.scope.encode()
-    counts = _COUNTS.pack(
-        len(scope), len(manifest.superseded), len(bundles), len(manifest.rows)
-    )
+    counts = _COUNTS.pack(len(scope), len(manifest.superseded), len(bundles), len(manifest.rows))
     names = b"".join(
         bytes([len(name)]) + name.encode() for name in (*manifest.superseded, *bundles)
     )

@@ -3,6 +3,7 @@
 A body goes once: puts of one that a bundle holds, or will hold, only add a row. A put is answered as
 uploaded when a manifest that names it is in the bucket.
 """
+
 import time
 from collections import deque
 
@@ -145,9 +146,10 @@ class Packing:
             return
         self._manifest = text
         self._plan.submit(
-            jobs.ManifestJob, (self._scope, manifest.encode(text)),
+            jobs.ManifestJob,
+            (self._scope, manifest.encode(text)),
             lambda _, result: self._manifest_done(finishing, named, result),
-        )  # fmt: skip
+        )
 
     def _manifest_done(self, finishing, named, result) -> None:
         written, self._manifest = self._manifest, None

@@ -3,6 +3,7 @@
 The first need of anything loads the manifests. Then a get waits for its range, is a miss at once, or
 is looked for in the objects layout; a put joins a bundle; a finish writes bundle and manifest.
 """
+
 import itertools
 import logging
 import time
@@ -127,8 +128,11 @@ class BundlesPlan(Plan):
             self._in_objects |= result.objects
             self._catalog.load(result)
             self._packing.ahead_s = result.now_s - time.time()
-            log.info("manifests name %d entries, the local store lacks %d of them",
-                     len(self._catalog), len(result.missing))  # fmt: skip
+            log.info(
+                "manifests name %d entries, the local store lacks %d of them",
+                len(self._catalog),
+                len(result.missing),
+            )
             if result.damaged:
                 self.transferred(0, 0, result.damaged)
             for session in self.sessions:

@@ -3,6 +3,7 @@
 The bundles' wanted blocks are cut into ranges, neighbours together, and the ranges stand in the
 order in which the first of their entries will be asked for. No I/O.
 """
+
 from collections import deque
 
 RANGE_BYTES = 2 << 20  # a range is closed once it has that many
@@ -14,7 +15,7 @@ IDLE, QUEUED, RUNNING, DONE = range(4)
 class Range:
     """A part of a bundle. ``state``: one of IDLE (fetched on demand), QUEUED, RUNNING and DONE."""
 
-    __slots__ = ("bundle", "start", "end", "rows", "state")
+    __slots__ = ("bundle", "end", "rows", "start", "state")
 
     def __init__(self, bundle: str, start: int) -> None:
         self.bundle = bundle
@@ -40,10 +41,7 @@ def cut(rows) -> list:
             current is None
             or bundle != current.bundle
             or offset > current.end + GAP_BYTES
-            or (
-                offset >= current.end
-                and max(current.length, rows[place].length) >= RANGE_BYTES
-            )
+            or (offset >= current.end and max(current.length, rows[place].length) >= RANGE_BYTES)
         ):
             current = Range(bundle, offset)
         current.end = max(current.end, end)

@@ -1,4 +1,5 @@
 """The tasks of workers: read manifests and ranges of bundles, write bundles and manifests."""
+
 import os
 import time
 from collections import namedtuple
@@ -6,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import groupby
 
-from ...ipc import jobs
 from ...errors import Absent, BodyMismatch, Damaged, RemoteError, reason_of
+from ...ipc import jobs
 from ...options import key_prefix
 from ...store.spool import Entry
 from ...store.tree import EMPTY_OUTPUT
@@ -73,10 +74,17 @@ class BundlesLayout:
             if row.action not in actions or row.output not in outputs
         )
         return jobs.LoadResult(
-            job.number, jobs.HIT, "", *([tuple(row) for row in some] for some in rows),
-            own.superseded, own.written_s, list(missing), has_objects,
-            sum(scope.damaged for scope in (own, *others, *foreign)), self._bucket.now_s(),
-        )  # fmt: skip
+            job.number,
+            jobs.HIT,
+            "",
+            *([tuple(row) for row in some] for some in rows),
+            own.superseded,
+            own.written_s,
+            list(missing),
+            has_objects,
+            sum(scope.damaged for scope in (own, *others, *foreign)),
+            self._bucket.now_s(),
+        )
 
     def _read_scope(self, scope: str, most: int) -> "_Scope":
         """Read the manifests of a scope, up to ``most``, and none that another one supersedes.
@@ -109,7 +117,7 @@ class BundlesLayout:
             [name for name in map(_name, listed) if name in superseded or name in found],
             max((one.modified_s for one in listed if _name(one) in found), default=0),
             damaged,
-        )  # fmt: skip
+        )
 
     def _read_manifest(self, listed):
         """The Manifest that is listed, or the RemoteError that kept it from being read."""
@@ -219,9 +227,13 @@ class BundlesLayout:
         except Damaged as error:  # of all that was to be in it nothing can be
             return jobs.BundleResult(job.number, jobs.STORED, str(error), (), list(packer.bad), 0)
         return jobs.BundleResult(
-            job.number, jobs.STORED, "; ".join(packer.bad.values()),
-            [tuple(row) for row in packer.rows], list(packer.bad), stream.size,
-        )  # fmt: skip
+            job.number,
+            jobs.STORED,
+            "; ".join(packer.bad.values()),
+            [tuple(row) for row in packer.rows],
+            list(packer.bad),
+            stream.size,
+        )
 
     def write_manifest(self, job) -> jobs.ManifestResult:
         """Write a manifest; raises RemoteError."""

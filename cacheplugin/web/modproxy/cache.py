@@ -1,17 +1,18 @@
 """Where module files come from: the disk, S3, upstream; what is brought is checked and kept."""
+
 import asyncio
 import logging
 import os
 import time
 
-from ...ipc import jobs
 from ...errors import FileMismatch, NotThere, UpstreamError, UpstreamOff, reason_of
+from ...ipc import jobs
 from ...store.cache import Draft
 from . import checks, names
-from .download import Download
 from .checksums import Prover
-from .expiring import Recent
 from .disk import Shelf, data_of, key_of
+from .download import Download
+from .expiring import Recent
 
 log = logging.getLogger(__name__)
 

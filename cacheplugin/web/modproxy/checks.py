@@ -3,6 +3,7 @@
 Sources: the Go modules reference, golang.org/x/mod's package sumdb/dirhash, the design of the checksum
 database (go.dev/design/25530-sumdb). ``zips`` has the rules for zips.
 """
+
 import base64
 import hashlib
 import json

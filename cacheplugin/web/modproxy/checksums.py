@@ -1,4 +1,5 @@
 """Whether a file of a version is what the checksum database, and its other files, say."""
+
 import asyncio
 import logging
 import os
@@ -7,8 +8,8 @@ from contextlib import suppress
 
 from ...errors import FileMismatch, NotThere, UpstreamError, UpstreamOff
 from . import checks, goproxy, names, zips
-from .expiring import Recent
 from .disk import data_of
+from .expiring import Recent
 
 log = logging.getLogger(__name__)
 
@@ -79,11 +80,15 @@ class Prover:
             found = None if other is None else data_of(other)
         else:
             other = None if is_proven else self._shelf.lookup(names.sibling(name, names.ZIP))
-            found = None if other is None else await self._in_thread(zips.mod_in_zip, other.path, name)
+            found = (
+                None if other is None else await self._in_thread(zips.mod_in_zip, other.path, name)
+            )
         if None in (go_mod, found) or go_mod == found:
             return
         with suppress(FileNotFoundError):
-            os.unlink(other.path)  # which of the two is wrong, nobody knows, unless this one is proven
+            os.unlink(
+                other.path
+            )  # which of the two is wrong, nobody knows, unless this one is proven
         if not is_proven:
             raise FileMismatch("its go.mod and that of its zip differ")
 
@@ -106,7 +111,9 @@ class Prover:
                     record = await self._read(lookup, True)  # the disk has damaged it
                     return checks.read_lookup(record, name.module, name.version)
             except UpstreamOff:
-                raise UpstreamError("no record of its checksum is here, and upstream is off") from None
+                raise UpstreamError(
+                    "no record of its checksum is here, and upstream is off"
+                ) from None
             except NotThere:
                 continue
             except FileMismatch as error:

@@ -1,4 +1,5 @@
 """Module files on disk: ``module/<xx>/<SHA-256 of the cache name>``, as the Go program and S3 have them."""
+
 import asyncio
 import hashlib
 import logging

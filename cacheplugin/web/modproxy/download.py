@@ -1,4 +1,5 @@
 """One file on its way to the cache: written by one task, read by any number of clients meanwhile."""
+
 import asyncio
 import os
 
@@ -53,7 +54,12 @@ class Download:
     def take_over(self, draft) -> None:
         """Have the file that another Draft has, whole; that one has what was here before."""
         mine = self.draft
-        mine.temp, mine.store, draft.temp, draft.store = draft.temp, draft.store, mine.temp, mine.store
+        mine.temp, mine.store, draft.temp, draft.store = (
+            draft.temp,
+            draft.store,
+            mine.temp,
+            mine.store,
+        )
         mine.temp.size = self._size = os.fstat(mine.temp.fd).st_size
 
     def forget(self) -> bool:

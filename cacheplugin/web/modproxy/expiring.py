@@ -1,4 +1,5 @@
 """A bounded dict whose values are forgotten after a while."""
+
 import time
 from collections import OrderedDict
 

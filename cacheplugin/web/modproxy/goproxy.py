@@ -3,6 +3,7 @@
 Sources: ``go help goproxy``, ``go help module-private``. Nothing here imports aiohttp, as ``serve``
 checks these settings before it starts anything.
 """
+
 import json
 import os
 import re
@@ -38,7 +39,9 @@ def parse_list(text: str, origin: str) -> list:
         if url:
             found.append(Proxy(_checked_url(url, origin), separator == "|"))
     if not found:
-        raise UsageError(f"{origin} names no module proxy; direct is none, as this runs no go command")
+        raise UsageError(
+            f"{origin} names no module proxy; direct is none, as this runs no go command"
+        )
     return found
 
 
@@ -51,7 +54,9 @@ def _checked_url(url: str, origin: str) -> str:
     except ValueError:
         usable = False
     if not usable or parts.query or parts.fragment or not re.fullmatch("[!-~]+", url):
-        raise UsageError(f"{origin}: {shown(url)!r} is not the http:// or https:// URL of a module proxy")
+        raise UsageError(
+            f"{origin}: {shown(url)!r} is not the http:// or https:// URL of a module proxy"
+        )
     return url.rstrip("/")
 
 
@@ -68,7 +73,9 @@ def parse_databases(text: str, origin: str) -> dict:
         name = name.partition("+")[0]  # without its key, as in GOSUMDB: only clients need that
         if len(urls) > 1 or not _DATABASE.fullmatch(name):
             text = " ".join(map(shown, entry.split()))
-            raise UsageError(f"{origin}: {text!r} is neither a checksum database's name nor name and URL")
+            raise UsageError(
+                f"{origin}: {text!r} is neither a checksum database's name nor name and URL"
+            )
         found[name] = _checked_url(urls[0], origin) if urls else ""
     return found
 
@@ -77,7 +84,10 @@ def urls(options) -> list:
     """All that ``options``, which are settled, would have asked: proxies and checksum databases."""
     proxies = parse_list(options.modproxy_upstream, "--modproxy-upstream")
     databases = parse_databases(options.sumdb, "--sumdb")
-    return [*(proxy.url for proxy in proxies if proxy.url != OFF), *filter(None, databases.values())]
+    return [
+        *(proxy.url for proxy in proxies if proxy.url != OFF),
+        *filter(None, databases.values()),
+    ]
 
 
 def is_private(module: str, patterns: str) -> bool:
@@ -93,11 +103,15 @@ def is_private(module: str, patterns: str) -> bool:
 def _matches(glob: str, element: str) -> bool:
     """As Go's path.Match, in which ``[^a]`` negates and a backslash takes the next letter as it is."""
     found = []
-    for stars, any_one, letters, letter in re.findall(r"(\*)|(\?)|(\[(?:\\.|[^\]\\])+\])|(\\?.)", glob):
+    for stars, any_one, letters, letter in re.findall(
+        r"(\*)|(\?)|(\[(?:\\.|[^\]\\])+\])|(\\?.)", glob
+    ):
         if letters:
             negates = "^" if letters.startswith("[^") else ""
             inner = re.sub(r"\\(.)", r"\1", letters[1 + len(negates) : -1])
-            found.append("[{}{}]".format(negates, re.escape(inner).replace(r"\-", "-").replace("--", "-")))
+            found.append(
+                "[{}{}]".format(negates, re.escape(inner).replace(r"\-", "-").replace("--", "-"))
+            )
         else:
             found.append(".*" if stars else "." if any_one else re.escape(letter[-1]))
     try:

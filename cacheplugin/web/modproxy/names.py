@@ -3,6 +3,7 @@
 Sources: the Go modules reference (GOPROXY protocol, module paths), golang.org/x/mod's packages
 module, semver and tlog. An upper-case letter is written ``!`` and the lower-case one.
 """
+
 import re
 from collections import namedtuple
 from functools import lru_cache
@@ -108,7 +109,9 @@ def escape(text: str) -> str:
 def unescape(text: str) -> str:
     """Undo ``escape``; raises InvalidName for what it cannot have given."""
     if re.search("[A-Z]|!(?![a-z])", text):
-        raise InvalidName(f"{text[:200]!a}: an upper-case letter is written as ! and the lower-case one")
+        raise InvalidName(
+            f"{text[:200]!a}: an upper-case letter is written as ! and the lower-case one"
+        )
     return re.sub("!([a-z])", lambda letter: letter[1].upper(), text)
 
 

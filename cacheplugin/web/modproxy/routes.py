@@ -3,6 +3,7 @@
 A file that is not there is 404 or 410, which sends the go command on to what stands next in its
 GOPROXY; any failure is 502 or 504, so that it does not. Texts go to the go command's user.
 """
+
 import logging
 import os
 from urllib.parse import unquote
@@ -10,15 +11,15 @@ from urllib.parse import unquote
 from aiohttp import hdrs, web
 
 from ...errors import InvalidName, NotThere, UpstreamError, reason_of
-from ...store.cache import LocalCache
 from ...metrics import group_text
 from ...options import DEBUG_MODULE_PROXY
+from ...store.cache import LocalCache
 from ...store.tree import Store
 from ..server_client import Activity
 from . import counters, goproxy, names
 from .cache import ABSENT_S, ModuleCache
-from .download import Download
 from .disk import SMALL_BYTES
+from .download import Download
 from .upstream import Upstream
 
 log = logging.getLogger(__name__)
@@ -88,9 +89,15 @@ class ModuleProxy:
             response = await self._answer(request)
         if self._debug:
             log.debug(
-                "%s %s for %s: %d, %s", request.method, request.raw_path, request.remote, response.status,
-                "as it comes" if response.content_length is None else f"{response.content_length} bytes",
-            )  # fmt: skip
+                "%s %s for %s: %d, %s",
+                request.method,
+                request.raw_path,
+                request.remote,
+                response.status,
+                "as it comes"
+                if response.content_length is None
+                else f"{response.content_length} bytes",
+            )
         return response
 
     async def _answer(self, request) -> web.StreamResponse:

@@ -1,4 +1,5 @@
 """Other proxies and checksum databases, over HTTP: one file at a time, tried again, one after another."""
+
 import asyncio
 import logging
 import os
@@ -10,7 +11,7 @@ from aiohttp import hdrs
 from yarl import URL
 
 from ... import __version__
-from ...breaker import Breaker, OPEN
+from ...breaker import OPEN, Breaker
 from ...errors import FileMismatch, NotThere, UpstreamError, UpstreamOff
 from . import checks, goproxy, names
 from .expiring import Recent
@@ -182,7 +183,9 @@ class Upstream:
         """One request. Returns None when the file is whole, or what went wrong and may go better."""
         most = checks.max_bytes(name)
         total_s = _TEXT_S if name.kind != names.ZIP else _SILENCE_S + most / _SLOWEST
-        timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=_CONNECT_S, sock_read=_SILENCE_S)
+        timeout = aiohttp.ClientTimeout(
+            total=total_s, sock_connect=_CONNECT_S, sock_read=_SILENCE_S
+        )
         begin = draft.size
         if begin:
             headers = {**headers, hdrs.RANGE: f"bytes={begin}-"}

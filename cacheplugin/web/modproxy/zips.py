@@ -4,6 +4,7 @@ Sources: the Go modules reference (module zip files), golang.org/x/mod's package
 sumdb/dirhash, PKWARE's APPNOTE. zipfile finds its way through a damaged file where Go's archive/zip does
 not; what only one of the two can read is not kept.
 """
+
 import errno
 import hashlib
 import re
@@ -23,9 +24,15 @@ _LOCATOR64_BYTES = 20
 _MAX_COMMENT = 0xFFFF
 _MAX_DIRECTORY_BYTES = 16 << 20  # 150,000 files or so; each costs zipfile a kilobyte
 _DAMAGE = (
-    zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError, RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
     OverflowError,
-)  # fmt: skip
+)
 
 
 def read_zip(file, name) -> tuple:
@@ -164,7 +171,9 @@ def _check_paths(paths, prefix: bytes) -> None:
     for path in paths:
         inner = path.removeprefix(prefix)
         if inner == path:
-            raise FileMismatch(f"a path in it does not begin with {prefix.decode()}: {path[:200]!r}")
+            raise FileMismatch(
+                f"a path in it does not begin with {prefix.decode()}: {path[:200]!r}"
+            )
         elements = inner.removesuffix(b"/").split(b"/") if inner else []
         if not all(elements) or {b".", b".."} & set(elements) or re.search(rb"[\\\0\n]", inner):
             raise FileMismatch(f"a path in it leads elsewhere: {path[:200]!r}")

@@ -1,0 +1,157 @@
+"""``prune``: bound the cache directory in age and size, or with ``--remote`` the bucket in age."""
+
+import json
+import os
+import signal
+
+from .. import log
+from ..console import say
+from ..errors import RemoteError, UsageError, reason_of
+from ..metrics import byte_text
+from ..store.prune import KINDS, Result, Tally, lock, prune
+from ..store.record import timestamp
+from .progress import Progress
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+
+def run(options) -> int:
+    """``go-cache-plugin prune``; returns the exit status, raises UsageError."""
+    if options.remote:
+        return _run_remote(options)
+    root = options.cache_dir
+    if not os.path.lexists(root):
+        return _nothing_done(options, f"{root} does not exist: nothing to prune")
+    progress = Progress()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if options.dry_run:
+            result = _prune_as_asked(options, progress)
+        else:
+            with lock(root) as alone:
+                if not alone:
+                    return _nothing_done(options, f"another prune of {root} is running")
+                result = _prune_as_asked(options, progress)
+    except OSError as error:
+        reason = reason_of(error)
+        raise UsageError(f"the cache directory {root} cannot be used: {reason}") from None
+    except KeyboardInterrupt:
+        say("interrupted; the rest stays")
+        return EXIT_INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    return _report(options, result)
+
+
+def _prune_as_asked(options, progress) -> Result:
+    try:
+        return prune(
+            options.cache_dir,
+            options.expiry_s,
+            options.max_size_bytes,
+            options.min_age_s,
+            options.dry_run,
+            progress.show,
+        )
+    finally:
+        progress.clear()
+
+
+def _nothing_done(options, text) -> int:
+    say(text)
+    if options.json:
+        nothing = {kind: Tally() for kind in KINDS}
+        _print_json(options, Result(nothing, nothing, None, 0.0, 0, None))
+    return 0
+
+
+def _report(options, result) -> int:
+    if options.json:
+        _print_json(options, result)
+    else:
+        _print_text(options, result)
+    if result.failures:
+        say(f"{result.failures} files or directories could not be pruned: {result.failure}")
+        return EXIT_FAILED
+    return 0
+
+
+def _print_json(options, result) -> None:
+    def plain(tallies):
+        return {kind: {"count": it.count, "bytes": it.bytes} for kind, it in tallies.items()}
+
+    report = {
+        "dry_run": options.dry_run,
+        "cutoff": None if result.cutoff_ns is None else timestamp(max(0, result.cutoff_ns)),
+        "removed": plain(result.removed),
+        "kept": plain(result.kept),
+        "failures": result.failures,
+        "seconds": round(result.seconds, 3),
+    }
+    print(json.dumps(report))
+
+
+def _print_text(options, result) -> None:
+    verb = "would remove" if options.dry_run else "removed"
+    if result.cutoff_ns is None and not options.max_size_bytes:
+        count = result.removed["other"].count
+        print(f"nothing expires without --expiry or --max-size; {verb} {count} temporary files")
+        return
+    print(f"{verb} {_sum_text(result.removed)}")
+    print(f"{'would keep' if options.dry_run else 'kept'} {_sum_text(result.kept)}")
+    kept_bytes = sum(tally.bytes for tally in result.kept.values())
+    if options.max_size_bytes and kept_bytes > options.max_size_bytes:
+        print("that is over --max-size: it was used within --min-age, or waits for upload")
+
+
+def _sum_text(tallies) -> str:
+    counts = ", ".join(f"{tally.count} {kind}" for kind, tally in tallies.items())
+    return f"{counts}: {byte_text(sum(tally.bytes for tally in tallies.values()))}"
+
+
+# -- the bucket ------------------------------------------------------------------------------------
+
+
+def _run_remote(options) -> int:
+    """``prune --remote``; returns the exit status, raises UsageError."""
+    if not options.bucket:
+        raise UsageError("prune --remote needs --bucket")
+    if not options.expiry_s:
+        raise UsageError("prune --remote needs --expiry")
+    if options.max_size_bytes:
+        raise UsageError("prune --remote bounds the bucket in age only, not by --max-size")
+    if options.read_only and not options.dry_run:
+        raise UsageError("prune --remote deletes, which --read-only forbids; --dry-run does not")
+    from ..remote.prune import RemotePrune
+    from ..remote.s3 import Bucket
+
+    log.setup(options)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # main.py ignores it, for the front
+    try:
+        bucket = Bucket(options)
+        result = RemotePrune(bucket, options.prefix).run(options.expiry_s, options.dry_run)
+    except (RemoteError, OSError) as error:
+        say(f"bucket {options.bucket}: {error}")
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    _report_remote(options, result)
+    return 0
+
+
+def _report_remote(options, result) -> None:
+    if options.json:
+        print(json.dumps({"dry_run": options.dry_run, **result._asdict()}))
+        return
+    would = "would " if options.dry_run else ""
+    verb = "delete" if options.dry_run else "deleted"
+    print(
+        f"{would}{verb} {result.manifests} manifests and {result.bundles} bundles,"
+        f" {byte_text(result.bytes)}; {result.rewritten} bundles"
+        f" {'to be rewritten' if options.dry_run else 'rewritten'}"
+    )
+    print(
+        f"{would}{'keep' if would else 'kept'} {result.kept} bundles, {byte_text(result.kept_bytes)}"
+    )
