@@ -1,4 +1,5 @@
 """The command line of the benchmarks: scenarios in, a table, JSON and plots out."""
+
 import argparse
 import os
 import sys
@@ -20,19 +21,30 @@ def parse(argv):
     """The arguments of a command line; ends the process where they are wrong."""
     scenarios = "\n".join(f"  {name:14}{_first_line(call)}" for name, call in SCENARIOS.items())
     parser = argparse.ArgumentParser(
-        prog="scripts/bench", description=_DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter,
+        prog="scripts/bench",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawTextHelpFormatter,
         epilog=f"scenarios:\n{scenarios}\n  {'quick':14}A small form of each, in under five minutes.",
-    )  # fmt: skip
+    )
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="default: all but quick")
     parser.add_argument("--runs", type=_count, help="of each case, after the warm-up")
     parser.add_argument("--work", help="a directory to work below, on the disk of interest")
     parser.add_argument("--out", default="bench-results", help="where the report goes")
     parser.add_argument("--no-plots", dest="plots", action="store_false")
-    parser.add_argument("--workload", metavar="WHAT",
-                        help="std, std:PATTERN, monorepo, monorepo:N, or a directory with a go.mod")  # fmt: skip
+    parser.add_argument(
+        "--workload",
+        metavar="WHAT",
+        help="std, std:PATTERN, monorepo, monorepo:N, or a directory with a go.mod",
+    )
     parser.add_argument("--seed", type=int, default=workloads.SEED, help="of the monorepo")
-    parser.add_argument("--peer", action="append", default=[], type=_peer, metavar="NAME='COMMAND ...'",
-                        help="another GOCACHEPROG, with {cache}, {bucket}, {endpoint}, {prefix}")  # fmt: skip
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        type=_peer,
+        metavar="NAME='COMMAND ...'",
+        help="another GOCACHEPROG, with {cache}, {bucket}, {endpoint}, {prefix}",
+    )
     parser.add_argument("--layout", default="bundles", help="of ours in the bucket")
     parser.add_argument("--round-trips", type=_numbers, metavar="MS,...", help="of remote-build")
     parser.add_argument("--rate", type=float, metavar="MB_PER_S", help="of the network, if bounded")

@@ -2,6 +2,7 @@
 
 Usage: python -m benchmarks.answers CACHE_DIR FILE
 """
+
 import os
 import sys
 from base64 import b64encode

@@ -1,4 +1,5 @@
 """A client of the protocol for measuring: starts a plugin, replays gets, several in flight."""
+
 import os
 import subprocess
 import time

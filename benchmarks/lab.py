@@ -1,4 +1,5 @@
 """Where scenarios work: directories, the workload, the S3 server, the network, builds and verdicts."""
+
 import os
 import re
 import sys
@@ -36,7 +37,9 @@ class Lab:
 
     @cached_property
     def workload(self):
-        return workloads.make(self.arguments.workload or self.sizes.workload, self.work, self.arguments.seed)
+        return workloads.make(
+            self.arguments.workload or self.sizes.workload, self.work, self.arguments.seed
+        )
 
     @cached_property
     def s3(self):
@@ -90,9 +93,12 @@ class Lab:
         env = go_environment(go_cache or self.fresh("go"), program)
         env["GOCACHE_METRICS"] = "true"  # of ours, and of a peer that has them
         ended = processes.run(
-            ["go", "build", workload.pattern], env, workload.directory, os.path.join(self.work, "stderr"),
+            ["go", "build", workload.pattern],
+            env,
+            workload.directory,
+            os.path.join(self.work, "stderr"),
             watch,
-        )  # fmt: skip
+        )
         if ended.status:
             said = " / ".join(ended.stderr.strip().splitlines()[-_ERROR_LINES:])
             raise Failed(f"go build exits with {ended.status}: {said[:500]}")
@@ -164,7 +170,11 @@ def expect_hits(built: dict, misses: int = None) -> dict:
     None: any number.
     """
     found = built.pop("counters")
-    if found and misses is not None and (found.get("get_misses", 0) > misses or not found.get("get_requests")):
+    if (
+        found
+        and misses is not None
+        and (found.get("get_misses", 0) > misses or not found.get("get_requests"))
+    ):
         raise Failed(f"{found.get('get_misses', 0)} of {found.get('get_requests', 0)} gets missed")
     return built
 

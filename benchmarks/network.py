@@ -9,6 +9,7 @@ Prints the port it listens on (``--listen 0`` takes a free one), and at its end 
 
 Other modules use ``network``.
 """
+
 import argparse
 import asyncio
 import ipaddress
@@ -64,9 +65,14 @@ class Network:
 def network(target_port: int, round_trip_ms: float, rate: float = None):
     """A Network before ``target_port``, in a process of its own; ``rate`` in MB/s, or no limit."""
     command = [
-        sys.executable, "-I", os.path.abspath(__file__), "--control", "--listen=0",
-        f"--to={LOOPBACK}:{target_port}", f"--round-trip={round_trip_ms}",
-    ]  # fmt: skip
+        sys.executable,
+        "-I",
+        os.path.abspath(__file__),
+        "--control",
+        "--listen=0",
+        f"--to={LOOPBACK}:{target_port}",
+        f"--round-trip={round_trip_ms}",
+    ]
     if rate is not None:
         command.append(f"--rate={rate}")
     pipe = subprocess.PIPE

@@ -1,10 +1,11 @@
 """Results as pictures, SVG and PNG: one for each scenario, the median of each case and its runs."""
+
 import os
 
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402  (after its backend is chosen)
+from matplotlib import pyplot
 
 _COLOURS = ("#3b6ea5", "#c98a2b", "#6b8f47", "#a14a4a", "#7a6a9b", "#5c5c5c")
 _ROW_INCHES = 0.32
@@ -26,9 +27,13 @@ def draw(results, directory: str) -> list:
 def _figure(scenario, results):
     heights = [len(result.samples) * _ROW_INCHES + 0.75 for result in results]
     figure, axes = pyplot.subplots(
-        len(results), 1, figsize=(7.5, sum(heights) + 0.4), squeeze=False,
-        gridspec_kw={"height_ratios": heights}, layout="constrained",
-    )  # fmt: skip
+        len(results),
+        1,
+        figsize=(7.5, sum(heights) + 0.4),
+        squeeze=False,
+        gridspec_kw={"height_ratios": heights},
+        layout="constrained",
+    )
     names = list(dict.fromkeys(name for result in results for name in result.samples))
     colours = {name: _COLOURS[at % len(_COLOURS)] for at, name in enumerate(names)}
     for axis, result in zip(axes[:, 0], results):

@@ -1,4 +1,5 @@
 """Whole programs as processes: wall time, and the CPU and memory of all that they start (Linux)."""
+
 import ctypes
 import multiprocessing
 import os
@@ -41,7 +42,12 @@ def _run_to_the_last(command, env, directory, stderr_path, connection) -> None:
         begin = time.perf_counter()
         try:
             status = subprocess.run(
-                command, env=env, cwd=directory, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr
+                command,
+                env=env,
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=stderr,
+                stderr=stderr,
             ).returncode
         except OSError as error:
             os.write(stderr.fileno(), str(error).encode())

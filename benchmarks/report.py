@@ -1,4 +1,5 @@
 """Results as a table and as JSON, with where and with what they were taken."""
+
 import json
 import os
 import platform
@@ -15,10 +16,28 @@ FORMAT = 1  # of the JSON
 _PLACES = ("work", "out")  # arguments that say nothing about the figures
 _HERE = os.path.dirname(os.path.abspath(__file__))
 # How a metric is shown, by the end of its name: (scale, unit, digits).
-_UNITS = (("_mb_s", 1, "MB/s", 0), ("gets_s", 1, "/s", 0), ("requests_s", 1, "/s", 0),
-          ("_s", 1, "s", 3), ("_bytes", 1e-6, "MB", 1), ("", 1, "", 0))  # fmt: skip
-_MORE = ("cpu_s", "requests", "down_bytes", "up_bytes", "close_s", "pss_bytes", "resident_bytes",
-         "front_peak_bytes", "rate_mb_s", "p99_latency_s", "slowest_to_fastest", "descriptors")  # fmt: skip
+_UNITS = (
+    ("_mb_s", 1, "MB/s", 0),
+    ("gets_s", 1, "/s", 0),
+    ("requests_s", 1, "/s", 0),
+    ("_s", 1, "s", 3),
+    ("_bytes", 1e-6, "MB", 1),
+    ("", 1, "", 0),
+)
+_MORE = (
+    "cpu_s",
+    "requests",
+    "down_bytes",
+    "up_bytes",
+    "close_s",
+    "pss_bytes",
+    "resident_bytes",
+    "front_peak_bytes",
+    "rate_mb_s",
+    "p99_latency_s",
+    "slowest_to_fastest",
+    "descriptors",
+)
 
 
 def about(arguments, lab) -> dict:
@@ -27,7 +46,9 @@ def about(arguments, lab) -> dict:
         "format": FORMAT,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": _said(["git", "-C", _HERE, "rev-parse", "HEAD"]),
-        "is_changed": bool(_said(["git", "-C", _HERE, "status", "--porcelain", "--untracked-files=no"])),
+        "is_changed": bool(
+            _said(["git", "-C", _HERE, "status", "--porcelain", "--untracked-files=no"])
+        ),
         "machine": {
             "system": f"{platform.system()} {platform.release()}",
             "processor": _processor(),
@@ -42,12 +63,15 @@ def about(arguments, lab) -> dict:
             **{name: version(name) for name in ("botocore", "aiohttp", "zstandard")},
         },
         "arguments": {
-            name: str(value) for name, value in vars(arguments).items() if value and name not in _PLACES
+            name: str(value)
+            for name, value in vars(arguments).items()
+            if value and name not in _PLACES
         },
         "workload": lab.workload.name,
         "s3": lab.s3_name,
         "rivals": {
-            rival.name: rival.command.replace(PLUGIN, os.path.basename(PLUGIN)) for rival in lab.rivals
+            rival.name: rival.command.replace(PLUGIN, os.path.basename(PLUGIN))
+            for rival in lab.rivals
         },
     }
 
@@ -69,7 +93,10 @@ def table(facts: dict, results) -> str:
         widths = [max(map(len, column)) for column in zip(*rows)]
         lines += ["", f"{what} ({result.metric})"]
         for row in rows:
-            cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:5], widths[1:5]))]
+            cells = [
+                row[0].ljust(widths[0]),
+                *(cell.rjust(w) for cell, w in zip(row[1:5], widths[1:5])),
+            ]
             lines.append(f"  {'  '.join(cells)}  {row[5]}".rstrip())
     return "\n".join(lines) + "\n"
 
@@ -107,7 +134,9 @@ def shown(metric: str, value: float) -> str:
 
 
 def to_json(facts: dict, results) -> str:
-    return json.dumps({**facts, "results": [result.as_dict() for result in results]}, indent=1) + "\n"
+    return (
+        json.dumps({**facts, "results": [result.as_dict() for result in results]}, indent=1) + "\n"
+    )
 
 
 def _said(command) -> str:
@@ -120,6 +149,8 @@ def _said(command) -> str:
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo") as file:
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+            return next(
+                line.partition(":")[2].strip() for line in file if line.startswith("model name")
+            )
     except (OSError, StopIteration):
         return platform.machine()

@@ -4,6 +4,7 @@ Answers gets from a dict loaded beforehand: no store, no checks, no options. Usa
 ``GOCACHEPROG="python benchmarks/responder.py ANSWERS"`` where ANSWERS holds a line for each
 action, ``<base64 action id> <rest of the answer's JSON after the ID>`` (see benchmarks/answers.py).
 """
+
 import os
 import sys
 

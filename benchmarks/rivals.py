@@ -1,4 +1,5 @@
 """Who is compared: this program, what stands in its place, and any other GOCACHEPROG by its command."""
+
 import os
 import re
 import shlex
@@ -22,7 +23,9 @@ class Rival(namedtuple("Rival", "name command bucket_flags")):
 
     def program(self, cache: str, remote: dict = None) -> str:
         """GOCACHEPROG over the directory ``cache``; ``remote``: {bucket, endpoint, prefix}, if any."""
-        text = f"{self.command} {self.bucket_flags}" if remote and self.bucket_flags else self.command
+        text = (
+            f"{self.command} {self.bucket_flags}" if remote and self.bucket_flags else self.command
+        )
         values = {"bucket": "", "endpoint": "", "prefix": "", **(remote or {}), "cache": cache}
         return re.sub(r"\{(\w+)\}", lambda place: values[place[1]], text)
 

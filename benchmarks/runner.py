@@ -1,4 +1,5 @@
 """Runs what is to be compared in turn (A B, B A, ...), after a warm-up, and keeps all samples."""
+
 import statistics
 from collections import namedtuple
 
@@ -37,7 +38,9 @@ class Result:
         """A case's runs over the yardstick's of the same turns."""
         if self.yardstick in (None, name) or self.yardstick in self.failures:
             return []
-        return [ours / theirs for ours, theirs in zip(self.values(name), self.values(self.yardstick))]
+        return [
+            ours / theirs for ours, theirs in zip(self.values(name), self.values(self.yardstick))
+        ]
 
     def as_dict(self) -> dict:
         """As it stands in the JSON report."""

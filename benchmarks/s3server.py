@@ -1,4 +1,5 @@
 """The S3 server of a measurement: one that is given, else versitygw where it is on PATH, else moto."""
+
 import os
 import shutil
 import socket
@@ -47,7 +48,15 @@ def s3_server(work: str, arguments):
     os.makedirs(data)
     if shutil.which("versitygw") and not arguments.moto:
         name = "versitygw"
-        command = ["versitygw", "--port", f"127.0.0.1:{port}", "--quiet", "--keep-alive", "posix", data]
+        command = [
+            "versitygw",
+            "--port",
+            f"127.0.0.1:{port}",
+            "--quiet",
+            "--keep-alive",
+            "posix",
+            data,
+        ]
         env = os.environ | {"ROOT_ACCESS_KEY": KEY, "ROOT_SECRET_KEY": SECRET}
     else:
         name = "moto"

@@ -1,4 +1,5 @@
 """Module files as three servers give them: the module proxy, nginx, ``python -m http.server``."""
+
 import os
 import shutil
 import socket
@@ -13,7 +14,7 @@ from .runner import Failed
 from .webclient import Client
 
 sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests"))
-from modules import go_module, many_modules, newest, program  # noqa: E402  (as the tests make them)
+from modules import go_module, many_modules, newest, program
 
 __all__ = ["HTTP_SERVER", "NGINX", "Site", "go_module", "many_modules"]
 EXTENSIONS = (".info", ".mod", ".zip")
@@ -88,14 +89,21 @@ class Site:
         env |= {"GOFLAGS": "-modcacherw"}
         begin = time.perf_counter()
         done = subprocess.run(
-            ["go", "mod", "download"], env=env, cwd=self._project, timeout=_DOWNLOAD_S,
-            capture_output=True, text=True,
-        )  # fmt: skip
+            ["go", "mod", "download"],
+            env=env,
+            cwd=self._project,
+            timeout=_DOWNLOAD_S,
+            capture_output=True,
+            text=True,
+        )
         wall_s = time.perf_counter() - begin
         if done.returncode:
             raise Failed(f"go mod download: {done.stderr[-300:]}")
         found = os.walk(os.path.join(cache, "cache", "download"))
-        return {"wall_s": wall_s, "modules": sum(n.endswith(".zip") for *_, names in found for n in names)}
+        return {
+            "wall_s": wall_s,
+            "modules": sum(n.endswith(".zip") for *_, names in found for n in names),
+        }
 
     @contextmanager
     def servers(self):
@@ -112,7 +120,9 @@ class Site:
     def _proxy(self, upstream: str):
         command = [PLUGIN, "serve", "--modproxy", "--sumdb=off", f"--modproxy-upstream={upstream}"]
         command.append(f"--cache-dir={self._cache}")
-        with self._server(OURS, lambda port: [*command, f"--http=127.0.0.1:{port}"], "/mod") as server:
+        with self._server(
+            OURS, lambda port: [*command, f"--http=127.0.0.1:{port}"], "/mod"
+        ) as server:
             server.pid = _http_process(server.pid)
             yield server
 
@@ -139,7 +149,9 @@ class Site:
             port = probe.getsockname()[1]
         os.makedirs(self._root, exist_ok=True)
         with open(os.path.join(self._root, f"{name}.log"), "wb") as log:
-            process = subprocess.Popen(command(port), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            process = subprocess.Popen(
+                command(port), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         try:
             _wait_until_ready(process, port)
             yield Server(name, process.pid, port, prefix)

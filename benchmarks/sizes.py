@@ -1,4 +1,5 @@
 """How large a form of each scenario is: ``full`` for figures, ``quick`` to try, ``smoke`` for a test."""
+
 from collections import namedtuple
 
 # runs: of each case, after the warm-ups. serve_gets: of each client. scale_entries: of each store.
@@ -11,21 +12,54 @@ Sizes = namedtuple(
 
 SIZES = {
     "full": Sizes(
-        runs=7, warmups=1, workload="std", round_trips_ms=(0.0, 5.0, 20.0, 50.0), large_mb=256,
-        clients=32, serve_gets=3000, sessions=10_000, prune_actions=50_000, verify_mb=1000,
-        spool_puts=1500, scale_entries=(10_000, 100_000, 1_000_000),
-        zip_mb=50, proxy_modules=160, proxy_s=5,
+        runs=7,
+        warmups=1,
+        workload="std",
+        round_trips_ms=(0.0, 5.0, 20.0, 50.0),
+        large_mb=256,
+        clients=32,
+        serve_gets=3000,
+        sessions=10_000,
+        prune_actions=50_000,
+        verify_mb=1000,
+        spool_puts=1500,
+        scale_entries=(10_000, 100_000, 1_000_000),
+        zip_mb=50,
+        proxy_modules=160,
+        proxy_s=5,
     ),
     "quick": Sizes(
-        runs=2, warmups=0, workload="std:encoding/json", round_trips_ms=(0.0, 20.0), large_mb=32,
-        clients=8, serve_gets=1000, sessions=500, prune_actions=5_000, verify_mb=100,
-        spool_puts=300, scale_entries=(1_000, 10_000),
-        zip_mb=10, proxy_modules=30, proxy_s=1,
+        runs=2,
+        warmups=0,
+        workload="std:encoding/json",
+        round_trips_ms=(0.0, 20.0),
+        large_mb=32,
+        clients=8,
+        serve_gets=1000,
+        sessions=500,
+        prune_actions=5_000,
+        verify_mb=100,
+        spool_puts=300,
+        scale_entries=(1_000, 10_000),
+        zip_mb=10,
+        proxy_modules=30,
+        proxy_s=1,
     ),
     "smoke": Sizes(
-        runs=1, warmups=0, workload="std:errors", round_trips_ms=(20.0,), large_mb=1,
-        clients=2, serve_gets=50, sessions=5, prune_actions=200, verify_mb=1,
-        spool_puts=10, scale_entries=(200,),
-        zip_mb=1, proxy_modules=5, proxy_s=0.2,
+        runs=1,
+        warmups=0,
+        workload="std:errors",
+        round_trips_ms=(20.0,),
+        large_mb=1,
+        clients=2,
+        serve_gets=50,
+        sessions=5,
+        prune_actions=200,
+        verify_mb=1,
+        spool_puts=10,
+        scale_entries=(200,),
+        zip_mb=1,
+        proxy_modules=5,
+        proxy_s=0.2,
     ),
-}  # fmt: skip
+}

@@ -1,4 +1,5 @@
 """Stores of many small entries, made at once, and what looks at all of one."""
+
 import hashlib
 import os
 import subprocess
@@ -64,7 +65,13 @@ class Tree:
 def deciding(scenario, variant, tree) -> Comparison:
     """What prune costs before it removes anything, beside find over the same tree."""
     find = ["find", tree.root, "-type", "f", "-printf", r"%s %T@\n"]
-    look = [rivals.PLUGIN, f"--cache-dir={tree.root}", "prune", f"--expiry={EXPIRY_S}s", "--dry-run"]
+    look = [
+        rivals.PLUGIN,
+        f"--cache-dir={tree.root}",
+        "prune",
+        f"--expiry={EXPIRY_S}s",
+        "--dry-run",
+    ]
     cases = [Case("find", lambda: timed(find)), Case(rivals.OURS, lambda: timed(look))]
     return Comparison(scenario, variant, "wall_s", "find", cases)
 

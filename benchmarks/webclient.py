@@ -1,4 +1,5 @@
 """A client of HTTP that costs little: what comes is read to nowhere; wrk where it is on PATH."""
+
 import re
 import select
 import shutil
@@ -55,9 +56,19 @@ def send_many(port: int, paths, connections: int, seconds: float, script_path: s
         return {"requests_s": _send(port, paths, connections, seconds)}
     with open(script_path, "w") as file:
         file.write(_WRK.format(paths=",".join(f'"{path}"' for path in paths)))
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--latency", "-s", script_path]
+    command = [
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds:.0f}s",
+        "--latency",
+        "-s",
+        script_path,
+    ]
     command.append(f"http://127.0.0.1:{port}")
-    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S).stdout
+    said = subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S
+    ).stdout
     if "Non-2xx" in said or "Socket errors" in said:
         raise Failed(f"wrk says {said[-300:]}")
     found = re.search(r"99%\s+([\d.]+)(us|ms|s)", said)

@@ -1,4 +1,5 @@
 """What is built: the standard library, a generated monorepo, or any directory."""
+
 import os
 import random
 import shutil
@@ -6,7 +7,14 @@ import subprocess
 
 PACKAGES, SEED = 500, 1
 _STD = ("errors", "fmt", "io", "os", "sort", "strconv", "strings", "sync", "time")
-_RARE_STD = ("encoding/json", "net/http", "regexp", "text/template", "crypto/sha256", "database/sql")
+_RARE_STD = (
+    "encoding/json",
+    "net/http",
+    "regexp",
+    "text/template",
+    "crypto/sha256",
+    "database/sql",
+)
 _WRITTEN_S = 1_700_000_000
 _LAYERS = 12  # depth of imports
 
@@ -58,9 +66,12 @@ def write(path: str, text: str) -> None:
 def _std(directory: str, pattern: str) -> Workload:
     """A module that imports all that it may of a pattern's packages, and one package of its own."""
     listed = subprocess.run(
-        ["go", "list", pattern], env={**os.environ, "GOTOOLCHAIN": "local"}, check=True,
-        capture_output=True, text=True,
-    ).stdout.split()  # fmt: skip
+        ["go", "list", pattern],
+        env={**os.environ, "GOTOOLCHAIN": "local"},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
     hidden = {"internal", "vendor", "main", "cmd"}
     imports = "".join(f'\t_ "{path}"\n' for path in listed if hidden.isdisjoint(path.split("/")))
     leaf = os.path.join(directory, "leaf", "leaf.go")
@@ -103,19 +114,34 @@ def _part(source, module: str, name: str, part: int, imports) -> str:
     lines += [")", ""]
     calls = "".join(f" + {os.path.basename(path)}.Count(n)" for path in imports)
     if part == 0:
-        lines += ["// Count is what others call.", "func Count(n int) int {", f"\treturn n{calls}", "}", ""]
+        lines += [
+            "// Count is what others call.",
+            "func Count(n int) int {",
+            f"\treturn n{calls}",
+            "}",
+            "",
+        ]
     for number in range(2 + int(source.expovariate(0.08))):
         kind = f"type{part}x{number}"
         lines += [
-            f"type {kind} struct {{", "\tname   string", "\tvalues map[string]int", "\titems  []int", "}", "",
+            f"type {kind} struct {{",
+            "\tname   string",
+            "\tvalues map[string]int",
+            "\titems  []int",
+            "}",
+            "",
             f"func (t *{kind}) add(text string) (int, error) {{",
             "\tfor at, word := range strings.Fields(text) {",
             f"\t\tif len(word) > {source.randrange(2, 40)} {{",
             '\t\t\treturn at, fmt.Errorf("%s: word %d is too long: %q", t.name, at, word)',
-            "\t\t}", "\t\tt.values[strings.ToLower(word)]++",
+            "\t\t}",
+            "\t\tt.values[strings.ToLower(word)]++",
             f"\t\tt.items = append(t.items, len(word)*{source.randrange(1, 99)})",
-            "\t}", "\treturn len(t.items), nil", "}", "",
-        ]  # fmt: skip
+            "\t}",
+            "\treturn len(t.items), nil",
+            "}",
+            "",
+        ]
     return "\n".join(lines)
 
 

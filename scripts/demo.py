@@ -2,6 +2,7 @@
 
 The bucket is a moto server on 127.0.0.1, or a real one with --bucket. Run it as scripts/demo.
 """
+
 import argparse
 import hashlib
 import logging
@@ -44,13 +45,41 @@ func main() {{
 PROGRAM_PRINTS = b'{"path":"/demo"}\n'
 
 # With these, about 230 packages are built.
-UNUSED = """
-archive/tar archive/zip bufio compress/bzip2 compress/zlib container/heap crypto/ed25519
-database/sql encoding/asn1 encoding/csv encoding/gob encoding/xml expvar go/ast go/parser
-go/printer hash/fnv html/template image/gif image/jpeg image/png index/suffixarray log/slog
-math/big net/mail net/rpc net/smtp os/exec os/signal regexp text/scanner text/tabwriter
-text/template
-""".split()
+UNUSED = [
+    "archive/tar",
+    "archive/zip",
+    "bufio",
+    "compress/bzip2",
+    "compress/zlib",
+    "container/heap",
+    "crypto/ed25519",
+    "database/sql",
+    "encoding/asn1",
+    "encoding/csv",
+    "encoding/gob",
+    "encoding/xml",
+    "expvar",
+    "go/ast",
+    "go/parser",
+    "go/printer",
+    "hash/fnv",
+    "html/template",
+    "image/gif",
+    "image/jpeg",
+    "image/png",
+    "index/suffixarray",
+    "log/slog",
+    "math/big",
+    "net/mail",
+    "net/rpc",
+    "net/smtp",
+    "os/exec",
+    "os/signal",
+    "regexp",
+    "text/scanner",
+    "text/tabwriter",
+    "text/template",
+]
 
 BUILDS = ("cold", "local cache warm", "local cache gone")
 KEPT_GO_VARIABLES = ("GOPROXY", "GONOPROXY", "GOPRIVATE", "GOSUMDB", "GONOSUMDB")
@@ -78,10 +107,11 @@ def main() -> None:
 
 def parse_arguments():
     parser = argparse.ArgumentParser(
-        prog="scripts/demo", allow_abbrev=False,
+        prog="scripts/demo",
+        allow_abbrev=False,
         description="Build a Go program three times through go-cache-plugin: cold, with the local"
         " cache warm, and with the local cache gone and the bucket warm.",
-    )  # fmt: skip
+    )
     parser.add_argument("--bucket", help="a real bucket; without it, a moto server on 127.0.0.1")
     parser.add_argument("--region")
     parser.add_argument("--s3-endpoint-url", metavar="URL")
@@ -290,10 +320,16 @@ def build(top, environment):
 def run_group(command, directory, environment):
     """(exit status, stderr) of a command; it and all that it started have ended then."""
     process = subprocess.Popen(
-        command, cwd=directory, env=environment, stdin=subprocess.DEVNULL,
-        stdout=sys.stdout, stderr=subprocess.PIPE, text=True, errors="replace",
+        command,
+        cwd=directory,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
         start_new_session=True,
-    )  # fmt: skip
+    )
     try:
         _, errors = process.communicate()
     except BaseException:
@@ -320,10 +356,22 @@ def signal_group(group, number) -> bool:
 
 def read_metrics(errors):
     """({counter: count}, the other lines) of what the go command and the plugin said."""
-    counters, rest = dict.fromkeys(
-        ("get_requests", "get_misses", "get_local_hit", "get_fault_hit", "get_fault_bytes",
-         "put_requests", "put_s3_action", "put_s3_bytes"), 0
-    ), []  # fmt: skip
+    counters, rest = (
+        dict.fromkeys(
+            (
+                "get_requests",
+                "get_misses",
+                "get_local_hit",
+                "get_fault_hit",
+                "get_fault_bytes",
+                "put_requests",
+                "put_s3_action",
+                "put_s3_bytes",
+            ),
+            0,
+        ),
+        [],
+    )
     for line in errors.splitlines():
         if line.startswith(("gocache_server: ", "gocache_host: ")):
             for word in line.split():

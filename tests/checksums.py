@@ -2,6 +2,7 @@
 
 Formats: golang.org/x/mod/sumdb, its tlog and note; https://go.dev/ref/mod#checksum-database.
 """
+
 import base64
 import hashlib
 import re
@@ -9,6 +10,7 @@ import threading
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
 from modules import escape
 
 TILE_HEIGHT = 8

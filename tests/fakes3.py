@@ -5,6 +5,7 @@ ListObjectsV2, DeleteObjects and multipart uploads, for bodies that announce the
 Every bucket exists, and all of them are one. Where the tests need the real thing they use moto or
 versitygw.
 """
+
 import re
 import socket
 import sys
@@ -108,9 +109,11 @@ class FakeS3:
 
     def flags(self, bucket: str = "bucket", layout: str = "objects") -> list:
         return [
-            f"--bucket={bucket}", f"--s3-endpoint-url={self.url}", "--s3-path-style",
+            f"--bucket={bucket}",
+            f"--s3-endpoint-url={self.url}",
+            "--s3-path-style",
             f"--layout={layout}",
-        ]  # fmt: skip
+        ]
 
     def fail(self, fault) -> None:
         """From now on, strike with ``fault``."""

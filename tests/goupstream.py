@@ -4,6 +4,7 @@ It serves modules by the GOPROXY protocol (https://go.dev/ref/mod#goproxy-protoc
 Range, and a checksum database under /sumdb. Paths are noted and matched as they came, with the
 leading slash and escaped; those of ``body_overrides`` with percent signs decoded.
 """
+
 import hashlib
 import re
 import socket

@@ -1,4 +1,5 @@
 """What the functional and integration tests share: the program, processes, deadlines, entries."""
+
 import base64
 import hashlib
 import json
@@ -152,9 +153,15 @@ class Plugin:
         self._stderr_path = stderr_path
         with open(stderr_path, "wb") as stderr:
             self.process = subprocess.Popen(
-                [PROGRAM, *argv], env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=stderr, bufsize=0, start_new_session=True, **popen,
-            )  # fmt: skip
+                [PROGRAM, *argv],
+                env=environ,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                bufsize=0,
+                start_new_session=True,
+                **popen,
+            )
         self.pid = self.process.pid
         self.answers = {}
         self._number = 0
@@ -180,9 +187,7 @@ class Plugin:
 
     def begin_put(self, action: str, output: str, size: int) -> int:
         size_field = {"BodySize": size} if size else {}
-        return self.request(
-            Command="put", ActionID=b64(action), OutputID=b64(output), **size_field
-        )
+        return self.request(Command="put", ActionID=b64(action), OutputID=b64(output), **size_field)
 
     def put(self, action: str, body: bytes) -> int:
         number = self.begin_put(action, output_id(body), len(body))

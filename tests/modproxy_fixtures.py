@@ -1,5 +1,7 @@
 """The fixtures of the tests of the module proxy; a test module names this one in ``pytest_plugins``."""
+
 import pytest
+
 from checksums import ChecksumDatabase
 from goupstream import FakeUpstream
 from helpers import Processes
@@ -35,13 +37,19 @@ def modproxy(tmp_path, upstream):
         database = upstream.checksums
         server = Server(
             [
-                f"--cache-dir={cache_dir}", f"--http=127.0.0.1:{port}", "--modproxy",
+                f"--cache-dir={cache_dir}",
+                f"--http=127.0.0.1:{port}",
+                "--modproxy",
                 f"--modproxy-upstream={upstream.url}",
-                f"--sumdb={database.name} {upstream.url}/sumdb/{database.name}" if checked else "--sumdb=off",
+                f"--sumdb={database.name} {upstream.url}/sumdb/{database.name}"
+                if checked
+                else "--sumdb=off",
                 *flags,
             ],
-            processes.environ(**environ or {}), tmp_path / f"stderr-modproxy-{len(servers)}", 0,
-        )  # fmt: skip
+            processes.environ(**environ or {}),
+            tmp_path / f"stderr-modproxy-{len(servers)}",
+            0,
+        )
         servers.append(server)
         if ready:
             server.says("HTTP on")

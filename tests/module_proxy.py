@@ -1,4 +1,5 @@
 """What the tests of the module proxy share: its modules, the server, what it answers."""
+
 import hashlib
 import http.client
 import json
@@ -17,7 +18,12 @@ class Answer:
     """``body`` is what came; ``is_cut`` whether the connection broke before it was whole."""
 
     def __init__(self, response, body: bytes, is_cut: bool) -> None:
-        self.status, self.headers, self.body, self.is_cut = response.status, response.headers, body, is_cut
+        self.status, self.headers, self.body, self.is_cut = (
+            response.status,
+            response.headers,
+            body,
+            is_cut,
+        )
 
     @property
     def text(self) -> str:

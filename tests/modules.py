@@ -2,6 +2,7 @@
 
 Formats: https://go.dev/ref/mod (module proxy, module zip files) and golang.org/x/mod/sumdb/dirhash.
 """
+
 import base64
 import hashlib
 import io
@@ -142,9 +143,12 @@ def go_module(path, version, requires=(), body=None, **files) -> Module:
     requires = tuple(requires)
     package = _package(path)
     source = _FILE.format(
-        package=package, path=path, version=version, imports=_imports(requires),
+        package=package,
+        path=path,
+        version=version,
+        imports=_imports(requires),
         uses=", ".join(f"d{number}.Version()" for number in range(len(requires))),
-    )  # fmt: skip
+    )
     made = {"go.mod": _go_mod(path, requires), f"{package}.go": source + (body or "")}
     return Module(path, version, {**made, **files}, requires=requires)
 
@@ -182,9 +186,11 @@ def many_modules(n: int, seed=0) -> list:
         requires = [rng.choice(versions[required]) for required in sorted(wanted)]
         bulk = rng.randbytes(min(int(rng.lognormvariate(9.2, 1.3)), 1 << 20)).hex()
         module = go_module(
-            path, f"v{major}.{minor}.{rng.randint(0, 9)}", requires,
+            path,
+            f"v{major}.{minor}.{rng.randint(0, 9)}",
+            requires,
             **{"LICENSE": "Made for tests.\n", "testdata/bulk.txt": bulk},
-        )  # fmt: skip
+        )
         versions[path].append(module)
         modules.append(module)
     return modules

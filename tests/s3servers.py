@@ -1,4 +1,5 @@
 """Real S3 servers for the tests: moto's, and versitygw where it is installed."""
+
 import shutil
 import socket
 import subprocess
@@ -7,6 +8,7 @@ from collections import namedtuple
 import botocore.session
 import pytest
 from botocore.config import Config
+
 from helpers import DEADLINE_S, KEYS, wait_until
 
 
@@ -15,9 +17,11 @@ class Server(namedtuple("Server", "url")):
 
     def flags(self, bucket: str, layout: str = "objects") -> list:
         return [
-            f"--bucket={bucket}", f"--s3-endpoint-url={self.url}", "--s3-path-style",
+            f"--bucket={bucket}",
+            f"--s3-endpoint-url={self.url}",
+            "--s3-path-style",
             f"--layout={layout}",
-        ]  # fmt: skip
+        ]
 
     def client(self):
         return botocore.session.Session().create_client(
@@ -75,13 +79,22 @@ def versitygw(directory):
         (directory / name).mkdir()
     process = subprocess.Popen(
         [
-            program, "--quiet", "--port", f"127.0.0.1:{port}",
-            "--access", KEYS["AWS_ACCESS_KEY_ID"], "--secret", KEYS["AWS_SECRET_ACCESS_KEY"],
-            "posix", "--sidecar", str(directory / "metadata"), str(directory / "data"),
+            program,
+            "--quiet",
+            "--port",
+            f"127.0.0.1:{port}",
+            "--access",
+            KEYS["AWS_ACCESS_KEY_ID"],
+            "--secret",
+            KEYS["AWS_SECRET_ACCESS_KEY"],
+            "posix",
+            "--sidecar",
+            str(directory / "metadata"),
+            str(directory / "data"),
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     try:
         wait_until(lambda: process.poll() is not None or _listens(port), "versitygw's port")
         assert process.poll() is None, "versitygw ended at once"

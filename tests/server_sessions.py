@@ -1,4 +1,5 @@
 """What the tests of server mode share: the server, its clients, and what is asked over HTTP."""
+
 import array
 import http.client
 import json
@@ -49,9 +50,14 @@ class Server:
         argv = [*program, PROGRAM, *argv, "serve"]
         with open(stderr_path, "wb") as stderr:
             self.process = subprocess.Popen(
-                argv, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                stderr=stderr, start_new_session=True, **popen,
-            )  # fmt: skip
+                argv,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                start_new_session=True,
+                **popen,
+            )
         self.pid = self.process.pid
 
     @property

@@ -2,6 +2,7 @@
 
 What a scenario needs is set up in its generator, between two of its comparisons, and is not timed.
 """
+
 from . import builds, cached, modproxy, remote, scale, serve, upkeep
 
 SCENARIOS = {

@@ -1,4 +1,5 @@
 """``warm-build`` and ``cold-build``: whole builds without a bucket."""
+
 from .. import rivals
 from ..lab import expect_hits
 from ..runner import Case, Comparison

@@ -1,4 +1,5 @@
 """``hit`` and ``startup``: what a local hit costs, and how soon the first one is answered."""
+
 import os
 import statistics
 import subprocess

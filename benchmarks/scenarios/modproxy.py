@@ -1,4 +1,5 @@
 """``modproxy``: module files, warm, beside servers of plain files and a tree on disk."""
+
 import os
 import random
 import time
@@ -25,16 +26,26 @@ def modproxy(lab):
     with site.servers() as servers:
         plain = NGINX if NGINX in servers else HTTP_SERVER
         path = large.url_path(".zip")
-        yield Comparison("modproxy", f"zip of {sizes.zip_mb} MB", "rate_mb_s", plain,
-                         [Case(name, _zip(server, path)) for name, server in servers.items()])  # fmt: skip
+        yield Comparison(
+            "modproxy",
+            f"zip of {sizes.zip_mb} MB",
+            "rate_mb_s",
+            plain,
+            [Case(name, _zip(server, path)) for name, server in servers.items()],
+        )
         small = [one.url_path(kind) for one in modules for kind in (".info", ".mod")]
         script = os.path.join(lab.work, "small.lua")
         yield Comparison(
-            "modproxy", f".info and .mod, {_CONNECTIONS} connections, one core", "requests_s",
+            "modproxy",
+            f".info and .mod, {_CONNECTIONS} connections, one core",
+            "requests_s",
             NGINX if NGINX in servers else None,
-            [Case(name, _small(server, small, sizes.proxy_s, script))
-             for name, server in servers.items() if name != HTTP_SERVER],
-        )  # fmt: skip
+            [
+                Case(name, _small(server, small, sizes.proxy_s, script))
+                for name, server in servers.items()
+                if name != HTTP_SERVER
+            ],
+        )
     yield from _download(site, "a few files each")
     with_sources = [_with_sources(one) for one in modules]
     yield from _download(Site(lab.fresh("site"), with_sources), f"{_SOURCES} files more each")

@@ -1,4 +1,5 @@
 """Builds with a bucket over a delay: ``remote-build``, ``upload``, ``incremental``; ``large`` objects."""
+
 import hashlib
 import itertools
 import os
@@ -74,7 +75,11 @@ def incremental(lab):
             cases = [Case("nothing changed", unchanged), Case(rival.name, changed)]
             what = f"{rival.name}, {_text(lab, _ROUND_TRIP_MS)}" if len(lab.rivals) > 1 else ""
             yield Comparison(
-                "incremental", what or _text(lab, _ROUND_TRIP_MS), "wall_s", "nothing changed", cases
+                "incremental",
+                what or _text(lab, _ROUND_TRIP_MS),
+                "wall_s",
+                "nothing changed",
+                cases,
             )
     lab.workload.reset()
 
@@ -103,7 +108,9 @@ def _large(lab, rival, what, size, address, net) -> Case:
     def put():
         where = lab.fresh("large")
         net_reset(net)
-        found = _converse(lab, rival, where, lab.remote(address, os.path.basename(where)), size, True)
+        found = _converse(
+            lab, rival, where, lab.remote(address, os.path.basename(where)), size, True
+        )
         kept.setdefault("prefix", os.path.basename(where))
         return found | traffic(net)
 
@@ -163,7 +170,10 @@ def net_reset(net) -> None:
 
 def _warm_build(lab) -> Case:
     return Case(
-        _WARM, lambda: expect_hits(lab.build(lab.ours.program(lab.filled(lab.ours, True))), lab.repeated_misses)
+        _WARM,
+        lambda: expect_hits(
+            lab.build(lab.ours.program(lab.filled(lab.ours, True))), lab.repeated_misses
+        ),
     )
 
 

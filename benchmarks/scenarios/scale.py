@@ -1,4 +1,5 @@
 """``scale``: what large stores cost."""
+
 import statistics
 import time
 

@@ -1,4 +1,5 @@
 """``serve``: many clients of one server at once, beside one client; and builds through connect."""
+
 import os
 import select
 import socket
@@ -7,8 +8,8 @@ import time
 from base64 import b64encode
 from contextlib import contextmanager
 
-from cacheplugin.server import fd_passing
 from cacheplugin.front.protocol import HELLO
+from cacheplugin.server import fd_passing
 
 from .. import rivals
 from ..lab import expect_hits, go_environment
@@ -26,25 +27,41 @@ def clients(lab):
         many = lab.sizes.clients
         gets = max(1, lab.sizes.serve_gets // len(lab.actions) + 1)
         cases = [
-            Case("one client", lambda: _replay(process, port, 1, lab.actions * gets * many, _IN_FLIGHT)),
-            Case(f"one, {many * _IN_FLIGHT} in flight",
-                 lambda: _replay(process, port, 1, lab.actions * gets * many, _IN_FLIGHT * many)),
-            Case(f"{many} clients", lambda: _replay(process, port, many, lab.actions * gets, _IN_FLIGHT)),
-        ]  # fmt: skip
+            Case(
+                "one client",
+                lambda: _replay(process, port, 1, lab.actions * gets * many, _IN_FLIGHT),
+            ),
+            Case(
+                f"one, {many * _IN_FLIGHT} in flight",
+                lambda: _replay(process, port, 1, lab.actions * gets * many, _IN_FLIGHT * many),
+            ),
+            Case(
+                f"{many} clients",
+                lambda: _replay(process, port, many, lab.actions * gets, _IN_FLIGHT),
+            ),
+        ]
         yield Comparison("serve", "gets", "gets_s", "one client", cases)
         lab.filled(lab.ours)
         direct = lab.ours.program(lab.filled(lab.ours))
         through = f"{rivals.PLUGIN} connect {port}"
-        yield Comparison("serve", "warm build through connect", "wall_s", "direct mode", [
-            Case("direct mode", lambda: expect_hits(lab.build(direct), lab.repeated_misses)),
-            Case("connect", lambda: expect_hits(lab.build(through))),
-        ])  # fmt: skip
-
-
+        yield Comparison(
+            "serve",
+            "warm build through connect",
+            "wall_s",
+            "direct mode",
+            [
+                Case("direct mode", lambda: expect_hits(lab.build(direct), lab.repeated_misses)),
+                Case("connect", lambda: expect_hits(lab.build(through))),
+            ],
+        )
         count = lab.sizes.sessions
-        yield Comparison("serve", f"{count} sessions of four gets", "session_s", None, [
-            Case("go-cache-plugin", lambda: _sessions(process, port, lab.actions[:4], count))
-        ])  # fmt: skip
+        yield Comparison(
+            "serve",
+            f"{count} sessions of four gets",
+            "session_s",
+            None,
+            [Case("go-cache-plugin", lambda: _sessions(process, port, lab.actions[:4], count))],
+        )
 
 
 def _sessions(process, port, actions, count) -> dict:
@@ -121,7 +138,9 @@ class _Client:
         self.fd, its_out = os.pipe()
         self.control = fd_passing.make_socket()
         self.control.connect(fd_passing.address(port))
-        fd_passing.offer(self.control, fd_passing.Offer(False, True, ("benchmark",)), (its_in, its_out))
+        fd_passing.offer(
+            self.control, fd_passing.Offer(False, True, ("benchmark",)), (its_in, its_out)
+        )
         os.close(its_in)
         os.close(its_out)
         if self.read_lines(1) != HELLO:

@@ -1,4 +1,5 @@
 """``prune``, ``verify``, ``spool``: what it costs to keep a store small, right and uploaded."""
+
 import hashlib
 import os
 import random
@@ -7,8 +8,8 @@ import subprocess
 import time
 from base64 import b64encode
 
-from cacheplugin.store.cache import LocalCache
 from cacheplugin.options import Options
+from cacheplugin.store.cache import LocalCache
 from cacheplugin.store.spool import SpoolSession
 from cacheplugin.store.tree import Store
 
@@ -41,14 +42,28 @@ def prune(lab):
         found = timed(["find", tree.root, "-type", "f", "-printf", r"%s %T@\n"])
         return {"wall_s": found["wall_s"] + timed(["xargs", "-a", expired, "rm"])["wall_s"]}
 
-    yield Comparison("prune", f"{size} actions, a tenth deleted", "wall_s", "find, xargs rm",
-                     [Case("find, xargs rm", theirs), Case(rivals.OURS, ours)])  # fmt: skip
+    yield Comparison(
+        "prune",
+        f"{size} actions, a tenth deleted",
+        "wall_s",
+        "find, xargs rm",
+        [Case("find, xargs rm", theirs), Case(rivals.OURS, ours)],
+    )
     client = _Client(tree.root)
     for what in ("put", "get"):
-        yield Comparison("prune", f"a {what} while it runs", "latency_s", "idle", [
-            Case("idle", lambda what=what: client.latency(what, lambda: None)),
-            Case("while pruning", lambda what=what: client.latency(what, lambda: tree.fill(False), True)),
-        ])  # fmt: skip
+        yield Comparison(
+            "prune",
+            f"a {what} while it runs",
+            "latency_s",
+            "idle",
+            [
+                Case("idle", lambda what=what: client.latency(what, lambda: None)),
+                Case(
+                    "while pruning",
+                    lambda what=what: client.latency(what, lambda: tree.fill(False), True),
+                ),
+            ],
+        )
     client.plugin.close()
 
 
@@ -66,14 +81,18 @@ class _Client:
         for number in range(_ENTRIES):
             body = hashlib.sha256(b"%d" % number).digest() * (_BODY_BYTES // 32)
             action = hashlib.sha256(b"own action %d" % number).hexdigest()
-            self._puts.append((action, hashlib.sha256(body).hexdigest(), len(body), b64encode(body)))
+            self._puts.append(
+                (action, hashlib.sha256(body).hexdigest(), len(body), b64encode(body))
+            )
         for action, output, size, encoded in self._puts:
             self.plugin.put(action, output, size, [encoded])
 
     def latency(self, what: str, prepare, prunes: bool = False) -> dict:
         """The median seconds of a put or get, for as long as a prune runs, or of so many."""
         prepare()
-        process = subprocess.Popen(_prune(self._root), stdout=subprocess.DEVNULL) if prunes else None
+        process = (
+            subprocess.Popen(_prune(self._root), stdout=subprocess.DEVNULL) if prunes else None
+        )
         spent = []
         while len(spent) < _ENTRIES if process is None else process.poll() is None:
             action, output, size, encoded = self._puts[len(spent) % _ENTRIES]
@@ -101,11 +120,17 @@ def verify(lab):
     with open(listed, "w") as file:
         file.write("\0".join(paths))
     ours = [rivals.PLUGIN, f"--cache-dir={root}", "verify"]
-    yield Comparison("verify", f"{lab.sizes.verify_mb} MB", "wall_s", "cat", [
-        Case("cat", lambda: timed(["xargs", "-0", "-a", listed, "cat"])),
-        Case("verify", lambda: timed(ours)),
-        Case("verify --sha256", lambda: timed([*ours, "--sha256"])),
-    ])  # fmt: skip
+    yield Comparison(
+        "verify",
+        f"{lab.sizes.verify_mb} MB",
+        "wall_s",
+        "cat",
+        [
+            Case("cat", lambda: timed(["xargs", "-0", "-a", listed, "cat"])),
+            Case("verify", lambda: timed(ours)),
+            Case("verify --sha256", lambda: timed([*ours, "--sha256"])),
+        ],
+    )
 
 
 def spool(lab):
@@ -128,9 +153,16 @@ def spool(lab):
             session.release()
         return {"put_s": (time.perf_counter() - begin) / len(bodies)}
 
-    yield Comparison("spool", f"{len(bodies)} puts", "put_s", "without", [
-        Case("without", lambda: put_all(False)), Case("with the spool", lambda: put_all(True)),
-    ])  # fmt: skip
+    yield Comparison(
+        "spool",
+        f"{len(bodies)} puts",
+        "put_s",
+        "without",
+        [
+            Case("without", lambda: put_all(False)),
+            Case("with the spool", lambda: put_all(True)),
+        ],
+    )
 
 
 def _store(cache, name, body) -> tuple:

@@ -1,4 +1,5 @@
 """What the tests of the layout ``bundles`` share: entries, and the sessions that use them."""
+
 import random
 
 from helpers import Plugin, action_id, counters

@@ -1,8 +1,8 @@
 """The real program over pipes, against moto's server or a stand-in that fails as it is told to."""
+
 import re
 import subprocess
 import uuid
-from pathlib import Path
 
 import pytest
 
@@ -81,9 +81,13 @@ def begin_flush_of(processes, tmp_path):
         begun.append(
             subprocess.Popen(
                 [PROGRAM, "flush", f"--cache-dir={tmp_path / name}", *flags],
-                env=processes.environ(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE, text=True, start_new_session=True,
-            )  # fmt: skip
+                env=processes.environ(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
         )
         return begun[-1]
 

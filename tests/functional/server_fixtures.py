@@ -1,7 +1,9 @@
 """The fixtures of the tests of server mode; a test module names this one in ``pytest_plugins``."""
+
 import time
 
 import pytest
+
 from helpers import action_id
 from server_sessions import BODY, Connect, RawUnix, Server, TcpClient, free_port, hold_unix_name
 
@@ -17,7 +19,14 @@ def serve(processes, cache_dir, tmp_path):
     servers, holders = [], []
 
     def serve(
-        *flags, unix=True, cache_dir=cache_dir, environ=None, port=None, ready=True, plugin=True, **more
+        *flags,
+        unix=True,
+        cache_dir=cache_dir,
+        environ=None,
+        port=None,
+        ready=True,
+        plugin=True,
+        **more,
     ):
         port = port or free_port()
         if not unix:
@@ -25,8 +34,10 @@ def serve(processes, cache_dir, tmp_path):
         server = Server(
             [f"--cache-dir={cache_dir}", *([f"--plugin={port}"] if plugin else []), *flags],
             processes.environ(**environ or {}),
-            tmp_path / f"stderr-serve-{len(servers)}", port, **more,
-        )  # fmt: skip
+            tmp_path / f"stderr-serve-{len(servers)}",
+            port,
+            **more,
+        )
         servers.append(server)
         return server.ready() if ready else server
 
@@ -44,9 +55,11 @@ def connect(processes, tmp_path):
 
     def connect(port, *flags, environ=None, **popen):
         plugin = Connect(
-            [*flags, "connect", str(port)], processes.environ(**environ or {}),
-            tmp_path / f"stderr-connect-{len(plugins)}", **popen,
-        )  # fmt: skip
+            [*flags, "connect", str(port)],
+            processes.environ(**environ or {}),
+            tmp_path / f"stderr-connect-{len(plugins)}",
+            **popen,
+        )
         plugins.append(plugin)
         return plugin
 

@@ -1,4 +1,5 @@
 """The benchmarks, in a form that takes seconds: reports, failures, and counts that are true."""
+
 import json
 import os
 import re
@@ -23,10 +24,21 @@ def bench(tmp_path, *arguments):
     """(exit status, output, JSON report) of the smoke form."""
     out = tmp_path / "out"
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--size=smoke", "--moto", f"--out={out}",
-         f"--work={tmp_path / 'work'}", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=110,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "benchmarks",
+            "--size=smoke",
+            "--moto",
+            f"--out={out}",
+            f"--work={tmp_path / 'work'}",
+            *arguments,
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
     path = out / "report.json"
     assert path.exists(), done.stderr
     return done.returncode, done.stdout, json.loads(path.read_text())
@@ -42,7 +54,9 @@ def test_a_report(tmp_path):
             assert case["failed"] is None and len(case["runs"]) == 1
             assert case["median"] == case["runs"][0][result["metric"]] > 0
     assert found["s3"] == "moto" and found["machine"]["cores"] >= 1
-    assert found["versions"]["go"].startswith("go1.") and re.fullmatch("[0-9a-f]{40}|", found["commit"])
+    assert found["versions"]["go"].startswith("go1.") and re.fullmatch(
+        "[0-9a-f]{40}|", found["commit"]
+    )
     (restored,) = (one for one in found["results"] if one["variant"] == "20 ms")
     (ours,) = (one for one in restored["cases"] if one["name"] == "go-cache-plugin")
     assert 0 < ours["runs"][0]["requests"] < 50 and ours["runs"][0]["down_bytes"] > 100_000
@@ -55,7 +69,11 @@ def test_a_report(tmp_path):
 
 
 def test_a_peer_that_fails_is_failed_and_not_fast(tmp_path):
-    peers = {"missing": "/nonexistent {cache}", "silent": "true {cache}", "failing": "sh -c exit\\ 3 {cache}"}
+    peers = {
+        "missing": "/nonexistent {cache}",
+        "silent": "true {cache}",
+        "failing": "sh -c exit\\ 3 {cache}",
+    }
     given = [f"--peer={name}={command}" for name, command in peers.items()]
     status, text, found = bench(tmp_path, *given, "--no-plots", "hit", "startup")
     assert status == 1 and text.count("FAILED") == 9
@@ -78,9 +96,12 @@ def test_requests_are_counted_as_the_server_logs_them(tmp_path, monkeypatch):
         before = len(re.findall(r'"[A-Z]+ /\S* HTTP/1.1"', log.read_text()))
         with network(server.port, 1) as net:
             client = botocore.session.Session().create_client(
-                "s3", endpoint_url=f"http://127.0.0.1:{net.port}", region_name="us-east-1",
-                aws_access_key_id=KEY, aws_secret_access_key=SECRET,
-            )  # fmt: skip
+                "s3",
+                endpoint_url=f"http://127.0.0.1:{net.port}",
+                region_name="us-east-1",
+                aws_access_key_id=KEY,
+                aws_secret_access_key=SECRET,
+            )
             for number in range(5):
                 client.put_object(Bucket=server.bucket, Key=f"key{number}", Body=b"x" * 10_000)
                 client.get_object(Bucket=server.bucket, Key=f"key{number}")["Body"].read()

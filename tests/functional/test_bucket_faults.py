@@ -1,7 +1,9 @@
 """A bucket that fails: always a miss, counted, one warning at most, and nothing wrong is stored."""
+
 import time
 
 import pytest
+
 from fakes3 import DAMAGE, FAILURES
 from helpers import KEYS, action_id, output_id, stored_bodies, wait_until
 
@@ -31,7 +33,9 @@ def test_a_failing_bucket_opens_the_breaker_with_one_warning(start, fake_s3, fau
         assert plugin.answer(number)["Miss"]
     assert time.monotonic() - began < 20  # a bucket that hangs is given up by its time-outs
     later = action_id("later")
-    plugin.expect_miss(later)  # at once, and without a request; what was under way may still try again
+    plugin.expect_miss(
+        later
+    )  # at once, and without a request; what was under way may still try again
     plugin.finish()
     assert not any(later in key for _, key in fake_s3.requests)
     (warning,) = warnings(plugin)

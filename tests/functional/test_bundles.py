@@ -1,4 +1,5 @@
 """The layout bundles, end to end: one machine fills the bucket, a fresh one is served by it."""
+
 import os
 import random
 import re
@@ -7,11 +8,28 @@ import time
 from pathlib import Path
 
 from bundle_sessions import (
-    asked, close_and_leave, expect_all, fill, get_all, in_bundles, keys, noise, put_all, some,
-)  # fmt: skip
+    asked,
+    close_and_leave,
+    expect_all,
+    fill,
+    get_all,
+    in_bundles,
+    keys,
+    noise,
+    put_all,
+    some,
+)
 from helpers import (
-    DEADLINE_S, KEYS, action_id, b64, output_id, proc, stored_bodies, temporaries, wait_until,
-)  # fmt: skip
+    DEADLINE_S,
+    KEYS,
+    action_id,
+    b64,
+    output_id,
+    proc,
+    stored_bodies,
+    temporaries,
+    wait_until,
+)
 
 NO_KEYS = dict.fromkeys(KEYS, "")
 
@@ -38,8 +56,10 @@ def test_a_wiped_directory_is_filled_again_in_few_requests(machine, fake_s3, tmp
     assert counts["get_fault_hit"] == counts["get_requests"] == 60
     assert not {"get_misses", "put_s3_action", "get_local_hit"} & set(counts)
     assert [key.partition("/")[0] for _, key in asked(fake_s3)] == [
-        "?list manifest", "manifest", "bundle",
-    ]  # fmt: skip
+        "?list manifest",
+        "manifest",
+        "bundle",
+    ]
     bodies = stored_bodies(tmp_path / "a")
     assert set(bodies) == {output_id(body) for body in puts.values()}
     assert all(output_id(body) == name for name, body in bodies.items())
@@ -53,8 +73,9 @@ def test_gets_that_are_asked_at_once_wait_for_their_ranges(machine, fake_s3):
     plugin = machine("b")
     answers = get_all(plugin, puts)
     assert [got["OutputID"] for got in answers] == [b64(output_id(body)) for body in puts.values()]
-    assert all(Path(got["DiskPath"]).read_bytes() == body
-               for got, body in zip(answers, puts.values()))  # fmt: skip
+    assert all(
+        Path(got["DiskPath"]).read_bytes() == body for got, body in zip(answers, puts.values())
+    )
     counts = plugin.finish()
     assert counts["get_fault_hit"] == len(puts)
     assert 5 << 20 < counts["get_fault_bytes"] < 6 << 20

@@ -2,16 +2,17 @@
 
 Never a wrong body, never a failed session; what was answered gets into the bucket in the end.
 """
+
 import signal
 import time
 from pathlib import Path
 
 import pytest
+
 from bundle_sessions import close_and_leave, expect_all, fill, keys, noise, put_all
+from cacheplugin.store.spool import session_directories
 from fakes3 import FakeS3
 from helpers import Plugin, Processes, action_id, b64, kill, output_id, wait_until
-
-from cacheplugin.store.spool import session_directories
 
 OLD, LATE = noise(3, 40_000, "old"), noise(3, 40_000, "late")  # each in a block of its own
 NEW = noise(3, 2000, "new")
@@ -286,10 +287,12 @@ def test_puts_whose_process_is_killed_while_it_reads_the_manifests(
 @pytest.mark.parametrize(
     "held, mode, number",
     [
-        ("bundle/", "wait", signal.SIGKILL), ("manifest/", "background", signal.SIGKILL),
-        ("manifest/", "wait", signal.SIGINT), ("bundle/", "background", signal.SIGTERM),
+        ("bundle/", "wait", signal.SIGKILL),
+        ("manifest/", "background", signal.SIGKILL),
+        ("manifest/", "wait", signal.SIGINT),
+        ("bundle/", "background", signal.SIGTERM),
     ],
-)  # fmt: skip
+)
 def test_a_session_that_is_stopped_while_it_uploads_is_finished_by_flush(
     machine, filled, processes, flush_of, held, mode, number
 ):

@@ -1,4 +1,5 @@
 """The layout bundles among many: scopes, prefetches, sessions that end at once."""
+
 from bundle_sessions import asked, expect_all, fill, in_bundles, keys, noise, put_all, some
 from helpers import action_id, temporaries, wait_until
 

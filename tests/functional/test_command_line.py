@@ -1,7 +1,9 @@
 """Flags, variables, help and version: what is written where, and the exit status."""
+
 import subprocess
 
 import pytest
+
 from helpers import DEADLINE_S, PROGRAM, action_id
 
 
@@ -9,9 +11,13 @@ from helpers import DEADLINE_S, PROGRAM, action_id
 def run(processes):
     def run(*argv, **environ):
         return subprocess.run(
-            [PROGRAM, *argv], env=processes.environ(**environ), stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=DEADLINE_S,
-        )  # fmt: skip
+            [PROGRAM, *argv],
+            env=processes.environ(**environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+        )
 
     return run
 
@@ -19,14 +25,31 @@ def run(processes):
 @pytest.mark.parametrize(
     "argv",
     [
-        ["--no-such-flag"], ["--cache=/x"], ["-c", "none"], ["-c=0"], ["-u=-1"], ["-c"], ["--bucket"],
-        ["--metrics=perhaps"], ["--drain-timeout=5"], ["--drain-timeout=-5s"], ["--debug=9"],
-        ["--min-upload-size=1k"], ["--s3-endpoint-url=localhost"], ["--expiry=soon"],
-        ["--cache-dir=/dev/null"], ["--cache-dir=/dev/null/below"], ["--cache-dir=/proc/none"],
-        ["serve"], ["connect", "70000"], ["frobnicate"], ["help", "nothing"], ["version", "more"],
+        ["--no-such-flag"],
+        ["--cache=/x"],
+        ["-c", "none"],
+        ["-c=0"],
+        ["-u=-1"],
+        ["-c"],
+        ["--bucket"],
+        ["--metrics=perhaps"],
+        ["--drain-timeout=5"],
+        ["--drain-timeout=-5s"],
+        ["--debug=9"],
+        ["--min-upload-size=1k"],
+        ["--s3-endpoint-url=localhost"],
+        ["--expiry=soon"],
+        ["--cache-dir=/dev/null"],
+        ["--cache-dir=/dev/null/below"],
+        ["--cache-dir=/proc/none"],
+        ["serve"],
+        ["connect", "70000"],
+        ["frobnicate"],
+        ["help", "nothing"],
+        ["version", "more"],
     ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_a_usage_error_is_one_line_and_exit_2(run, argv):
     done = run(*argv)
     assert done.returncode == 2 and done.stdout == ""
@@ -37,11 +60,15 @@ def test_a_usage_error_is_one_line_and_exit_2(run, argv):
 @pytest.mark.parametrize(
     "name, value",
     [
-        ("GOCACHE_CONCURRENCY", "many"), ("GOCACHE_S3_CONCURRENCY", "0"), ("GOCACHE_METRICS", "2"),
-        ("GOCACHE_MIN_SIZE", "-1"), ("GOCACHE_DEBUG", "x"), ("GOCACHE_DRAIN_TIMEOUT", "soon"),
+        ("GOCACHE_CONCURRENCY", "many"),
+        ("GOCACHE_S3_CONCURRENCY", "0"),
+        ("GOCACHE_METRICS", "2"),
+        ("GOCACHE_MIN_SIZE", "-1"),
+        ("GOCACHE_DEBUG", "x"),
+        ("GOCACHE_DRAIN_TIMEOUT", "soon"),
         ("GOCACHE_S3_PATH_STYLE", "yes"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_variable_is_named_in_one_line_and_exit_2(run, name, value):
     done = run(**{name: value})
     assert done.returncode == 2 and done.stdout == ""
@@ -51,9 +78,14 @@ def test_a_bad_variable_is_named_in_one_line_and_exit_2(run, name, value):
 
 def test_help_and_version_go_to_stdout_and_exit_0(run):
     topics = (
-        "configure", "environment", "direct-mode", "serve-mode", "module-proxy", "reverse-proxy",
+        "configure",
+        "environment",
+        "direct-mode",
+        "serve-mode",
+        "module-proxy",
+        "reverse-proxy",
         "debug",
-    )  # fmt: skip
+    )
     usages = [run(*argv) for argv in (["help"], ["--help"], ["-h"], ["-v", "help"])]
     assert len({done.stdout for done in usages}) == 1
     assert all(topic in usages[0].stdout for topic in topics)
@@ -76,10 +108,15 @@ def test_a_flag_beats_its_variable_and_an_empty_variable_is_unset(start, cache_d
 @pytest.mark.parametrize(
     "flags, shown",
     [
-        (["--metrics"], True), (["-metrics"], True), (["--metrics=t"], True), (["-v=1"], True),
-        (["--v"], True), (["--metrics=false"], False), (["-metrics=0", "-u", "3"], False),
+        (["--metrics"], True),
+        (["-metrics"], True),
+        (["--metrics=t"], True),
+        (["-v=1"], True),
+        (["--v"], True),
+        (["--metrics=false"], False),
+        (["-metrics=0", "-u", "3"], False),
     ],
-)  # fmt: skip
+)
 def test_the_spellings_of_a_boolean(start, flags, shown):
     plugin = start(*flags).hello()
     plugin.finish()

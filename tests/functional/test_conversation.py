@@ -1,4 +1,5 @@
 """Hello, gets, puts and close, with the store alone and with a bucket behind it."""
+
 import base64
 import os
 import re
@@ -173,7 +174,7 @@ def test_drain_timeout_bounds_the_wait(start, fake_s3):
     wait_until(lambda: fake_s3.held, "the upload")
     began = time.monotonic()
     plugin.finish()
-    assert 0.3 <= time.monotonic() - began
+    assert time.monotonic() - began >= 0.3
     assert plugin.stderr.count("1 uploads not finished within --drain-timeout") == 1
 
 
@@ -216,13 +217,24 @@ def test_counters_by_their_names_and_a_line_for_a_person(start, fake_s3):
     found = counts.pop("put_s3_found", 0)
     assert found + counts.pop("put_s3_object") == 2  # the second may come before the first is there
     assert counts == {
-        "get_requests": 2, "get_hits": 1, "get_hit_bytes": len(BODY), "get_misses": 1,
-        "put_requests": 3, "put_bytes": 2 * len(BODY) + 9,
-        "get_local_hit": 1, "get_fault_miss": 1,
-        "put_skip_small": 1, "put_s3_action": 2, "put_s3_bytes": (2 - found) * len(BODY),
-    }  # fmt: skip
-    assert re.search(r"^go-cache-plugin: 2 gets, 1 local hits, 0 S3 hits \(50.0 % hit\), 3 puts; "
-                     r".* down, .* up, \d+\.\d s waited for uploads$", plugin.stderr, re.M)
+        "get_requests": 2,
+        "get_hits": 1,
+        "get_hit_bytes": len(BODY),
+        "get_misses": 1,
+        "put_requests": 3,
+        "put_bytes": 2 * len(BODY) + 9,
+        "get_local_hit": 1,
+        "get_fault_miss": 1,
+        "put_skip_small": 1,
+        "put_s3_action": 2,
+        "put_s3_bytes": (2 - found) * len(BODY),
+    }
+    assert re.search(
+        r"^go-cache-plugin: 2 gets, 1 local hits, 0 S3 hits \(50.0 % hit\), 3 puts; "
+        r".* down, .* up, \d+\.\d s waited for uploads$",
+        plugin.stderr,
+        re.M,
+    )
 
 
 def test_verbose_says_what_is_used_and_debug_logs_answers(start):

@@ -1,4 +1,5 @@
 """Directories that are full, not writable, or another user's; and a body of 256 MB."""
+
 import base64
 import ctypes
 import hashlib
@@ -8,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from helpers import NOBODY, action_id, memory_kb, output_id, stored_bodies, temporaries
 
 MB = 1 << 20
@@ -73,8 +75,11 @@ def test_when_nothing_takes_a_body_the_put_fails_with_a_clear_message(start, sma
     plugin.expect_stored(action_id("small"), b"small")  # there is room for this one
     plugin.finish()
     assert stored_bodies(cache_dir) == {output_id(b"small"): b"small"}
-    assert not [path for path in [*disk.rglob("*"), *temporary.rglob("*")]
-                if path.is_file() and path.stat().st_size > 1000]  # fmt: skip
+    assert not [
+        path
+        for path in [*disk.rglob("*"), *temporary.rglob("*")]
+        if path.is_file() and path.stat().st_size > 1000
+    ]
     assert fake_s3.count("PUT") == 2
 
 

@@ -1,4 +1,5 @@
 """How a session ends: signals, an end without close, and who still holds what."""
+
 import base64
 import os
 import select
@@ -7,6 +8,7 @@ import subprocess
 import time
 
 import pytest
+
 from helpers import DEADLINE_S, PROGRAM, action_id, b64, kill, output_id, temporaries, wait_until
 
 BODY = b"what the build made" * 1000
@@ -33,9 +35,11 @@ def test_an_end_without_close_uploads_and_lets_go_of_stdout_and_stderr_first(
     fake_s3.hold = lambda method, key: method == "PUT"
     process = subprocess.Popen(
         [PROGRAM, f"--cache-dir={cache_dir}", *fake_s3.flags(), "--metrics"],
-        env=processes.environ(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env=processes.environ(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-    )  # fmt: skip
+    )
     encoded = base64.b64encode(BODY).decode()
     process.stdin.write(
         f'{{"ID":1,"Command":"put","ActionID":"{b64(action_id("a"))}",'

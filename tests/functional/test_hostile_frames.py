@@ -1,21 +1,27 @@
 """What no go command sends: an error or a clean exit with a clear line, and nothing elsewhere."""
+
 import base64
 import json
 import re
 
 import pytest
-from helpers import action_id, b64, output_id
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+
+from helpers import action_id, b64, output_id
 
 BODY = b"a body"
 
 
 def put(**more) -> bytes:
     fields = {
-        "ID": 1, "Command": "put", "ActionID": b64(action_id("a")), "OutputID": b64(output_id(BODY)),
-        "BodySize": len(BODY), **more,
-    }  # fmt: skip
+        "ID": 1,
+        "Command": "put",
+        "ActionID": b64(action_id("a")),
+        "OutputID": b64(output_id(BODY)),
+        "BodySize": len(BODY),
+        **more,
+    }
     return json.dumps({name: value for name, value in fields.items() if value is not None}).encode()
 
 
@@ -53,7 +59,8 @@ REFUSED = {
     "no ActionID": put(ActionID=None) + QUOTED,
     "ActionID empty": put(ActionID="") + QUOTED,
     "ActionID a path": put(ActionID="../../../etc/passwd") + QUOTED,
-    "ActionID bytes of a path": put(ActionID=base64.urlsafe_b64encode(b"\xff../x?").decode()) + QUOTED,
+    "ActionID bytes of a path": put(ActionID=base64.urlsafe_b64encode(b"\xff../x?").decode())
+    + QUOTED,
     "ActionID too long": put(ActionID=base64.b64encode(b"x" * 65).decode()) + QUOTED,
     "ActionID a number": put(ActionID=7) + QUOTED,
     "ActionID unpadded": put(ActionID=b64(action_id("a")).rstrip("=")) + QUOTED,
@@ -78,8 +85,10 @@ def is_clean(plugin, tmp_path, cache_dir) -> None:
     assert not list((tmp_path / "home").iterdir()) and not list((tmp_path / "tmp").iterdir())
     for path in cache_dir.rglob("*"):
         if path.is_file():
-            assert re.fullmatch(r"(action|output)/([0-9a-f]{2})/\2[0-9a-f]*|sessions\.jsonl",
-                                str(path.relative_to(cache_dir)))  # fmt: skip
+            assert re.fullmatch(
+                r"(action|output)/([0-9a-f]{2})/\2[0-9a-f]*|sessions\.jsonl",
+                str(path.relative_to(cache_dir)),
+            )
 
 
 @pytest.mark.parametrize("stream", LOST.values(), ids=LOST)
@@ -146,17 +155,23 @@ frames = st.one_of(
             st.sampled_from(["ID", "Command", "ActionID", "OutputID", "BodySize", "ObjectID"]),
             st.one_of(
                 st.sampled_from(["get", "put", "close", b64(action_id("a")), b64(output_id(BODY))]),
-                st.integers(-(2**70), 2**70), st.text(max_size=20), st.none(), st.floats(),
+                st.integers(-(2**70), 2**70),
+                st.text(max_size=20),
+                st.none(),
+                st.floats(),
             ),
         ),
     ),
-)  # fmt: skip
+)
 
 
 @settings(
-    max_examples=60, deadline=None, derandomize=True, phases=[Phase.generate],
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+)
 @given(stream=st.lists(frames, min_size=1, max_size=4).map(b"".join))
 def test_whatever_comes_in_only_answers_come_out(start, cache_dir, tmp_path, stream):
     plugin = start()

@@ -1,14 +1,15 @@
 """--http: health and metrics, from a process of their own."""
+
 import json
 import os
 import socket
 
 import pytest
-from helpers import DEADLINE_S, action_id, wait_until
 from prometheus_client.parser import text_string_to_metric_families
-from server_sessions import ask, ends, free_port
 
 from cacheplugin.metrics import Counters
+from helpers import DEADLINE_S, action_id, wait_until
+from server_sessions import ask, ends, free_port
 
 pytest_plugins = ["server_fixtures"]
 
@@ -25,7 +26,8 @@ def metrics(port) -> dict:
     status, headers, text = ask(port)
     assert status == 200 and headers["Content-Type"].startswith("text/plain")
     return {
-        sample.name + "".join(f" {key}={value}" for key, value in sorted(sample.labels.items())): sample.value
+        sample.name
+        + "".join(f" {key}={value}" for key, value in sorted(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }

@@ -1,8 +1,10 @@
 """The bucket as REFERENCE.md describes it, read and written by hand on the other side."""
+
 import re
 import shutil
 
 import pytest
+
 from helpers import action_id, counters, output_id, time_ns
 
 TIME_NS = 1_712_345_678_000_000_009  # a fraction with leading zeros
@@ -115,10 +117,20 @@ def test_read_only_fetches_and_stores_and_never_uploads(start, bucket):
 @pytest.mark.parametrize(
     "record",
     [
-        b"", b"nonsense", b"%(o)s", b"%(o)s 1 2", b"%(o)s -1", b"%(o)s 1e9", b"%(o)s 99999999999999999999",
-        b"../../etc/passwd 1", b"../%(o)s 1", b"%(O)s 1", b"%(o)s\0 1", b"\xff\xfe 1",
+        b"",
+        b"nonsense",
+        b"%(o)s",
+        b"%(o)s 1 2",
+        b"%(o)s -1",
+        b"%(o)s 1e9",
+        b"%(o)s 99999999999999999999",
+        b"../../etc/passwd 1",
+        b"../%(o)s 1",
+        b"%(O)s 1",
+        b"%(o)s\0 1",
+        b"\xff\xfe 1",
     ],
-)  # fmt: skip
+)
 def test_a_bad_action_record_is_a_counted_miss(start, fake_s3, cache_dir, record):
     body = b"a body"
     action_key, output_key = keys(action_id("a"), body)

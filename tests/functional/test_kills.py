@@ -1,8 +1,10 @@
 """SIGKILL of every process at its worst moment: no partial entry, nothing lost but the fetch."""
+
 import base64
 import shutil
 
 import pytest
+
 from helpers import action_id, kill, output_id, stored_bodies, wait_until
 
 BODY = b"what the build made" * 1000
@@ -65,8 +67,9 @@ def test_workers_that_keep_dying_are_given_up_with_one_warning(start, fake_s3, p
     plugin.expect_stored(action_id("a"), BODY)
     plugin.finish()
     assert fake_s3.held == 3
-    assert any("bucket is not used: its workers keep dying" in line
-               for line in plugin.stderr.splitlines())  # fmt: skip
+    assert any(
+        "bucket is not used: its workers keep dying" in line for line in plugin.stderr.splitlines()
+    )
 
 
 def test_a_pool_that_keeps_dying_is_given_up_with_one_warning(start, fake_s3, processes):

@@ -1,5 +1,7 @@
 """Layouts side by side in one bucket: ``auto`` and ``both`` lead from one to the other."""
+
 import pytest
+
 from bundle_sessions import expect_all, fill, get_all, keys, put_all, some
 from helpers import action_id, output_id, time_ns
 

@@ -1,10 +1,12 @@
 """The module proxy by itself: what is asked, from where it comes, what is kept."""
+
 import json
 import os
 import re
 import subprocess
 
 import pytest
+
 from goupstream import FakeUpstream
 from helpers import PROGRAM, Processes, wait_until
 from module_proxy import LEAF, OLD, ROOT, key_of, path_of
@@ -14,7 +16,9 @@ from server_sessions import ask, free_port
 pytest_plugins = ["modproxy_fixtures"]
 
 ZIP, MOD, INFO = (path_of(LEAF, kind) for kind in ("zip", "mod", "info"))
-LIST, LATEST, BRANCH = (f"/example.test/base/@{name}" for name in ("v/list", "latest", "v/master.info"))
+LIST, LATEST, BRANCH = (
+    f"/example.test/base/@{name}" for name in ("v/list", "latest", "v/master.info")
+)
 SUMDB = "/sumdb/sum.example.test"
 RECORD, TILE = f"{SUMDB}/lookup/example.test/!leaf@v1.0.0", f"{SUMDB}/tile/8/0/000.p/3"
 
@@ -131,8 +135,12 @@ def test_max_age_ends(modproxy, upstream):
 
 def test_what_is_not_there_is_asked_for_once_a_minute(modproxy, upstream):
     proxy = modproxy("--modproxy-max-age=0")
-    for path in ("/example.test/none/@v/list", "/example.test/none/@latest",
-                 "/example.test/base/@v/v9.0.0.info", "/example.test/base/@v/v9.0.0.zip"):  # fmt: skip
+    for path in (
+        "/example.test/none/@v/list",
+        "/example.test/none/@latest",
+        "/example.test/base/@v/v9.0.0.info",
+        "/example.test/base/@v/v9.0.0.zip",
+    ):
         for _ in range(3):
             answer = proxy.get(path)
             assert answer.status == 404 and "not found" in answer.text
@@ -223,13 +231,20 @@ def test_a_part_of_a_file(modproxy, upstream, path, body):
 @pytest.mark.parametrize(
     "separator, first, second, status",
     [
-        (",", "404", None, 200), (",", "410", None, 200), ("|", "404", None, 200),
-        (",", "403", None, 502), (",", "html", None, 502),
-        ("|", "403", None, 200), ("|", "500", None, 200), ("|", "reset", None, 200),
+        (",", "404", None, 200),
+        (",", "410", None, 200),
+        ("|", "404", None, 200),
+        (",", "403", None, 502),
+        (",", "html", None, 502),
+        ("|", "403", None, 200),
+        ("|", "500", None, 200),
+        ("|", "reset", None, 200),
         ("|", "cut", None, 200),
-        (",", "404", "410", 404), (",", "404", "403", 502), ("|", "403", "404", 502),
+        (",", "404", "410", 404),
+        (",", "404", "403", 502),
+        ("|", "403", "404", 502),
     ],
-)  # fmt: skip
+)
 def test_one_upstream_after_another(modproxy, upstream, other, separator, first, second, status):
     """As the go command goes by GOPROXY: after "," only where there is none, after "|" in any case."""
     proxy = modproxy(f"--modproxy-upstream={upstream.url}{separator}{other.url}", checked=False)
@@ -289,7 +304,9 @@ def test_other_checksum_databases_are_not_served(modproxy, upstream):
 
 
 @pytest.mark.parametrize("with_key", [False, True])
-def test_a_checksum_database_by_its_name_is_asked_through_the_upstream(modproxy, upstream, with_key):
+def test_a_checksum_database_by_its_name_is_asked_through_the_upstream(
+    modproxy, upstream, with_key
+):
     name = upstream.checksums.vkey if with_key else upstream.checksums.name
     proxy = modproxy(f"--sumdb={name}")
     assert proxy.get(ZIP).body == LEAF.zip and proxy.get(MOD).body == LEAF.mod
@@ -298,7 +315,9 @@ def test_a_checksum_database_by_its_name_is_asked_through_the_upstream(modproxy,
     assert "unverified" not in proxy.counts()
 
 
-def test_a_checksum_database_is_asked_through_the_upstream_that_serves_it(modproxy, upstream, other):
+def test_a_checksum_database_is_asked_through_the_upstream_that_serves_it(
+    modproxy, upstream, other
+):
     name = upstream.checksums.name
     proxy = modproxy(f"--modproxy-upstream={other.url},{upstream.url}", f"--sumdb={name}")
     assert proxy.get(RECORD).status == 200
@@ -323,11 +342,23 @@ def test_several_checksum_databases(modproxy, upstream):
 
 # As the Go program has them.
 NAMES = (
-    "path_error", "get_request", "get_local_hit", "get_local_miss", "get_fault_hit", "get_fault_miss",
-    "get_local_error", "get_fault_error", "get_local_bytes", "get_s3_bytes",
-    "put_request", "put_local_hit", "put_local_error", "put_s3_error", "put_local_bytes",
+    "path_error",
+    "get_request",
+    "get_local_hit",
+    "get_local_miss",
+    "get_fault_hit",
+    "get_fault_miss",
+    "get_local_error",
+    "get_fault_error",
+    "get_local_bytes",
+    "get_s3_bytes",
+    "put_request",
+    "put_local_hit",
+    "put_local_error",
+    "put_s3_error",
+    "put_local_bytes",
     "put_s3_bytes",
-)  # fmt: skip
+)
 
 
 def test_counters(modproxy):
@@ -339,7 +370,9 @@ def test_counters(modproxy):
     assert set(NAMES) <= set(counts)
     assert counts["get_request"] == 5 and counts["path_error"] == 1 and counts["get_absent"] == 1
     assert counts["get_local_hit"] == 1 and counts["get_local_bytes"] == len(LEAF.zip)
-    assert counts["put_request"] == 3 and counts["put_local_error"] == 0  # with the database's record
+    assert (
+        counts["put_request"] == 3 and counts["put_local_error"] == 0
+    )  # with the database's record
     assert counts["put_local_bytes"] > len(LEAF.zip) + len(LEAF.info)
     assert counts["upstream_request"] == 4
 
@@ -430,7 +463,9 @@ def test_without_goproxy_and_a_go_command(refused, tmp_path):
 
 
 def test_goproxy_of_the_environment(modproxy, upstream, other, refused):
-    proxy = modproxy("--modproxy-upstream=", environ={"GOPROXY": f"{other.url},direct"}, checked=False)
+    proxy = modproxy(
+        "--modproxy-upstream=", environ={"GOPROXY": f"{other.url},direct"}, checked=False
+    )
     assert proxy.get(MOD).body == LEAF.mod and other.count() == 1 and not upstream.requests
     line = refused(HTTP, environ={"GOPROXY": "direct"})
     assert "GOPROXY" in line and "direct" in line

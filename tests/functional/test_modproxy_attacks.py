@@ -1,4 +1,5 @@
 """What an attacker of the module proxy found, or proved: clients, upstreams and buckets that are bad."""
+
 import os
 import random
 import socket
@@ -6,6 +7,7 @@ import subprocess
 import threading
 
 import pytest
+
 from helpers import DEADLINE_S, temporaries, wait_until
 from module_proxy import LEAF, ROOT, key_of, path_of
 from modules import go_module
@@ -24,7 +26,9 @@ NOT_KEPT = "no-store"
 
 def large_module(upstream, size):
     """A module with a zip of that size, of which upstream and its database know."""
-    found = go_module("example.test/large", "v1.0.0", **{"testdata/b": random.Random(1).randbytes(size)})
+    found = go_module(
+        "example.test/large", "v1.0.0", **{"testdata/b": random.Random(1).randbytes(size)}
+    )
     upstream.add(found)
     upstream.checksums.add(found)
     return found
@@ -143,9 +147,14 @@ def test_no_more_is_fetched_than_a_file_may_have(modproxy, fake_s3):
 
 @pytest.mark.parametrize(
     "version, asked",
-    [("a%23b", "a%23b"), ("%253fx=y", "%253fx=y"), ("v1%2525", "v1%2525"), ("a b", "a%20b"),
-     ("%252e%252e%252fx", "%252e%252e%252fx")],
-)  # fmt: skip
+    [
+        ("a%23b", "a%23b"),
+        ("%253fx=y", "%253fx=y"),
+        ("v1%2525", "v1%2525"),
+        ("a b", "a%20b"),
+        ("%252e%252e%252fx", "%252e%252e%252fx"),
+    ],
+)
 def test_what_means_something_in_a_url_is_escaped(modproxy, upstream, version, asked):
     """As the go command does: upstream gets the path that was asked for, and no other."""
     path = f"/example.test/!leaf/@v/{version.replace(' ', '%20')}.info"
@@ -201,10 +210,9 @@ def test_an_upstream_that_fails_is_named_in_the_log(modproxy, upstream):
 def test_what_is_newest_counts_when_the_disk_was_full(modproxy, upstream, full_disk):
     proxy = modproxy("--modproxy-max-age=0", cache_dir=full_disk)
     proxy.get(LIST)
-    with open(full_disk / "filler", "wb", buffering=0) as file:
-        with pytest.raises(OSError):
-            while True:
-                file.write(bytes(4096))
+    with open(full_disk / "filler", "wb", buffering=0) as file, pytest.raises(OSError):
+        while True:
+            file.write(bytes(4096))
     newer = go_module("example.test/base", "v1.9.0")
     upstream.add(newer)
     assert proxy.get(LIST).text.split()[-1] == newer.version
@@ -288,4 +296,6 @@ def test_nothing_that_was_left_long_ago_stays_in_tmp(modproxy, tmp_path):
         (directory / name).write_bytes(b"x")
         subprocess.run(["touch", "-d", f"-{age} seconds", str(directory / name)], check=True)
     modproxy()
-    wait_until(lambda: [path.name for path in directory.iterdir()] == ["1-young"], "the old one gone")
+    wait_until(
+        lambda: [path.name for path in directory.iterdir()] == ["1-young"], "the old one gone"
+    )

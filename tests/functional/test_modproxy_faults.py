@@ -1,4 +1,5 @@
 """The module proxy over an upstream that fails, and clients, disks and processes that do."""
+
 import random
 import signal
 import socket
@@ -7,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from helpers import DEADLINE_S, kill, proc, temporaries, wait_until
 from module_proxy import LEAF, OLD, ROOT, key_of, path_of, wait_for_count
 from modules import go_module
@@ -210,7 +212,9 @@ def test_a_zip_that_goes_on_breaking_off_breaks_the_clients_connection(
 
 
 @pytest.mark.parametrize("size", [1 << 20, (1 << 20) + 1000])
-def test_a_zip_that_is_another_one_after_it_broke_off_is_refused(modproxy, upstream, big, kept, size):
+def test_a_zip_that_is_another_one_after_it_broke_off_is_refused(
+    modproxy, upstream, big, kept, size
+):
     """Whether it has another length or not."""
     other = bytes(size - len(big.zip)) if size > len(big.zip) else bytes(len(big.zip))
     proxy = modproxy()
@@ -280,7 +284,9 @@ def test_a_failure_that_may_pass_is_tried_again(modproxy, upstream):
     assert "upstream_error" not in proxy.counts()
 
 
-@pytest.mark.parametrize("status, tries, path", [("403", 1, ZIP), ("500", 3, INFO), ("503", 3, LIST)])
+@pytest.mark.parametrize(
+    "status, tries, path", [("403", 1, ZIP), ("500", 3, INFO), ("503", 3, LIST)]
+)
 def test_a_failure_is_502_with_what_upstream_said(modproxy, upstream, status, tries, path):
     """Not 404, as with that the go command would go on to its next proxy; and it is not remembered."""
     proxy = modproxy()
@@ -408,7 +414,9 @@ def test_an_info_of_another_version_is_refused(modproxy, upstream, kept, checked
 
 
 @pytest.mark.parametrize("order", [("mod", "zip"), ("zip", "mod")])
-def test_without_a_checksum_database_a_zip_and_its_mod_have_to_agree(modproxy, upstream, kept, order):
+def test_without_a_checksum_database_a_zip_and_its_mod_have_to_agree(
+    modproxy, upstream, kept, order
+):
     """Which of them is wrong, nobody knows: both are asked for again."""
     first, second = (path_of(LEAF, kind) for kind in order)
     proxy = modproxy(checked=False)
@@ -592,7 +600,7 @@ def test_a_server_that_stops_waits_for_no_upstream_for_ever(modproxy, upstream, 
 
 
 def test_what_a_full_disk_does_not_take_is_served_from_elsewhere(
-    modproxy, upstream, big, kept, full_disk, tmp_path  # noqa: F811
+    modproxy, upstream, big, kept, full_disk, tmp_path
 ):
     proxy = modproxy(cache_dir=full_disk / "cache")
     assert proxy.get(BIG_ZIP).body == big.zip and proxy.get(ZIP).body == LEAF.zip
@@ -602,9 +610,7 @@ def test_what_a_full_disk_does_not_take_is_served_from_elsewhere(
     assert proxy.get(BIG_ZIP).body == big.zip and upstream.count(BIG_ZIP) == 1
 
 
-def test_where_no_disk_takes_a_file_the_client_is_told(
-    modproxy, upstream, big, small_disk  # noqa: F811
-):
+def test_where_no_disk_takes_a_file_the_client_is_told(modproxy, upstream, big, small_disk):
     """By the end of its connection where the answer was begun, by 500 where it was not."""
     disk, temporary = small_disk("disk"), small_disk("elsewhere")
     proxy = modproxy(cache_dir=disk / "cache", environ={"TMPDIR": str(temporary)})
@@ -618,7 +624,7 @@ def test_where_no_disk_takes_a_file_the_client_is_told(
 
 
 def test_a_cache_directory_that_cannot_be_written_is_read(
-    modproxy, upstream, kept, small_disk, tmp_path  # noqa: F811
+    modproxy, upstream, kept, small_disk, tmp_path
 ):
     disk = small_disk("disk")
     proxy = modproxy(cache_dir=disk)

@@ -1,7 +1,9 @@
 """Requests that no go command makes, over plain sockets, so that nothing puts them right."""
+
 import socket
 
 import pytest
+
 from helpers import DEADLINE_S, temporaries
 from module_proxy import LEAF, ModProxy, path_of
 from modules import go_module
@@ -33,7 +35,9 @@ def raw(proxy, target, method="GET", *headers) -> Raw:
     if isinstance(target, str):
         target = target.encode()
     lines = "".join(f"{line}\r\n" for line in ("Host: proxy", "Connection: close", *headers))
-    return Raw(proxy, b"%s %s HTTP/1.1\r\n%s\r\n" % (method.encode(), target, lines.encode("latin-1")))
+    return Raw(
+        proxy, b"%s %s HTTP/1.1\r\n%s\r\n" % (method.encode(), target, lines.encode("latin-1"))
+    )
 
 
 @pytest.fixture
@@ -43,7 +47,7 @@ def proxy(modproxy, upstream, tmp_path):
     proxy = modproxy()
     yield proxy
     assert proxy.get(MOD).body == LEAF.mod
-    assert 'cacheplugin/' not in proxy.server.stderr  # a line of a traceback
+    assert "cacheplugin/" not in proxy.server.stderr  # a line of a traceback
     assert not temporaries(tmp_path / "modules")
 
 
@@ -137,7 +141,7 @@ INVALID = [
     "/mod/",
     "/mod/?",
     "/mod/%00",
-]  # fmt: skip
+]
 
 
 def test_what_is_no_file_of_a_module_is_refused(proxy, untouched):
@@ -192,20 +196,44 @@ def test_other_methods(proxy, untouched):
 
 def test_a_percent_sign_in_a_good_path_is_the_same_path(proxy, upstream):
     """One file, whatever way it is written: one request, one file on disk."""
-    for path in (MOD, MOD.replace("!", "%21"), MOD.replace("/", "%2f", 1), MOD.replace("@", "%40"),
-                 f"{MOD}?go-get=1", f"{MOD}#x"):  # fmt: skip
+    for path in (
+        MOD,
+        MOD.replace("!", "%21"),
+        MOD.replace("/", "%2f", 1),
+        MOD.replace("@", "%40"),
+        f"{MOD}?go-get=1",
+        f"{MOD}#x",
+    ):
         answer = raw(proxy, f"/mod/{path.removeprefix('/')}")
-        assert answer.status in (200, 400) and (answer.status == 400 or answer.body == LEAF.mod), path
+        assert answer.status in (200, 400) and (answer.status == 400 or answer.body == LEAF.mod), (
+            path
+        )
     assert raw(proxy, f"/mod{MOD.replace('!', '%21')}").body == LEAF.mod
     assert upstream.count(".mod") == 1
 
 
-RANGES = ["bytes=0-9", "bytes=-5", "bytes=5-", "bytes=0-0", "bytes=0-99999999999999999999",
-          "bytes=-99999999999"]  # fmt: skip
+RANGES = [
+    "bytes=0-9",
+    "bytes=-5",
+    "bytes=5-",
+    "bytes=0-0",
+    "bytes=0-99999999999999999999",
+    "bytes=-99999999999",
+]
 ODD_RANGES = [
-    "bytes=999999-", "bytes=9-3", "bytes=", "bytes=x-y", "bytes=0-1,3-4", "lines=1-2", "", "bytes=-",
-    "bytes=--5", "bytes=0x1-5", "bytes=\u00d9\u00a1-5", "bytes=0-9" * 100,
-]  # fmt: skip
+    "bytes=999999-",
+    "bytes=9-3",
+    "bytes=",
+    "bytes=x-y",
+    "bytes=0-1,3-4",
+    "lines=1-2",
+    "",
+    "bytes=-",
+    "bytes=--5",
+    "bytes=0x1-5",
+    "bytes=\u00d9\u00a1-5",
+    "bytes=0-9" * 100,
+]
 
 
 @pytest.mark.parametrize("is_warm", [False, True])
@@ -244,12 +272,21 @@ def test_head_has_no_body(proxy, upstream):
 def test_conditions_of_other_files_are_no_matter(proxy):
     """What a browser or a cache may add."""
     proxy.get(ZIP)
-    for header in ("If-None-Match: \"x\"", "If-Match: \"x\"", "If-Modified-Since: yesterday",
-                   "If-Range: \"x\"", "Accept-Encoding: gzip, br", "Accept: text/html",
-                   "Cache-Control: no-cache", "Expect: 100-continue"):  # fmt: skip
+    for header in (
+        'If-None-Match: "x"',
+        'If-Match: "x"',
+        "If-Modified-Since: yesterday",
+        'If-Range: "x"',
+        "Accept-Encoding: gzip, br",
+        "Accept: text/html",
+        "Cache-Control: no-cache",
+        "Expect: 100-continue",
+    ):
         answer = raw(proxy, f"/mod{ZIP}", "GET", header)
         body = answer.body[answer.body.find(b"PK") :]  # behind "100 Continue" where that was asked
-        assert answer.status in (200, 100, 412) and (answer.status == 412 or body == LEAF.zip), header
+        assert answer.status in (200, 100, 412) and (answer.status == 412 or body == LEAF.zip), (
+            header
+        )
 
 
 # -- loops -----------------------------------------------------------------------------------------

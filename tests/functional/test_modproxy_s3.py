@@ -1,10 +1,12 @@
 """The module proxy with a bucket: what is found there, what comes there, and when it is of no use."""
+
 import random
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from helpers import DEADLINE_S, temporaries, wait_until
 from module_proxy import LEAF, OLD, ROOT, key_of, path_of, wait_for_count
 from modules import go_module
@@ -29,14 +31,18 @@ def machine(modproxy, fake_s3, tmp_path):
 
 
 def wait_for_objects(fake_s3, *paths) -> None:
-    wait_until(lambda: all(key_of(path) in fake_s3.objects for path in paths), f"uploads of {paths}")
+    wait_until(
+        lambda: all(key_of(path) in fake_s3.objects for path in paths), f"uploads of {paths}"
+    )
 
 
 def kept(proxy, path) -> Path:
     return proxy.cache_dir / key_of(path)
 
 
-def test_what_is_in_the_bucket_is_what_upstream_gave_and_under_the_go_programs_keys(machine, fake_s3):
+def test_what_is_in_the_bucket_is_what_upstream_gave_and_under_the_go_programs_keys(
+    machine, fake_s3
+):
     proxy = machine("a", "--prefix=some/where")
     files = {path_of(LEAF, kind): getattr(LEAF, kind) for kind in ("info", "mod", "zip")}
     for path, body in files.items():
@@ -105,7 +111,7 @@ def test_many_clients_ask_for_one_file_of_the_bucket(machine, fake_s3, upstream)
 
 def test_a_large_zip_goes_in_parts_and_comes_back(machine, fake_s3, upstream):
     """Larger than what goes in one piece."""
-    large = go_module("example.test/large", "v1.0.0", **{"data": random.Random(1).randbytes(9 << 20)})
+    large = go_module("example.test/large", "v1.0.0", data=random.Random(1).randbytes(9 << 20))
     upstream.add(large)
     upstream.checksums.add(large)
     path = path_of(large, "zip")
@@ -196,7 +202,9 @@ def test_what_is_wrong_in_the_bucket_is_passed_over_and_replaced(machine, fake_s
     assert {path: second.get(path).body for path in rights} == rights
 
 
-def test_a_record_that_is_wrong_in_the_bucket_is_passed_over_and_replaced(machine, fake_s3, upstream):
+def test_a_record_that_is_wrong_in_the_bucket_is_passed_over_and_replaced(
+    machine, fake_s3, upstream
+):
     """It would have the wrong zip served, or the right one refused."""
     good = upstream.checksums.lookup("example.test/!leaf@v1.0.0")
     fake_s3.objects[key_of(RECORD)] = upstream.checksums.lookup("example.test/base@v1.2.0")
@@ -204,7 +212,9 @@ def test_a_record_that_is_wrong_in_the_bucket_is_passed_over_and_replaced(machin
     wait_until(lambda: fake_s3.objects[key_of(RECORD)] == good, "the right one")
 
 
-def test_what_is_wrong_in_the_bucket_is_not_served_where_upstream_is_down(machine, fake_s3, upstream):
+def test_what_is_wrong_in_the_bucket_is_not_served_where_upstream_is_down(
+    machine, fake_s3, upstream
+):
     proxy = machine("a")
     fake_s3.objects[key_of(ZIP)] = TAMPERED.zip
     upstream.fail("503", match=lambda path: path == ZIP)
@@ -263,7 +273,9 @@ def test_a_server_that_stops_finishes_its_uploads(machine, fake_s3):
 
 def test_a_server_that_is_stopped_at_once_has_uploaded_what_it_answered(machine, fake_s3):
     proxy = machine("a")
-    paths = [path_of(module, kind) for module in (LEAF, ROOT, OLD) for kind in ("info", "mod", "zip")]
+    paths = [
+        path_of(module, kind) for module in (LEAF, ROOT, OLD) for kind in ("info", "mod", "zip")
+    ]
     for path in paths:
         assert proxy.get(path).status == 200
     assert proxy.server.stop() == 0

@@ -1,4 +1,5 @@
 """prune as a program: its exit status, its end by signals, and its life beside other processes."""
+
 import fcntl
 import hashlib
 import json
@@ -9,11 +10,11 @@ import sys
 import time
 
 import pytest
-from helpers import DEADLINE_S, PROGRAM, action_id, output_id, wait_until
 
 from cacheplugin.store.cache import LocalCache
 from cacheplugin.store.prune import prune
 from cacheplugin.store.tree import Store
+from helpers import DEADLINE_S, PROGRAM, action_id, output_id, wait_until
 
 HOUR_S = 3600
 
@@ -79,9 +80,13 @@ def run(processes, cache_dir):
 
     def run(*flags, program=(PROGRAM,)):
         return subprocess.run(
-            [*program, "prune", f"--cache-dir={cache_dir}", *flags], env=processes.environ(),
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DEADLINE_S,
-        )  # fmt: skip
+            [*program, "prune", f"--cache-dir={cache_dir}", *flags],
+            env=processes.environ(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+        )
 
     return run
 
@@ -177,11 +182,14 @@ def test_readers_and_writers_beside_it_see_no_wrong_answer(processes, cache, cac
             writer.commit(time.time_ns())
     busy = [
         subprocess.Popen(
-            [sys.executable, "-c", BUSY, str(cache_dir)], env=processes.environ(),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [sys.executable, "-c", BUSY, str(cache_dir)],
+            env=processes.environ(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for _ in range(2)
-    ]  # fmt: skip
+    ]
     removed = rounds = 0
     try:
         wait_until(lambda: found_any_new(cache), "the first put")

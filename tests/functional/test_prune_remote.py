@@ -1,9 +1,11 @@
 """prune --remote and stats --remote, the commands, beside sessions that run."""
+
 import json
 import subprocess
 import time
 
 import pytest
+
 from bundle_sessions import expect_all, fill, get_all, in_bundles, keys, noise, put_all, some
 from helpers import PROGRAM, wait_until
 
@@ -18,9 +20,12 @@ def command(processes, fake_s3):
     def command(word, *flags):
         done = subprocess.run(
             [PROGRAM, word, "--remote", *fake_s3.flags(layout="bundles"), *flags],
-            env=processes.environ(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            env=processes.environ(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
             timeout=60,
-        )  # fmt: skip
+        )
         return done.returncode, done.stdout, done.stderr
 
     return command
@@ -74,9 +79,7 @@ def test_a_session_whose_bundles_are_pruned_goes_on(machine, fake_s3, command):
         assert command("prune", "--expiry=720h")[0] == 0
     assert not fake_s3.objects
     fake_s3.release()
-    missed = [
-        action for action, number in zip(PUTS, numbers) if plugin.answer(number).get("Miss")
-    ]
+    missed = [action for action, number in zip(PUTS, numbers) if plugin.answer(number).get("Miss")]
     assert missed
     put_all(plugin, {action: PUTS[action] for action in missed})
     plugin.finish()
@@ -101,7 +104,7 @@ def test_prune_again_and_again_beside_sessions(machine, fake_s3, command):
         everything |= puts
         age(fake_s3, 2)  # past all grace: what is superseded goes
     status, out, _ = command("prune", "--expiry=720h")
-    assert status == 0 and "deleted 3 manifests" in out or "deleted 1 manifests" in out
+    assert (status == 0 and "deleted 3 manifests" in out) or "deleted 1 manifests" in out
     plugin = machine("fresh")
     expect_all(plugin, everything)
     plugin.finish()
@@ -160,4 +163,6 @@ def test_without_a_bucket(processes):
     done = subprocess.run(
         [PROGRAM, "stats", "--remote"], env=processes.environ(), capture_output=True, text=True
     )
-    assert done.returncode == 2 and done.stderr == "go-cache-plugin: stats --remote needs --bucket\n"
+    assert (
+        done.returncode == 2 and done.stderr == "go-cache-plugin: stats --remote needs --bucket\n"
+    )

@@ -1,4 +1,5 @@
 """Server mode: clients by every way, what each of them is told, and what they share."""
+
 import json
 import os
 import socket
@@ -7,6 +8,7 @@ import sys
 import time
 
 import pytest
+
 from bundle_sessions import asked, expect_all, keys, put_all, some
 from helpers import DEADLINE_S, PROGRAM, action_id, counters, wait_until
 from server_sessions import ask, free_port, unix_name
@@ -69,7 +71,11 @@ def test_many_at_once_share_what_they_put(serve, connect, tcp):
 
 def test_close_ends_one_session_only(serve, connect, tcp, way):
     server = serve(unix=way == "unix")
-    stays, goes, other = connect(server.port).hello(), connect(server.port).hello(), tcp(server.port)
+    stays, goes, other = (
+        connect(server.port).hello(),
+        connect(server.port).hello(),
+        tcp(server.port),
+    )
     other.hello()
     goes.expect_stored(action_id("a"), BODY)
     goes.finish()
@@ -132,9 +138,12 @@ def test_metrics_of_connect_are_those_of_its_session(serve, connect):
     plugin.expect_hit(action_id("a"), BODY)
     plugin.expect_miss(action_id("b"))
     assert plugin.finish() == {
-        "get_requests": 2, "get_hits": 1, "get_hit_bytes": len(BODY), "get_misses": 1,
+        "get_requests": 2,
+        "get_hits": 1,
+        "get_hit_bytes": len(BODY),
+        "get_misses": 1,
         "get_local_hit": 1,
-    }  # fmt: skip
+    }
     assert quiet.finish() == {}
     assert server.stop() == 0
     total = counters(server.stderr)
@@ -189,25 +198,44 @@ def test_connect_with_a_cache_directory_serves_without_a_server(connect, cache_d
 
 def run(processes, *argv, **environ):
     return subprocess.run(
-        [PROGRAM, *argv], env=processes.environ(**environ), stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, timeout=DEADLINE_S,
-    )  # fmt: skip
+        [PROGRAM, *argv],
+        env=processes.environ(**environ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
 
 
 @pytest.mark.parametrize(
     "argv",
     [
-        ["connect"], ["connect", "x"], ["connect", "0"], ["connect", "65536"], ["connect", "-1"],
-        ["connect", "1", "2"], ["connect", "²"], ["connect", ""], ["connect", "999999"],
-        ["connect", "--plugin=1234", "1234"], ["serve"], ["serve", "--plugin=x"],
-        ["serve", "--plugin=0"], ["serve", "--plugin=65536"], ["serve", "--plugin=1234", "more"],
-        ["serve", "--plugin=1234", "--http=8080"], ["serve", "--plugin=1234", "--http=:x"],
-        ["serve", "--plugin=1234", "--http=host.invalid:80"], ["serve", "--http=:1234"],
-        ["serve", "--plugin=1234", "--idle-exit=soon"], ["--plugin=1234"],
-        ["serve", "--plugin=1234", "--cache-dir=/dev/null"], ["serve", "--plugin=1234", "--revproxy=x"],
+        ["connect"],
+        ["connect", "x"],
+        ["connect", "0"],
+        ["connect", "65536"],
+        ["connect", "-1"],
+        ["connect", "1", "2"],
+        ["connect", "²"],
+        ["connect", ""],
+        ["connect", "999999"],
+        ["connect", "--plugin=1234", "1234"],
+        ["serve"],
+        ["serve", "--plugin=x"],
+        ["serve", "--plugin=0"],
+        ["serve", "--plugin=65536"],
+        ["serve", "--plugin=1234", "more"],
+        ["serve", "--plugin=1234", "--http=8080"],
+        ["serve", "--plugin=1234", "--http=:x"],
+        ["serve", "--plugin=1234", "--http=host.invalid:80"],
+        ["serve", "--http=:1234"],
+        ["serve", "--plugin=1234", "--idle-exit=soon"],
+        ["--plugin=1234"],
+        ["serve", "--plugin=1234", "--cache-dir=/dev/null"],
+        ["serve", "--plugin=1234", "--revproxy=x"],
     ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_a_usage_error_is_one_line_and_exit_2(processes, argv):
     done = run(processes, *argv)
     assert done.returncode == 2 and done.stdout == ""
@@ -369,9 +397,14 @@ def activate(serve):
         fds = [sock.fileno() for sock in sockets]
         wrapper = [sys.executable, "-c", ACTIVATE, ",".join(map(str, fds))]
         return serve(
-            *flags, plugin=False, program=wrapper, pass_fds=fds, port=port,
-            environ={"LISTEN_FDNAMES": names}, **more,
-        )  # fmt: skip
+            *flags,
+            plugin=False,
+            program=wrapper,
+            pass_fds=fds,
+            port=port,
+            environ={"LISTEN_FDNAMES": names},
+            **more,
+        )
 
     return activate
 
@@ -393,7 +426,10 @@ def test_readiness_and_the_end_are_told(serve, connect, tmp_path):
 
 def test_passed_listeners_are_used(activate, connect, tcp):
     """TCP by what it is, HTTP by its name; the Unix socket is made for the TCP port."""
-    with socket.create_server(("127.0.0.1", 0)) as go, socket.create_server(("127.0.0.1", 0)) as web:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as go,
+        socket.create_server(("127.0.0.1", 0)) as web,
+    ):
         port = go.getsockname()[1]
         server = activate(sockets=[go, web], names="go:http", port=port)
         tcp(port).hello().finish()

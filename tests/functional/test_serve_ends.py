@@ -1,15 +1,16 @@
 """How a server ends, and what the death of any process means for the others."""
+
 import base64
 import signal
 import time
 
 import pytest
-from bundle_sessions import expect_all, put_all, some
-from helpers import action_id, kill, output_id, temporaries, wait_until
-from server_sessions import ask, free_port, web_process
 
+from bundle_sessions import expect_all, put_all, some
 from cacheplugin.store.spool import count_pending
 from cacheplugin.store.tree import Store
+from helpers import action_id, kill, output_id, temporaries, wait_until
+from server_sessions import ask, free_port, web_process
 
 pytest_plugins = ["server_fixtures"]
 
@@ -101,7 +102,9 @@ def test_stop_timeout_cuts_clients_that_do_not_finish(serve, connect, tcp, cache
     if way == "unix":
         assert line == "go-cache-plugin: the server is stopping"
     else:
-        assert line == f"go-cache-plugin: the server on port {server.port} has closed the connection"
+        assert (
+            line == f"go-cache-plugin: the server on port {server.port} has closed the connection"
+        )
     assert not temporaries(cache_dir)
 
 

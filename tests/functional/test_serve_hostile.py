@@ -1,10 +1,12 @@
 """Clients that misbehave, beside a good one, which has to notice nothing."""
+
 import os
 import resource
 import subprocess
 import sys
 
 import pytest
+
 from helpers import NOBODY, action_id, b64, memory_kb, output_id, temporaries, wait_until
 from server_sessions import BODY, ends, unix_name
 
@@ -34,7 +36,14 @@ except (ConnectionError, TimeoutError) as error:
 
 @pytest.mark.parametrize(
     "data",
-    [b"GET / HTTP/1.1\r\n\r\n", b"\0" * 100_000, b"{" * 70_000, b'{"ID":1}\n\n', b"null\n", b"\xff\xfe"],
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\0" * 100_000,
+        b"{" * 70_000,
+        b'{"ID":1}\n\n',
+        b"null\n",
+        b"\xff\xfe",
+    ],
 )
 def test_garbage(serve, good, tcp, data):
     """That client is let go of, once what it sent cannot be a request."""
@@ -152,9 +161,14 @@ def test_no_offer_at_all(serve, good, raw):
     client.finish()
 
 
-@pytest.mark.parametrize("path, flags", [
-    ("/dev/null", os.O_RDWR), ("/", os.O_RDONLY), (__file__, os.O_RDONLY),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "path, flags",
+    [
+        ("/dev/null", os.O_RDWR),
+        ("/", os.O_RDONLY),
+        (__file__, os.O_RDONLY),
+    ],
+)
 def test_descriptors_of_odd_kinds(serve, good, raw, path, flags):
     """None of them is a go command; that session ends, and no other."""
     server = serve()

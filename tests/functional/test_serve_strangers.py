@@ -1,4 +1,5 @@
 """What strangers hand over, take and leave, beside a client that does nothing wrong."""
+
 import base64
 import os
 import select
@@ -9,6 +10,7 @@ import sys
 import time
 
 import pytest
+
 from helpers import (
     DEADLINE_S,
     NOBODY,
@@ -55,9 +57,7 @@ def test_a_client_that_stops_in_a_header_is_given_up(impatient, good, tcp, conne
     for one in (client, plugin):
         one.send(b'{"ID":1,"Comm')
     assert client.is_given_up() and plugin.wait() == 1
-    assert plugin.stderr == (
-        "go-cache-plugin: the client has stopped in the middle of a request\n"
-    )
+    assert plugin.stderr == ("go-cache-plugin: the client has stopped in the middle of a request\n")
     is_served()
 
 
@@ -219,8 +219,17 @@ def odd_descriptors(tmp_path) -> dict:
     }
 
 
-ODD = ["directory", "null", "zero", "full", "file", "path of a file", "path of a directory",
-       "path of a fifo", "fifo"]  # fmt: skip
+ODD = [
+    "directory",
+    "null",
+    "zero",
+    "full",
+    "file",
+    "path of a file",
+    "path of a directory",
+    "path of a fifo",
+    "fifo",
+]
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
@@ -312,7 +321,11 @@ def nobody():
         argv = [sys.executable, "-c", AS_NOBODY + code]
         begun.append(
             subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
             )
         )
         return begun[-1]
@@ -398,9 +411,9 @@ def test_a_connect_of_another_user_is_told_why(serve, nobody, first):
 @as_root
 def test_another_user_is_served_where_that_is_wanted(serve, nobody):
     server = serve("--allow-other-users")
-    assert sayings(nobody(BY_TCP.format(port=server.port))).startswith("b'{\"ID\":0,")
+    assert sayings(nobody(BY_TCP.format(port=server.port))).startswith('b\'{"ID":0,')
     text = sayings(nobody(BY_UNIX.format(name=unix_name(server.port))))
-    assert text.startswith("b'{\"ID\":0,")
+    assert text.startswith('b\'{"ID":0,')
 
 
 @as_root

@@ -1,8 +1,10 @@
 """What the program does when the machine went down during a session: a marker of another boot is
 planted, and files are made to look as a power cut leaves them."""
+
 import os
 
 import pytest
+
 from helpers import action_id, output_id, stored_bodies
 
 OTHER_BOOT = "00000000-1111-2222-3333-444444444444"

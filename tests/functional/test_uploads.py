@@ -1,4 +1,5 @@
 """Uploads that survive: whatever ends a session, a flush gets what it answered into the bucket."""
+
 import functools
 import os
 import random
@@ -10,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from fakes3 import FakeS3
-from helpers import DEADLINE_S, Plugin, action_id, kill, output_id, time_ns, wait_until
 
 from cacheplugin.store.spool import count_pending, session_directories
 from cacheplugin.store.tree import Store
+from fakes3 import FakeS3
+from helpers import DEADLINE_S, Plugin, action_id, kill, output_id, time_ns, wait_until
 
 BODY = b"what the build made" * 1000
 
@@ -434,9 +435,7 @@ def test_flush_does_not_wait_for_another_beyond_its_timeout(start, fake_s3, begi
     first.communicate(timeout=DEADLINE_S)
 
 
-def test_flush_gives_up_a_hanging_s3_at_its_timeout(
-    start, fake_s3, cache_dir, processes, flush
-):
+def test_flush_gives_up_a_hanging_s3_at_its_timeout(start, fake_s3, cache_dir, processes, flush):
     """Exit status 1, what remains is said, and stays."""
     puts = some(3)
     leave(start, fake_s3, puts)
@@ -560,9 +559,7 @@ def test_flush_of_a_directory_without_a_spool(start, flush, cache_dir):
 # -- large bodies, on a server that knows parts ----------------------------------------------------
 
 
-def test_multipart_uploads_of_the_dead_are_aborted(
-    processes, cache_dir, tmp_path, bucket, flush
-):
+def test_multipart_uploads_of_the_dead_are_aborted(processes, cache_dir, tmp_path, bucket, flush):
     """Killed between two parts: flush aborts what was begun, of this output only, and uploads."""
     body = random.Random(1).randbytes(40 << 20)
     output = output_id(body)

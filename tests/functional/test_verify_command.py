@@ -1,4 +1,5 @@
 """verify and stats, the commands: what they print, their exit status, beside sessions that live."""
+
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import threading
 import time
 
 import pytest
+
 from helpers import DEADLINE_S, PROGRAM, action_id, output_id
 
 BODY = b"package main\n" * 50
@@ -17,9 +19,14 @@ BODY = b"package main\n" * 50
 def run(processes, cache_dir):
     def run(*argv, **popen):
         return subprocess.run(
-            [PROGRAM, f"--cache-dir={cache_dir}", *argv], env=processes.environ(),
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DEADLINE_S, **popen,
-        )  # fmt: skip
+            [PROGRAM, f"--cache-dir={cache_dir}", *argv],
+            env=processes.environ(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            **popen,
+        )
 
     return run
 
@@ -120,9 +127,12 @@ def test_progress_is_for_terminals(filled, cache_dir, processes, tmp_path):
     ours, theirs = os.openpty()
     with open(tmp_path / "out", "w+") as out:
         process = subprocess.Popen(
-            [PROGRAM, f"--cache-dir={cache_dir}", "verify"], env=processes.environ(),
-            stdin=subprocess.DEVNULL, stdout=out, stderr=theirs,
-        )  # fmt: skip
+            [PROGRAM, f"--cache-dir={cache_dir}", "verify"],
+            env=processes.environ(),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=theirs,
+        )
         os.close(theirs)
         assert process.wait(DEADLINE_S) == 0
         shown = os.read(ours, 1 << 16).decode()
@@ -175,9 +185,11 @@ def test_verify_can_be_interrupted(processes, cache_dir, filled):
     with open(path, "wb") as file:
         file.truncate(200 << 30)  # a hole that takes longer to read than anybody waits
     process = subprocess.Popen(
-        [PROGRAM, f"--cache-dir={cache_dir}", "verify"], env=processes.environ(),
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        [PROGRAM, f"--cache-dir={cache_dir}", "verify"],
+        env=processes.environ(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
     io = f"/proc/{process.pid}/io"
     end = time.monotonic() + DEADLINE_S
     while int(open(io).read().split()[1]) < 50 << 20 and time.monotonic() < end:

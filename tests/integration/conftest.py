@@ -1,8 +1,10 @@
 """The real go command through the real program, over real S3 servers or a failing stand-in."""
+
 import os
 import re
 import shutil
 import subprocess
+import sys
 import uuid
 from collections import namedtuple
 from pathlib import Path
@@ -90,9 +92,11 @@ def find_go() -> str:
     beside = os.path.join(os.path.dirname(sys.executable), "go")
     for go in filter(None, (shutil.which("go"), beside if os.path.exists(beside) else None)):
         text = subprocess.run(
-            [go, "env", "GOVERSION"], capture_output=True, text=True,
+            [go, "env", "GOVERSION"],
+            capture_output=True,
+            text=True,
             env={**os.environ, "GOTOOLCHAIN": "local"},
-        ).stdout  # fmt: skip
+        ).stdout
         version = re.match(r"go1\.(\d+)", text)
         if version and int(version[1]) >= 24:
             return go
@@ -135,16 +139,27 @@ class Go:
 
     def start(self, *argv, **popen) -> subprocess.Popen:
         return subprocess.Popen(
-            [self._command, *argv], cwd=self.module, env=self.environ(), text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **popen,
-        )  # fmt: skip
+            [self._command, *argv],
+            cwd=self.module,
+            env=self.environ(),
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **popen,
+        )
 
     def run(self, *argv, **environ) -> subprocess.CompletedProcess:
         """Run the go command, which must pass."""
         done = subprocess.run(
-            [self._command, *argv], cwd=self.module, env={**self.environ(), **environ}, text=True,
-            stdin=subprocess.DEVNULL, capture_output=True, timeout=GO_TIMEOUT_S,
-        )  # fmt: skip
+            [self._command, *argv],
+            cwd=self.module,
+            env={**self.environ(), **environ},
+            text=True,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=GO_TIMEOUT_S,
+        )
         assert done.returncode == 0, done.stderr
         return done
 

@@ -1,4 +1,5 @@
 """Prune in a loop beside real builds, over a store in which everything is old enough to go."""
+
 import os
 import shutil
 import subprocess

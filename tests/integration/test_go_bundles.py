@@ -1,10 +1,13 @@
 """The real go command and the layout bundles: filled by one machine, served to a fresh one."""
+
 import os
 import shutil
 import subprocess
 
 import pytest
+
 from helpers import PROGRAM, counters, kill, output_id, stored_bodies, temporaries, wait_until
+
 
 def flags_of(bucket) -> list:
     return bucket.server.flags(bucket.name, layout="bundles")
@@ -13,9 +16,14 @@ def flags_of(bucket) -> list:
 def flush(go) -> str:
     """What the command flush says; it leaves nothing."""
     done = subprocess.run(
-        [PROGRAM, "flush", f"--cache-dir={go.cache_dir}"], env=go.environ(), text=True,
-        stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=True,
-    )  # fmt: skip
+        [PROGRAM, "flush", f"--cache-dir={go.cache_dir}"],
+        env=go.environ(),
+        text=True,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
     return done.stdout
 
 
@@ -147,9 +155,7 @@ def test_a_new_branch_starts_from_the_set_of_the_default_branch(go_with_std, std
     assert counts["get_misses"] > 0 < counts["put_requests"]
 
 
-def test_results_of_go_test_and_go_vet_come_from_bundles(
-    go_with_test_std, test_std_cache, fake_s3
-):
+def test_results_of_go_test_and_go_vet_come_from_bundles(go_with_test_std, test_std_cache, fake_s3):
     go = go_with_test_std
     go.plugin += fake_s3.flags(layout="auto")
     assert "(cached)" not in go.run("test", "./...").stdout

@@ -1,10 +1,12 @@
 """go build, test, vet and list through the program: cold, warm, and from S3 alone."""
+
 import hashlib
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
 from helpers import counters, output_id, stored_bodies, temporaries
 
 CGO = """package main

@@ -1,7 +1,9 @@
 """A build passes whatever S3 does; the damage is counted and nothing wrong is stored."""
+
 import shutil
 
 import pytest
+
 from fakes3 import DAMAGE, FAILURES
 from helpers import KEYS, counters, kill, output_id, stored_bodies, temporaries, wait_until
 

@@ -1,4 +1,5 @@
 """The real go command and the module proxy: downloads, builds, what is refused, upstream's end."""
+
 import http.client
 import json
 import os
@@ -8,9 +9,18 @@ import subprocess
 from hashlib import sha256
 
 import pytest
+
 from helpers import (
-    GO_TIMEOUT_S, PROGRAM, Processes, counters, kill, proc, temporaries, wait_until, write_module,
-)  # fmt: skip
+    GO_TIMEOUT_S,
+    PROGRAM,
+    Processes,
+    counters,
+    kill,
+    proc,
+    temporaries,
+    wait_until,
+    write_module,
+)
 from module_proxy import LEAF, OLD, ROOT, ModProxy, path_of
 from modules import Module, go_module, many_modules, newest, program
 from server_sessions import Server, free_port
@@ -23,10 +33,15 @@ _TRIED = f"https://{NOWHERE}"  # as the go command says where it went
 _REACH_S = 10  # for the one request that finds out whether there is a network
 # What a machine needs to come to the network, if it has one.
 _NETWORK = {
-    "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY",
-    "https_proxy", "http_proxy", "no_proxy",
-}  # fmt: skip
-
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "NO_PROXY",
+    "https_proxy",
+    "http_proxy",
+    "no_proxy",
+}
 COBRA, COBRA_VERSION = "github.com/spf13/cobra", "v1.8.0"
 COBRA_MAIN = f"""package main
 
@@ -72,10 +87,15 @@ class Machine:
 
     def start(self, *argv, **environ) -> subprocess.Popen:
         return subprocess.Popen(
-            argv, cwd=self.directory, env={**self.environ, **environ}, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            argv,
+            cwd=self.directory,
+            env={**self.environ, **environ},
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             start_new_session=True,
-        )  # fmt: skip
+        )
 
     def go(self, *argv, **environ) -> str:
         """What a go command that passes says on stdout."""
@@ -238,13 +258,14 @@ def test_a_toolchain_that_a_module_asks_for(modproxy, machine, upstream):
     """It is a module too, and the go command checks it in the database whatever is set."""
     system = machine(modproxy()).go("env", "GOOS", "GOARCH").split()
     toolchain = Module(
-        "golang.org/toolchain", f"v0.0.1-go1.99.0.{'-'.join(system)}",
+        "golang.org/toolchain",
+        f"v0.0.1-go1.99.0.{'-'.join(system)}",
         {
             "bin/go": "#!/bin/sh\necho the newer one\n",
             **dict.fromkeys(("bin/gofmt", "pkg/tool/none", "lib/none"), "made for tests\n"),
             "src/_go.mod": "module std\n",
         },
-    )  # fmt: skip
+    )
     add(upstream, toolchain)
     proxy = modproxy()
     for _ in range(2):
@@ -571,11 +592,16 @@ def real_modproxy(go_command, processes, tmp_path):
         port = free_port()
         server = Server(
             [
-                f"--cache-dir={tmp_path / 'real'}", f"--http=127.0.0.1:{port}", "--modproxy",
-                f"--modproxy-upstream={proxies}", *flags,
+                f"--cache-dir={tmp_path / 'real'}",
+                f"--http=127.0.0.1:{port}",
+                "--modproxy",
+                f"--modproxy-upstream={proxies}",
+                *flags,
             ],
-            processes.environ(**network), tmp_path / f"stderr-real-{len(servers)}", 0,
-        )  # fmt: skip
+            processes.environ(**network),
+            tmp_path / f"stderr-real-{len(servers)}",
+            0,
+        )
         servers.append(server)
         server.says("HTTP on")
         return ModProxy(server, port)

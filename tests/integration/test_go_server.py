@@ -1,10 +1,12 @@
 """The real go command through ``connect`` and a server: builds, tests, vets, kills, the end."""
+
 import os
 import shutil
 import signal
 import subprocess
 
 import pytest
+
 from helpers import PROGRAM, counters, kill, wait_until, write_module
 from server_sessions import Server, free_port, hold_unix_name
 
@@ -36,8 +38,9 @@ class Served:
         server = Server(
             [f"--cache-dir={cache_dir or self.go.cache_dir}", f"--plugin={self.port}", *flags],
             self.go.processes.environ(),
-            self.go.module.parent / f"serve-{len(self._servers)}", self.port,
-        )  # fmt: skip
+            self.go.module.parent / f"serve-{len(self._servers)}",
+            self.port,
+        )
         self._servers.append(server)
         return server.ready()
 
@@ -47,10 +50,15 @@ class Served:
 
     def start(self, *argv, cwd=None, **environ) -> subprocess.Popen:
         return subprocess.Popen(
-            ["go", *argv], cwd=cwd or self.go.module, env=self.environ(**environ), text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            ["go", *argv],
+            cwd=cwd or self.go.module,
+            env=self.environ(**environ),
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             start_new_session=True,
-        )  # fmt: skip
+        )
 
     def run(self, *argv, **more) -> str:
         """What a go command says on stderr and stdout; it has to pass."""
@@ -117,9 +125,7 @@ def test_eight_builds_at_once(go_with_std, served, fake_s3, tmp_path):
     through = served(go_with_std)
     server = through.serve(*fake_s3.flags(layout="bundles"), "--scope=s")
     names = write_programs(through.go.module, 8)
-    builds = [
-        through.start("build", "-o", str(tmp_path / name), f"./{name}") for name in names
-    ]
+    builds = [through.start("build", "-o", str(tmp_path / name), f"./{name}") for name in names]
     for number, (name, build) in enumerate(zip(names, builds)):
         passes(build)
         printed = subprocess.run([tmp_path / name], capture_output=True, check=True).stdout
@@ -127,9 +133,7 @@ def test_eight_builds_at_once(go_with_std, served, fake_s3, tmp_path):
     assert server.stop() == 0
     assert not list(through.go.cache_dir.glob("spool/*/*/journal"))
     fresh = tmp_path / "fresh"
-    server = through.serve(
-        *fake_s3.flags(layout="bundles"), "--scope=s", cache_dir=fresh
-    )
+    server = through.serve(*fake_s3.flags(layout="bundles"), "--scope=s", cache_dir=fresh)
     text = through.run("build", "./words/...")
     counts = counters(text)
     assert counts["get_fault_hit"] > 0 and server.stop() == 0

@@ -1,9 +1,11 @@
 """Ctrl-C, and what a shell waits for when the go command is done."""
+
 import os
 import signal
 import subprocess
 
 import pytest
+
 from helpers import wait_until
 
 LONG_TEST = """package words
@@ -63,9 +65,15 @@ def test_ctrl_c_in_go_test(go_with_test_std, fake_s3, tmp_path):
     started = tmp_path / "started"
     environ = {**go.environ(), "STARTED": str(started)}
     test = subprocess.Popen(
-        ["go", "test", "./words"], cwd=go.module, env=environ, text=True, start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        ["go", "test", "./words"],
+        cwd=go.module,
+        env=environ,
+        text=True,
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     wait_until(started.exists, "the test")
     interrupt(test)
     go.processes.expect_none()
@@ -81,12 +89,18 @@ def test_a_shell_that_takes_the_output_goes_on_as_soon_as_go_is_done(go_with_std
         go.plugin.append("--drain-timeout=200ms")  # else the go command itself waits, in close
     done = subprocess.run(
         ["sh", "-c", f"out=$(go {command} ./... 2>&1) && echo done"],
-        cwd=go.module, env=go.environ(), capture_output=True, text=True, timeout=30,
-    )  # fmt: skip
+        cwd=go.module,
+        env=go.environ(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
     assert done.stdout == "done\n"
     assert not fake_s3.objects and fake_s3.count("PUT")
     if command != "build":
-        assert go.processes.running("cacheplugin.pool.supervisor")  # it works on, without the shell's pipe
+        assert go.processes.running(
+            "cacheplugin.pool.supervisor"
+        )  # it works on, without the shell's pipe
     fake_s3.release()
     go.processes.expect_none()
     assert fake_s3.objects or command == "build"

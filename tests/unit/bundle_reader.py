@@ -1,4 +1,5 @@
 """A reader of a bundle's index, by docs/bundles.rst: what any other index could be made anew from."""
+
 import xxhash
 
 from cacheplugin.errors import Damaged

@@ -2,15 +2,14 @@
 
 import time
 
-from entries import TIME_NS, action_id, output_id, put
-
 from cacheplugin.ipc import jobs
-from cacheplugin.store.cache import LocalCache
 from cacheplugin.options import Options
 from cacheplugin.remote.bundles import manifest
 from cacheplugin.remote.bundles.packing import Packing
 from cacheplugin.remote.bundles.plan import BundlesPlan
+from cacheplugin.store.cache import LocalCache
 from cacheplugin.store.tree import Store
+from entries import TIME_NS, action_id, output_id, put
 
 SCOPE = "example.com/a linux/amd64 main"
 WALL_S = 1_800_000_000
@@ -23,7 +22,9 @@ class Driver:
         self.now = 0.0
         self.tasks, self.messages = [], []
         self.store = Store(str(root))
-        self.plan = BundlesPlan(Options(**{"layout": "bundles"} | options), self, self.store, (SCOPE,))
+        self.plan = BundlesPlan(
+            Options(**{"layout": "bundles"} | options), self, self.store, (SCOPE,)
+        )
         self.plan.begin(0)
         self.plan._packing = Packing(
             self.plan, self.plan._catalog, SCOPE, lambda: self.now, lambda: WALL_S + self.now
@@ -95,9 +96,17 @@ class Driver:
         written_s = WALL_S - 10 if own else 0
         actions = [action_id(name) for name in missing]
         result = jobs.LoadResult(
-            task.number, jobs.HIT, "", *rows, ["m-1"] if own else [], written_s, actions, objects,
-            damaged, time.time(),
-        )  # fmt: skip
+            task.number,
+            jobs.HIT,
+            "",
+            *rows,
+            ["m-1"] if own else [],
+            written_s,
+            actions,
+            objects,
+            damaged,
+            time.time(),
+        )
         self.plan.done(task, result)
         self.plan._packing.ahead_s = 0.0  # the clocks of a test agree
 
@@ -112,10 +121,14 @@ class Driver:
     def arrive(self, task, **fields) -> None:
         """Do a RangeJob: all of its rows arrive unless ``fields`` say more."""
         known = {
-            "number": task.number, "status": jobs.HIT, "reason": "",
-            "arrived": [one[0] for one in task.rows], "damaged": [], "gone": False,
+            "number": task.number,
+            "status": jobs.HIT,
+            "reason": "",
+            "arrived": [one[0] for one in task.rows],
+            "damaged": [],
+            "gone": False,
             "received": task.length,
-        }  # fmt: skip
+        }
         self.plan.done(task, jobs.RangeResult(**known | fields))
 
     def store_entry(self, name) -> None:

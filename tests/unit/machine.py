@@ -3,14 +3,13 @@
 import marshal
 from collections import deque
 
-from entries import TIME_NS, action_id, output_id, put
-
 from cacheplugin.ipc import jobs
-from cacheplugin.pool import worker
-from cacheplugin.store.cache import LocalCache
 from cacheplugin.options import Options
+from cacheplugin.pool import worker
 from cacheplugin.remote.layouts import Remote, make_plan
+from cacheplugin.store.cache import LocalCache
 from cacheplugin.store.tree import Store
+from entries import TIME_NS, action_id, output_id, put
 
 SCOPE = "example.com/a linux/amd64 main"
 BODY = b"package main\n" * 5000
@@ -86,9 +85,16 @@ class Machine:
         path = path or put(self.cache, name, body, time_ns)
         action, output = action_id(name), output_id(body)
         number, result = self._do(
-            self._plan.upload, jobs.UploadJob, action, output, len(body), time_ns, path, False,
+            self._plan.upload,
+            jobs.UploadJob,
+            action,
+            output,
+            len(body),
+            time_ns,
+            path,
+            False,
             output in self._damaged,
-        )  # fmt: skip
+        )
         self.finish([action])
         return result or self._results.pop(number)
 

@@ -1,9 +1,8 @@
 """Rows of bundles for tests, which say no more than the test is about."""
 
-from entries import TIME_NS, action_id, output_id
-
 from cacheplugin.remote.bundles.index import Row
 from cacheplugin.store.tree import EMPTY_OUTPUT
+from entries import TIME_NS, action_id, output_id
 
 
 def row(name, offset=8, length=100, **fields) -> Row:

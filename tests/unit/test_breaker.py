@@ -3,13 +3,13 @@
 import pytest
 
 from cacheplugin.breaker import (
-    Breaker,
     CLOSED,
     FAILURES_TO_OPEN,
     FIRST_PAUSE_S,
     HALF_OPEN,
     LONGEST_PAUSE_S,
     OPEN,
+    Breaker,
 )
 
 
@@ -44,8 +44,9 @@ def test_new_breaker_lets_everything_through(breaker):
 def test_opens_after_repeated_failures(breaker):
     """The last of so many failures opens it, and says so once."""
     assert [breaker.failed() for _ in range(FAILURES_TO_OPEN)] == [
-        *[False] * (FAILURES_TO_OPEN - 1), True,
-    ]  # fmt: skip
+        *[False] * (FAILURES_TO_OPEN - 1),
+        True,
+    ]
     assert breaker.admit() == OPEN
     assert breaker.failed() is False
 

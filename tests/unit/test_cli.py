@@ -40,9 +40,14 @@ def test_version(capsys, argv):
 def test_topics_are_those_of_the_reference():
     """All help topics of the Go program are there."""
     assert list(TOPICS) == [
-        "configure", "environment", "direct-mode", "serve-mode", "module-proxy", "reverse-proxy",
+        "configure",
+        "environment",
+        "direct-mode",
+        "serve-mode",
+        "module-proxy",
+        "reverse-proxy",
         "debug",
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("topic", TOPICS)
@@ -65,11 +70,19 @@ def test_environment_topic_names_every_variable(capsys):
 @pytest.mark.parametrize(
     "argv",
     [
-        ["help", "nonsense"], ["help", "help"], ["help", "configure", "debug"], ["helP"], ["vers"],
+        ["help", "nonsense"],
+        ["help", "help"],
+        ["help", "configure", "debug"],
+        ["helP"],
+        ["vers"],
         ["build"],
-        ["version", "now"], ["help", "version", "x"], ["-"], ["--", "--buck=b", "build"], [""],
+        ["version", "now"],
+        ["help", "version", "x"],
+        ["-"],
+        ["--", "--buck=b", "build"],
+        [""],
     ],
-)  # fmt: skip
+)
 def test_unknown_words(argv):
     """Words that are no command, and topics that are none, are one clear line."""
     words, chosen = load(argv, HOME)
@@ -83,7 +96,14 @@ def test_unknown_words(argv):
 def test_canonical_command_line():
     """docopt gets one spelling: no boolean with a value, no -cache-dir that reads as -c."""
     argv = ["-cache-dir=/x", "help", "--v", "-metrics=false", "-c=4", "debug", "--prefix="]
-    assert cli.canonical(argv, ["help", "debug"]) == ["--cache-dir=/x", "--prefix=", "-c", "4", "help", "debug"]
+    assert cli.canonical(argv, ["help", "debug"]) == [
+        "--cache-dir=/x",
+        "--prefix=",
+        "-c",
+        "4",
+        "help",
+        "debug",
+    ]
 
 
 def usage_entries() -> dict:

@@ -15,10 +15,28 @@ MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 HTTP = {"aiohttp", "prometheus_client"}
 AWS = {"boto3", "botocore", "s3transfer", "urllib3"}
-HEAVY = (
-    "json logging typing re socket subprocess docopt hashlib xxhash pybase64 botocore boto3 "
-    "s3transfer multiprocessing enum dataclasses threading selectors tempfile argparse"
-).split()
+HEAVY = [
+    "json",
+    "logging",
+    "typing",
+    "re",
+    "socket",
+    "subprocess",
+    "docopt",
+    "hashlib",
+    "xxhash",
+    "pybase64",
+    "botocore",
+    "boto3",
+    "s3transfer",
+    "multiprocessing",
+    "enum",
+    "dataclasses",
+    "threading",
+    "selectors",
+    "tempfile",
+    "argparse",
+]
 
 
 def imports(path: Path):
@@ -89,7 +107,11 @@ def test_only_the_pool_uses_the_remote_package():
         for _, name in imports(path)
         if name is not None and name.startswith("remote")
     }
-    assert users == {"pool/supervisor", "store/prune", "commands/stats"}  # the last two for --remote, imported only then
+    assert users == {
+        "pool/supervisor",
+        "commands/prune",
+        "commands/stats",
+    }  # the last two for --remote, imported only then
 
 
 def loaded_by(code) -> set:

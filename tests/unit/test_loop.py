@@ -1,8 +1,9 @@
 """loop.py: timers, and descriptors that are ready."""
+
 import os
 import time
 
-from cacheplugin.loop import Loop, READABLE
+from cacheplugin.loop import READABLE, Loop
 
 
 def test_timers_in_their_order():

@@ -1,11 +1,12 @@
 """loop.py: what a turn waits for, and what is called in it."""
+
 import os
 import time
 
 import pytest
 
 from cacheplugin import loop as module
-from cacheplugin.loop import Loop, READABLE, WRITABLE
+from cacheplugin.loop import READABLE, WRITABLE, Loop
 
 
 class Poll:

@@ -57,9 +57,15 @@ def test_summary():
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (12_600_000, "12.6 MB"), (3 * 10**9, "3.0 GB"),
-     (5 * 10**15, "5000.0 TB")],
-)  # fmt: skip
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (12_600_000, "12.6 MB"),
+        (3 * 10**9, "3.0 GB"),
+        (5 * 10**15, "5000.0 TB"),
+    ],
+)
 def test_bytes_for_a_person(count, text):
     """Bytes in decimal units."""
     assert byte_text(count) == text

@@ -1,4 +1,5 @@
 """metrics.py: histograms, and counters that are added up."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

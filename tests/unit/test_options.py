@@ -196,17 +196,22 @@ def test_values_that_look_like_flags():
     ("flag", "text"),
     [
         *((flag, text) for flag in BOOLEANS for text in ("", "yes", "2", "tRUE", " true", "on")),
-        *((flag, text) for flag in ("c", "u")
-          for text in ("", "0", "-1", "1025", "1.5", "0x10", "1_0", " 1", "٣", "9" * 5000, "many")),
+        *(
+            (flag, text)
+            for flag in ("c", "u")
+            for text in ("", "0", "-1", "1025", "1.5", "0x10", "1_0", " 1", "٣", "9" * 5000, "many")
+        ),
         *(("min-upload-size", text) for text in ("", "-1", "1k", "1e3", str(2**63), "9" * 30)),
         *(("debug", text) for text in ("", "8", "-1", "true", "0x1")),
         *(("modproxy-max-age", text) for text in ("", "60", "-1m", "1 m", "1d", "never")),
-        *(("drain-timeout", text) for text in ("", "90", "-1s", "1h 30m", "1x", "s", ".s",
-        "1.2.3s")),
+        *(
+            ("drain-timeout", text)
+            for text in ("", "90", "-1s", "1h 30m", "1x", "s", ".s", "1.2.3s")
+        ),
         *(("s3-endpoint-url", text) for text in ("localhost:9000", "ftp://h", "//h", "s3")),
         *(("cache-dir", text) for text in ("", "a\0b", "\udcff")),
     ],
-)  # fmt: skip
+)
 def test_bad_values_name_the_culprit(flag, text):
     """A value that is none is one line that names its flag, or the variable it came from."""
     name = f"-{flag}" if len(flag) == 1 else f"--{flag}"
@@ -267,10 +272,17 @@ def test_texts_of_the_module_proxy_are_taken_as_they_stand():
     assert field(["--modproxy-max-age=0"], "modproxy-max-age") == 0.0
 
 
-@given(st.lists(st.one_of(
-    st.text(st.characters(exclude_categories=["C", "Z"]), max_size=8),
-    st.sampled_from([f"--{flag}" for flag in TABLE] + ["-c=", "-v=1", "--", "-", "--=", "help"]),
-), max_size=5))  # fmt: skip
+@given(
+    st.lists(
+        st.one_of(
+            st.text(st.characters(exclude_categories=["C", "Z"]), max_size=8),
+            st.sampled_from(
+                [f"--{flag}" for flag in TABLE] + ["-c=", "-v=1", "--", "-", "--=", "help"]
+            ),
+        ),
+        max_size=5,
+    )
+)
 def test_any_command_line_is_options_or_one_line(argv):
     """Whatever is typed, it is options or one clear line, never another exception."""
     try:
@@ -341,16 +353,35 @@ def test_options_do_not_change():
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
-        ("0", 0), ("+0", 0), ("0s", 0), ("5s", 5), ("30s", 30), ("1478s", 1478), ("+5s", 5),
+        ("0", 0),
+        ("+0", 0),
+        ("0s", 0),
+        ("5s", 5),
+        ("30s", 30),
+        ("1478s", 1478),
+        ("+5s", 5),
         ("5.0s", 5),
-        ("5.6s", 5.6), ("5.s", 5), (".5s", 0.5), ("1.004s", 1.004), ("100.00100s", 100.001),
-        ("10ns", 1e-8), ("11us", 11e-6), ("12µs", 12e-6), ("12μs", 12e-6), ("13ms", 0.013), ("14s",
-        14),
-        ("15m", 900), ("16h", 57600), ("3h30m", 12600), ("10.5s4m", 250.5), ("1h1m1s1ms1us1ns",
-        3661.001001001),
-        ("39h9m14.425s", 140954.425), ("0.3333333333333333333h", 1200), ("24h", 86400),
+        ("5.6s", 5.6),
+        ("5.s", 5),
+        (".5s", 0.5),
+        ("1.004s", 1.004),
+        ("100.00100s", 100.001),
+        ("10ns", 1e-8),
+        ("11us", 11e-6),
+        ("12µs", 12e-6),
+        ("12μs", 12e-6),
+        ("13ms", 0.013),
+        ("14s", 14),
+        ("15m", 900),
+        ("16h", 57600),
+        ("3h30m", 12600),
+        ("10.5s4m", 250.5),
+        ("1h1m1s1ms1us1ns", 3661.001001001),
+        ("39h9m14.425s", 140954.425),
+        ("0.3333333333333333333h", 1200),
+        ("24h", 86400),
     ],
-)  # fmt: skip
+)
 def test_durations(text, seconds):
     """Durations as time.ParseDuration reads them (the cases are those of its documentation)."""
     assert parse_duration(text) == pytest.approx(seconds, abs=1e-9)
@@ -359,12 +390,36 @@ def test_durations(text, seconds):
 @pytest.mark.parametrize(
     "text",
     [
-        "", "3", "-", "+", "s", ".", "-.", ".s", "+.s", "1d", "1S", "\x85\x85", "1h-1m", "1 s",
-        " 1s", "1s ",
-        "1hm", "1.2.3s", "1e3s", "++1s", "inf", "nan", "infs", "1_0s", "٣s", "99999999999h", "-5s",
+        "",
+        "3",
+        "-",
+        "+",
+        "s",
+        ".",
+        "-.",
+        ".s",
+        "+.s",
+        "1d",
+        "1S",
+        "\x85\x85",
+        "1h-1m",
+        "1 s",
+        " 1s",
+        "1s ",
+        "1hm",
+        "1.2.3s",
+        "1e3s",
+        "++1s",
+        "inf",
+        "nan",
+        "infs",
+        "1_0s",
+        "٣s",
+        "99999999999h",
+        "-5s",
         "0x1s",
     ],
-)  # fmt: skip
+)
 def test_no_durations(text):
     """What Go refuses is refused, and so is less than nothing or more than a lifetime."""
     with pytest.raises(ValueError):
@@ -374,14 +429,27 @@ def test_no_durations(text):
 @pytest.mark.parametrize(
     ("text", "prefix"),
     [
-        ("", ""), ("a", "a"), ("a/b", "a/b"), ("a//b/", "a/b"), ("/a", "/a"), ("//a", "/a"),
+        ("", ""),
+        ("a", "a"),
+        ("a/b", "a/b"),
+        ("a//b/", "a/b"),
+        ("/a", "/a"),
+        ("//a", "/a"),
         ("a/.", "a"),
-        ("./a", "a"), ("a/../b", "b"), ("a/..", ""), (".", ""), ("..", ".."), ("../../a",
-        "../../a"),
-        ("a/../..", ".."), ("/..", "/"), ("/../a", "/a"), ("/", "/"), (" a ", " a "), ("a...",
-        "a..."),
+        ("./a", "a"),
+        ("a/../b", "b"),
+        ("a/..", ""),
+        (".", ""),
+        ("..", ".."),
+        ("../../a", "../../a"),
+        ("a/../..", ".."),
+        ("/..", "/"),
+        ("/../a", "/a"),
+        ("/", "/"),
+        (" a ", " a "),
+        ("a...", "a..."),
     ],
-)  # fmt: skip
+)
 def test_clean_prefix(text, prefix):
     """A prefix is cleaned as a path; a leading slash stays."""
     assert clean_prefix(text) == prefix

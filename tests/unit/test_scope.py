@@ -51,14 +51,17 @@ def branches(directory, **environ) -> list:
 
 def test_scopes(tree):
     """The session's own scope comes first, then that of the branch it fell off from."""
-    root = tree({
-        "go.mod": "module example.com/a\n",
-        ".git/HEAD": "ref: refs/heads/feature/x\n",
-        ".git/refs/remotes/origin/HEAD": "ref: refs/remotes/origin/trunk\n",
-    })  # fmt: skip
+    root = tree(
+        {
+            "go.mod": "module example.com/a\n",
+            ".git/HEAD": "ref: refs/heads/feature/x\n",
+            ".git/refs/remotes/origin/HEAD": "ref: refs/remotes/origin/trunk\n",
+        }
+    )
     assert find(root) == [
-        "example.com/a linux/arm64 feature/x", "example.com/a linux/arm64 trunk",
-    ]  # fmt: skip
+        "example.com/a linux/arm64 feature/x",
+        "example.com/a linux/arm64 trunk",
+    ]
 
 
 def test_nothing_to_go_by(tree):
@@ -76,10 +79,16 @@ def test_directory_is_this_process_own(tree, monkeypatch):
     assert len(scope.find(Options(), PLATFORM)[0].split()) == 3
 
 
-@pytest.mark.parametrize(("given", "expected"), [
-    ("nightly", "nightly"), ("a  b\n\tc ", "a b c"), ("x" * 5000, "x" * 1024),
-    ("ä" * 1000, "ä" * 512), ("a\udcff", "a?"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("nightly", "nightly"),
+        ("a  b\n\tc ", "a b c"),
+        ("x" * 5000, "x" * 1024),
+        ("ä" * 1000, "ä" * 512),
+        ("a\udcff", "a?"),
+    ],
+)
 def test_scope_that_is_given(tree, given, expected):
     """--scope replaces all of it, as one line of bounded length."""
     root = tree({"go.mod": "module example.com/a\n", ".git/HEAD": "ref: refs/heads/main\n"})
@@ -87,11 +96,17 @@ def test_scope_that_is_given(tree, given, expected):
     assert scope.find(Options(scope=given), environ, root) == [expected]
 
 
-@pytest.mark.parametrize(("machine", "system", "expected"), [
-    ("x86_64", "Linux", "linux/amd64"), ("aarch64", "Linux", "linux/arm64"),
-    ("arm64", "Darwin", "darwin/arm64"), ("i686", "Linux", "linux/386"),
-    ("armv7l", "Linux", "linux/arm"), ("riscv64", "Linux", "linux/riscv64"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("machine", "system", "expected"),
+    [
+        ("x86_64", "Linux", "linux/amd64"),
+        ("aarch64", "Linux", "linux/arm64"),
+        ("arm64", "Darwin", "darwin/arm64"),
+        ("i686", "Linux", "linux/386"),
+        ("armv7l", "Linux", "linux/arm"),
+        ("riscv64", "Linux", "linux/riscv64"),
+    ],
+)
 def test_platform_of_the_machine(tree, monkeypatch, machine, system, expected):
     """Without GOOS and GOARCH it is the machine's, in go's words; each of them replaces a half."""
     monkeypatch.setattr(os, "uname", lambda: os.uname_result((system, "host", "1", "1", machine)))
@@ -109,12 +124,20 @@ def test_platform_of_the_machine(tree, monkeypatch, machine, system, expected):
 # -- the main module -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", [
-    "module example.com/a", "module example.com/a\r\n\r\ngo 1.24\r\n", 'module "example.com/a"\n',
-    "module `example.com/a`\n", "// module example.com/b\n\nmodule example.com/a // a comment\n",
-    "go 1.24\n  module\texample.com/a\n", "\nmodule\nmodule example.com/a\n",
-    b"\xff\xfe\nmodule example.com/a\n", "module example.com/a\n" + "// x\n" * 100_000,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "module example.com/a",
+        "module example.com/a\r\n\r\ngo 1.24\r\n",
+        'module "example.com/a"\n',
+        "module `example.com/a`\n",
+        "// module example.com/b\n\nmodule example.com/a // a comment\n",
+        "go 1.24\n  module\texample.com/a\n",
+        "\nmodule\nmodule example.com/a\n",
+        b"\xff\xfe\nmodule example.com/a\n",
+        "module example.com/a\n" + "// x\n" * 100_000,
+    ],
+)
 def test_go_mod(tree, text):
     """The module's path is found however go.mod is written."""
     assert module(tree({"go.mod": text})) == "example.com/a"
@@ -122,10 +145,14 @@ def test_go_mod(tree, text):
 
 def test_nearest_go_mod(tree):
     """The main module is that of the nearest go.mod above."""
-    root = tree({
-        "go.mod": "module example.com/a\n", "nested/go.mod": "module example.com/b\n",
-        "nested/x/y/z.go": "", "x/y/z.go": "",
-    })  # fmt: skip
+    root = tree(
+        {
+            "go.mod": "module example.com/a\n",
+            "nested/go.mod": "module example.com/b\n",
+            "nested/x/y/z.go": "",
+            "x/y/z.go": "",
+        }
+    )
     assert module(f"{root}/x/y") == "example.com/a"
     assert module(f"{root}/nested/x/y") == "example.com/b"
 
@@ -160,9 +187,13 @@ WORKS = {
 @pytest.mark.parametrize("text", WORKS.values(), ids=WORKS)
 def test_go_work(tree, text):
     """In a workspace it is the first module used, from wherever in the workspace."""
-    root = tree({
-        "go.work": text, "b/go.mod": "module example.com/b\n", "c/go.mod": "module example.com/c\n",
-    })  # fmt: skip
+    root = tree(
+        {
+            "go.work": text,
+            "b/go.mod": "module example.com/b\n",
+            "c/go.mod": "module example.com/c\n",
+        }
+    )
     assert module(root) == module(f"{root}/b") == module(f"{root}/c") == "example.com/b"
     assert module(f"{root}/c", GOWORK="off") == "example.com/c"
     assert module(root, GOWORK="off") == "-"
@@ -170,19 +201,25 @@ def test_go_work(tree, text):
 
 def test_go_work_beside_go_mod(tree):
     """The module at the root of a workspace is its main one."""
-    root = tree({
-        "go.work": "use ./b\nuse .\n", "go.mod": "module example.com/a\n",
-        "b/go.mod": "module example.com/b\n",
-    })  # fmt: skip
+    root = tree(
+        {
+            "go.work": "use ./b\nuse .\n",
+            "go.mod": "module example.com/a\n",
+            "b/go.mod": "module example.com/b\n",
+        }
+    )
     assert module(f"{root}/b") == "example.com/a"
 
 
 def test_go_work_that_is_named(tree):
     """GOWORK names a workspace that need not be above."""
-    root = tree({
-        "elsewhere/go.work": "use ../b\n", "b/go.mod": "module example.com/b\n",
-        "c/go.mod": "module example.com/c\n",
-    })  # fmt: skip
+    root = tree(
+        {
+            "elsewhere/go.work": "use ../b\n",
+            "b/go.mod": "module example.com/b\n",
+            "c/go.mod": "module example.com/c\n",
+        }
+    )
     assert module(f"{root}/c", GOWORK=f"{root}/elsewhere/go.work") == "example.com/b"
     assert module(f"{root}/c", GOWORK="") == "example.com/c"
 
@@ -201,13 +238,20 @@ def test_go_work_that_uses_nothing(tree, text):
 SYSTEMS = {
     "GitHub": (
         {"GITHUB_REF_TYPE": "branch", "GITHUB_REF_NAME": "work", "GITHUB_HEAD_REF": ""},
-        {"GITHUB_REF_TYPE": "branch", "GITHUB_REF_NAME": "7/merge", "GITHUB_HEAD_REF": "work",
-         "GITHUB_BASE_REF": "trunk"},
+        {
+            "GITHUB_REF_TYPE": "branch",
+            "GITHUB_REF_NAME": "7/merge",
+            "GITHUB_HEAD_REF": "work",
+            "GITHUB_BASE_REF": "trunk",
+        },
     ),
     "GitLab": (
         {"CI_COMMIT_BRANCH": "work", "CI_DEFAULT_BRANCH": "trunk"},
-        {"CI_MERGE_REQUEST_SOURCE_BRANCH_NAME": "work", "CI_DEFAULT_BRANCH": "main",
-         "CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "trunk"},
+        {
+            "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME": "work",
+            "CI_DEFAULT_BRANCH": "main",
+            "CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "trunk",
+        },
     ),
     "Jenkins": (
         {"GIT_BRANCH": "origin/work"},
@@ -215,17 +259,27 @@ SYSTEMS = {
     ),
     "Jenkins multibranch": ({"BRANCH_NAME": "work", "GIT_BRANCH": "work"}, {}),
     "Buildkite": (
-        {"BUILDKITE_BRANCH": "work", "BUILDKITE_PIPELINE_DEFAULT_BRANCH": "trunk",
-         "BUILDKITE_PULL_REQUEST_BASE_BRANCH": ""},
-        {"BUILDKITE_BRANCH": "work", "BUILDKITE_PIPELINE_DEFAULT_BRANCH": "main",
-         "BUILDKITE_PULL_REQUEST_BASE_BRANCH": "trunk"},
+        {
+            "BUILDKITE_BRANCH": "work",
+            "BUILDKITE_PIPELINE_DEFAULT_BRANCH": "trunk",
+            "BUILDKITE_PULL_REQUEST_BASE_BRANCH": "",
+        },
+        {
+            "BUILDKITE_BRANCH": "work",
+            "BUILDKITE_PIPELINE_DEFAULT_BRANCH": "main",
+            "BUILDKITE_PULL_REQUEST_BASE_BRANCH": "trunk",
+        },
     ),
     "CircleCI": ({"CIRCLE_BRANCH": "work"}, {}),
     "Bitbucket": ({"BITBUCKET_BRANCH": "work"}, {}),
     "Drone": (
         {"DRONE_BRANCH": "work", "DRONE_REPO_BRANCH": "trunk"},
-        {"DRONE_BRANCH": "trunk", "DRONE_SOURCE_BRANCH": "work", "DRONE_TARGET_BRANCH": "trunk",
-         "DRONE_REPO_BRANCH": "main"},
+        {
+            "DRONE_BRANCH": "trunk",
+            "DRONE_SOURCE_BRANCH": "work",
+            "DRONE_TARGET_BRANCH": "trunk",
+            "DRONE_REPO_BRANCH": "main",
+        },
     ),
     "Semaphore": (
         {"SEMAPHORE_GIT_BRANCH": "work"},
@@ -241,15 +295,17 @@ SYSTEMS = {
     ),
     "Azure": (
         {"BUILD_SOURCEBRANCH": "refs/heads/work"},
-        {"BUILD_SOURCEBRANCH": "refs/pull/7/merge",
-         "SYSTEM_PULLREQUEST_SOURCEBRANCH": "refs/heads/work",
-         "SYSTEM_PULLREQUEST_TARGETBRANCH": "refs/heads/trunk"},
+        {
+            "BUILD_SOURCEBRANCH": "refs/pull/7/merge",
+            "SYSTEM_PULLREQUEST_SOURCEBRANCH": "refs/heads/work",
+            "SYSTEM_PULLREQUEST_TARGETBRANCH": "refs/heads/trunk",
+        },
     ),
     "Cirrus": (
         {"CIRRUS_BRANCH": "work", "CIRRUS_DEFAULT_BRANCH": "trunk"},
         {"CIRRUS_BRANCH": "work", "CIRRUS_BASE_BRANCH": "trunk", "CIRRUS_DEFAULT_BRANCH": "main"},
     ),
-}  # fmt: skip
+}
 
 
 def test_a_repository_whose_refs_are_no_files(tree):
@@ -314,22 +370,33 @@ def test_no_branch(tree, head):
 
 def test_worktree(tree):
     """A worktree has a branch of its own; the default is that of the repository."""
-    root = tree({
-        "repo/.git/HEAD": "ref: refs/heads/main\n",
-        "repo/.git/refs/remotes/origin/HEAD": "ref: refs/remotes/origin/trunk\n",
-        "repo/.git/worktrees/w/HEAD": "ref: refs/heads/work\n",
-        "repo/.git/worktrees/w/commondir": "../..\n",
-        "relative/.git": "gitdir: ../repo/.git/worktrees/w\n",
-        "relative/a/b.go": "",
-    })  # fmt: skip
+    root = tree(
+        {
+            "repo/.git/HEAD": "ref: refs/heads/main\n",
+            "repo/.git/refs/remotes/origin/HEAD": "ref: refs/remotes/origin/trunk\n",
+            "repo/.git/worktrees/w/HEAD": "ref: refs/heads/work\n",
+            "repo/.git/worktrees/w/commondir": "../..\n",
+            "relative/.git": "gitdir: ../repo/.git/worktrees/w\n",
+            "relative/a/b.go": "",
+        }
+    )
     tree({"absolute/.git": f"gitdir: {root}/repo/.git/worktrees/w\n"})
     assert branches(f"{root}/relative/a") == branches(f"{root}/absolute") == ["work", "trunk"]
     assert branches(f"{root}/repo") == ["main", "trunk"]
 
 
-@pytest.mark.parametrize("pointer", [
-    "", "gitdir:", "gitdir: /nonexistent", "x", "gitdir: \0", b"\xff" * 99, "gitdir: .git",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "pointer",
+    [
+        "",
+        "gitdir:",
+        "gitdir: /nonexistent",
+        "x",
+        "gitdir: \0",
+        b"\xff" * 99,
+        "gitdir: .git",
+    ],
+)
 def test_git_file_that_leads_nowhere(tree, pointer):
     """A .git that names no directory is as good as none."""
     assert branches(tree({".git": pointer})) == ["main", "master"]
@@ -347,14 +414,31 @@ def test_common_directory_that_is_none(tree, common):
 NOISE = st.one_of(
     st.binary(max_size=60),
     st.lists(
-        st.sampled_from([
-            b"module ", b"use ", b"(", b")", b"\n", b"\r", b'"', b"`", b"//", b"ref: ",
-            b"refs/heads/", b"gitdir: ", b"..", b"/", b"\0", b"\xff", "\u2028ä ".encode(),
-            b"x" * 2000,
-        ]),
+        st.sampled_from(
+            [
+                b"module ",
+                b"use ",
+                b"(",
+                b")",
+                b"\n",
+                b"\r",
+                b'"',
+                b"`",
+                b"//",
+                b"ref: ",
+                b"refs/heads/",
+                b"gitdir: ",
+                b"..",
+                b"/",
+                b"\0",
+                b"\xff",
+                "\u2028ä ".encode(),
+                b"x" * 2000,
+            ]
+        ),
         max_size=9,
     ).map(b"".join),
-)  # fmt: skip
+)
 TEXTS = st.text(st.characters(exclude_characters="\0"), max_size=20)
 
 

@@ -2,14 +2,11 @@
 
 import os
 import socket
-import sys
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
-
 
 from benchmarks.network import RequestParser, network
 
@@ -84,7 +81,7 @@ def test_delay(echo):
     with network(echo, ROUND_TRIP_MS) as proxy, connect(proxy.port) as connection:
         first = exchange(connection, GET)
         others = [exchange(connection, GET) for _ in range(10)]
-    assert 2 * ROUND_TRIP_MS <= first
+    assert first >= 2 * ROUND_TRIP_MS
     assert ROUND_TRIP_MS <= min(others) <= 1.2 * ROUND_TRIP_MS
 
 
@@ -124,23 +121,22 @@ def test_counts_agree_with_what_was_sent(echo):
     """Requests by method, bytes and connections, since the last reset."""
     body = bytes(300_000)
     put = PUT % len(body) + b"\r\n" + body
-    with network(echo, 0) as proxy:
-        with connect(proxy.port) as first, connect(proxy.port) as second:
-            exchange(first, GET + CHUNKED + CHUNKS + GET)
-            exchange(second, put)
-            exchange(second, GET)
-            counts = proxy.counts()
-            size = 3 * len(GET) + len(put) + len(CHUNKED + CHUNKS)
-            assert counts == {
-                "connections": 2,
-                "requests": 5,
-                "by_method": {"GET": 3, "POST": 1, "PUT": 1},
-                "bytes_up": size,
-                "bytes_down": size,
-            }
-            proxy.reset()
-            exchange(first, GET)
-            counts = proxy.counts()
+    with network(echo, 0) as proxy, connect(proxy.port) as first, connect(proxy.port) as second:
+        exchange(first, GET + CHUNKED + CHUNKS + GET)
+        exchange(second, put)
+        exchange(second, GET)
+        counts = proxy.counts()
+        size = 3 * len(GET) + len(put) + len(CHUNKED + CHUNKS)
+        assert counts == {
+            "connections": 2,
+            "requests": 5,
+            "by_method": {"GET": 3, "POST": 1, "PUT": 1},
+            "bytes_up": size,
+            "bytes_down": size,
+        }
+        proxy.reset()
+        exchange(first, GET)
+        counts = proxy.counts()
     assert (counts["connections"], counts["requests"], counts["bytes_up"]) == (0, 1, len(GET))
 
 
@@ -194,9 +190,10 @@ def test_ends_of_connections_are_passed_on(echo, capfd):
         with connect(proxy.port) as connection:
             connection.sendall(bytes(1 << 20))
             assert connection.recv(1) == b"\0"  # closed with data unread, it resets
-        with socket.create_server(("127.0.0.1", 0)) as server, network(
-            server.getsockname()[1], 5
-        ) as other:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as server,
+            network(server.getsockname()[1], 5) as other,
+        ):
             with connect(other.port) as connection:
                 accepted, _ = server.accept()
                 connection.sendall(GET)

@@ -1,11 +1,9 @@
 """benchmarks/runner.py, report.py and rivals.py: turns, ratios, failures, and how they are shown."""
+
 import argparse
 import json
-import sys
-from pathlib import Path
 
 import pytest
-
 
 from benchmarks import report, rivals, runner
 from benchmarks.lab import counters, expect_hits, expect_uploads
@@ -16,10 +14,14 @@ gocache_host: get_local_hit=7 put_s3_error=2
 go-cache-plugin: 10 gets, 7 local hits; 0 B down, 0 B up, 1.5 s waited for uploads
 """
 FACTS = {
-    "date": "2026-01-02T03:04:05+00:00", "commit": "0123456789abcdef", "is_changed": True,
+    "date": "2026-01-02T03:04:05+00:00",
+    "commit": "0123456789abcdef",
+    "is_changed": True,
     "machine": {"processor": "P", "cores": 2, "memory_bytes": 2**34, "system": "S", "load": 0.5},
-    "versions": {"go": "go1.26", "python": "3.12"}, "workload": "std", "s3": "moto",
-}  # fmt: skip
+    "versions": {"go": "go1.26", "python": "3.12"},
+    "workload": "std",
+    "s3": "moto",
+}
 
 
 def case(name, order, values):
@@ -89,11 +91,15 @@ def test_the_report_as_json_and_as_a_table():
 @pytest.mark.parametrize(
     "metric, value, text",
     [
-        ("wall_s", 1.5, "1.500 s"), ("wall_s", 0.0123, "12.3 ms"), ("hit_s", 1.23e-5, "12.3 us"),
-        ("peak_bytes", 2_500_000, "2.5 MB"), ("requests", 12, "12"), ("gets_s", 50_000.4, "50000 /s"),
+        ("wall_s", 1.5, "1.500 s"),
+        ("wall_s", 0.0123, "12.3 ms"),
+        ("hit_s", 1.23e-5, "12.3 us"),
+        ("peak_bytes", 2_500_000, "2.5 MB"),
+        ("requests", 12, "12"),
+        ("gets_s", 50_000.4, "50000 /s"),
         ("rate_mb_s", 120.2, "120 MB/s"),
     ],
-)  # fmt: skip
+)
 def test_units(metric, value, text):
     assert report.shown(metric, value) == text
 
@@ -106,7 +112,9 @@ def test_builds_are_judged_by_the_counters_of_ours():
         expect_hits({"counters": dict(found)}, 2)
     with pytest.raises(Failed, match="2 puts failed"):
         expect_uploads({"counters": dict(found)})
-    assert expect_hits({"wall_s": 1, "counters": {}}, 0) == {"wall_s": 1}  # of one that counts nothing
+    assert expect_hits({"wall_s": 1, "counters": {}}, 0) == {
+        "wall_s": 1
+    }  # of one that counts nothing
 
 
 def test_a_peer_is_filled_in():
@@ -130,7 +138,13 @@ def test_the_command_line(capsys):
 
     assert parse(["quick"]).size == "quick" and parse(["hit", "--runs=3"]).runs == 3
     assert isinstance(parse(["--peer=x=y {cache}"]), argparse.Namespace)
-    for wrong in (["nothing"], ["--runs=0"], ["--peer=x"], ["--bucket=b"], ["--peer=x=y {cache}"] * 2):
+    for wrong in (
+        ["nothing"],
+        ["--runs=0"],
+        ["--peer=x"],
+        ["--bucket=b"],
+        ["--peer=x=y {cache}"] * 2,
+    ):
         with pytest.raises(SystemExit):
             parse(wrong)
     assert "Traceback" not in capsys.readouterr().err

@@ -1,12 +1,11 @@
 """benchmarks/workloads.py: deterministic, buildable, and one package of it can be changed."""
+
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
 
 from benchmarks import workloads
 

@@ -1,15 +1,16 @@
 """stats.py: counts, ages, sizes and sessions as they are, also where parts are missing."""
+
 import json
 import os
 
 import pytest
-from entries import action_id, output_id, put
 
 from cacheplugin.commands import stats
-from cacheplugin.store.session_log import append_session
-from cacheplugin.store.cache import LocalCache
 from cacheplugin.metrics import Counters
+from cacheplugin.store.cache import LocalCache
+from cacheplugin.store.session_log import append_session
 from cacheplugin.store.tree import Store
+from entries import action_id, output_id, put
 
 NOW = 2_000_000_000.0
 DAY = 86400
@@ -42,9 +43,10 @@ def test_counts_and_bytes(cache):
     put(cache, "a", b"x" * 5000)
     put(cache, "b", b"x" * 5000)
     paths = [
-        cache.store.action_path(action_id("a")), cache.store.action_path(action_id("b")),
+        cache.store.action_path(action_id("a")),
+        cache.store.action_path(action_id("b")),
         cache.store.output_path(output_id(b"x" * 5000)),
-    ]  # fmt: skip
+    ]
     found = stats.collect(cache.store.root, NOW)
     assert (found["entries"], found["outputs"]) == (2, 1)
     assert found["bytes"] == sum(map(os.path.getsize, paths))

@@ -1,21 +1,22 @@
 """transfers.py and uplink.py: what becomes of each result, and of uploads that are not to be."""
+
 import errno
 import json
 import os
 from types import SimpleNamespace
 
 import pytest
-from entries import TIME, TIME_NS, action_id, output_id, put
 
 from cacheplugin.front import pool_access
+from cacheplugin.front.pool_access import Uplink
 from cacheplugin.ipc import jobs
+from cacheplugin.metrics import Counters, Histogram
+from cacheplugin.options import Options
 from cacheplugin.pool import client
 from cacheplugin.store import spool
 from cacheplugin.store.cache import LocalCache
-from cacheplugin.metrics import Counters, Histogram
-from cacheplugin.options import Options
 from cacheplugin.store.tree import Store
-from cacheplugin.front.pool_access import Uplink
+from entries import TIME, TIME_NS, action_id, output_id, put
 
 BODY = b"what the build made"
 OUT = output_id(BODY)
@@ -98,10 +99,17 @@ class Driver:
         known = {"cache_dir": str(root), "bucket": "b", "layout": "objects"}
         self.front = SimpleNamespace(
             options=Options(**known | options),
-            counters=Counters(), store=store, local=self.cache, loop=None, writable=True,
-            lookup=store.lookup, note_use=lambda *use: self.uses.append(use) or True,
-            stale_before=0.0, mark_open=lambda: None, warn=self.warnings.append,
-        )  # fmt: skip
+            counters=Counters(),
+            store=store,
+            local=self.cache,
+            loop=None,
+            writable=True,
+            lookup=store.lookup,
+            note_use=lambda *use: self.uses.append(use) or True,
+            stale_before=0.0,
+            mark_open=lambda: None,
+            warn=self.warnings.append,
+        )
         self.link = Uplink(self.front)
         self.session = Session()
 
@@ -166,13 +174,16 @@ def test_a_hit_answers_all_who_wait(driver):
     transfers = driver.attach()
     driver.fetch(transfers, 1, 2)
     assert driver.pool.kinds() == ["begin", "fetch"] and driver.session.outstanding == 2
-    driver.result(2, jobs.HIT, output=OUT, size=19, time_ns=TIME_NS, path="/p/ä\"b", received=12)
+    driver.result(2, jobs.HIT, output=OUT, size=19, time_ns=TIME_NS, path='/p/ä"b', received=12)
     assert set(driver.session.answers) == {1, 2} and driver.session.outstanding == 0
     answer = driver.session.answers[2]
-    assert (answer["Size"], answer["Time"], answer["DiskPath"]) == (19, TIME, "/p/ä\"b")
+    assert (answer["Size"], answer["Time"], answer["DiskPath"]) == (19, TIME, '/p/ä"b')
     assert counted(transfers) == {
-        "get_fault_hit": 2, "get_hits": 2, "get_hit_bytes": 38, "get_fault_bytes": 12,
-    }  # fmt: skip
+        "get_fault_hit": 2,
+        "get_hits": 2,
+        "get_hit_bytes": 38,
+        "get_fault_bytes": 12,
+    }
     assert driver.session.flushes == 1
     driver.fetch(transfers, 3)
     assert driver.pool.kinds() == ["begin", "fetch", "fetch"]
@@ -181,12 +192,16 @@ def test_a_hit_answers_all_who_wait(driver):
 @pytest.mark.parametrize(
     ("status", "counter"),
     [
-        (jobs.MISS, "get_fault_miss"), (jobs.DAMAGED, "get_fault_damaged"),
-        (jobs.SKIPPED, "get_fault_skipped"), (jobs.FAILED, "get_fault_error"),
-        (jobs.TIMED_OUT, "get_fault_error"), (jobs.UNUSABLE, "get_fault_error"),
-        (jobs.LOCAL, "get_fault_error"), (jobs.LOST, "get_fault_error"),
+        (jobs.MISS, "get_fault_miss"),
+        (jobs.DAMAGED, "get_fault_damaged"),
+        (jobs.SKIPPED, "get_fault_skipped"),
+        (jobs.FAILED, "get_fault_error"),
+        (jobs.TIMED_OUT, "get_fault_error"),
+        (jobs.UNUSABLE, "get_fault_error"),
+        (jobs.LOCAL, "get_fault_error"),
+        (jobs.LOST, "get_fault_error"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_come_is_a_miss(driver, status, counter):
     """For all who wait; why it is counts once a fetch."""
     transfers = driver.attach()
@@ -462,6 +477,7 @@ def test_what_is_damaged_in_the_bucket_is_replaced(driver):
 
 def test_a_spool_that_takes_nothing(driver, monkeypatch):
     """The upload goes without, and is pending all the same."""
+
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -576,10 +592,18 @@ def test_files_need_no_session(driver):
 
 @pytest.mark.parametrize(
     ("status", "worked"),
-    [(jobs.HIT, True), (jobs.MISS, True), (jobs.STORED, True), (jobs.FAILED, False),
-     (jobs.TIMED_OUT, False),
-     (jobs.SKIPPED, False), (jobs.LOST, False), (jobs.LOCAL, False), (jobs.UNUSABLE, False)],
-)  # fmt: skip
+    [
+        (jobs.HIT, True),
+        (jobs.MISS, True),
+        (jobs.STORED, True),
+        (jobs.FAILED, False),
+        (jobs.TIMED_OUT, False),
+        (jobs.SKIPPED, False),
+        (jobs.LOST, False),
+        (jobs.LOCAL, False),
+        (jobs.UNUSABLE, False),
+    ],
+)
 def test_files_tell_whether_the_bucket_works(driver, status, worked):
     """As other jobs do; a failure is for who asked, and no warning."""
     results = ask_for_files(driver)

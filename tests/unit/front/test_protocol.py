@@ -18,8 +18,8 @@ from cacheplugin.front.protocol import (
     MAX_HEADER_BYTES,
     MAX_INT64,
     PUT,
-    Parser,
     REJECT,
+    Parser,
 )
 from cacheplugin.store.record import MAX_TIME_NS, timestamp
 
@@ -315,12 +315,28 @@ def test_empty_string_as_body():
 @pytest.mark.parametrize(
     "encoded",
     [
-        b"A", b"AB", b"ABC", b"ABCDE", b"AB=", b"A===", b"====", b"QQ==QUJD", b"QUI=QUJD",
+        b"A",
+        b"AB",
+        b"ABC",
+        b"ABCDE",
+        b"AB=",
+        b"A===",
+        b"====",
+        b"QQ==QUJD",
+        b"QUI=QUJD",
         b"QUJD====",
-        b"AB_-", b"AB CD", b"QUJD\n", b"\x00\x00\x00\x00", b"\xff\xfe\xfd\xfc", b"\\u0041AAA",
-        b"QUJDQUJD!QUJ", b"{}{}", b"QUJD=", b"QUJDQQ=",
+        b"AB_-",
+        b"AB CD",
+        b"QUJD\n",
+        b"\x00\x00\x00\x00",
+        b"\xff\xfe\xfd\xfc",
+        b"\\u0041AAA",
+        b"QUJDQUJD!QUJ",
+        b"{}{}",
+        b"QUJD=",
+        b"QUJDQQ=",
     ],
-)  # fmt: skip
+)
 def test_wrong_base64_fails_that_put_alone(encoded):
     """A body that is not base64 ends with a reason, and the stream goes on."""
     data = frame(FIELDS) + b'"%b"\n' % encoded + get()
@@ -396,16 +412,35 @@ def test_numbers_that_are_none(field, number):
 @pytest.mark.parametrize(
     "text",
     [
-        b"get", b"[]", b'"x"', b"1", b"null", b"\x00", b"\xff\xfe", b"}", b'"abc',
+        b"get",
+        b"[]",
+        b'"x"',
+        b"1",
+        b"null",
+        b"\x00",
+        b"\xff\xfe",
+        b"}",
+        b'"abc',
         b"GET / HTTP/1.1",
-        b"{]}", b"{'ID':1}", b"{\"ID\":1,}", b"{\"ID\" 1}", b'{"ID":1 "Command":"get"}', b"{}",
+        b"{]}",
+        b"{'ID':1}",
+        b'{"ID":1,}',
+        b'{"ID" 1}',
+        b'{"ID":1 "Command":"get"}',
+        b"{}",
         b"{{}}",
-        b'{"ID":01}', b'{"ID":1,"x":"\x00"}', b'{"ID":1,"x":"\n"}', b'{"ID":1,"x":"\xff"}',
-        b'{"ID":1,"x":"\\q"}', b'{"ID":1,"x":NaN1}', b"{\x00}",
-        b"\xef\xbb\xbf{}", b'{"ID":1,"x":' + b"[" * 50000 + b"]" * 10000 + b"}",
+        b'{"ID":01}',
+        b'{"ID":1,"x":"\x00"}',
+        b'{"ID":1,"x":"\n"}',
+        b'{"ID":1,"x":"\xff"}',
+        b'{"ID":1,"x":"\\q"}',
+        b'{"ID":1,"x":NaN1}',
+        b"{\x00}",
+        b"\xef\xbb\xbf{}",
+        b'{"ID":1,"x":' + b"[" * 50000 + b"]" * 10000 + b"}",
         b'{"x":' * 9000 + b"1" + b"}" * 9000,
     ],
-)  # fmt: skip
+)
 def test_what_is_no_request_is_fatal(text):
     """Bytes that are no request end the stream with one clear reason; nothing after them counts."""
     data = get(5) + text + b"\n" + get()
@@ -479,24 +514,50 @@ def test_at_boundary():
 # -- anything at all -------------------------------------------------------------------------------
 
 FRAGMENTS = [
-    get(), put(), put(2, b"abc"), put(3, b"\x00" * 9), close(), b"\n", b" \r\n", b"{", b"}", b'"',
+    get(),
+    put(),
+    put(2, b"abc"),
+    put(3, b"\x00" * 9),
+    close(),
+    b"\n",
+    b" \r\n",
+    b"{",
+    b"}",
+    b'"',
     b"\\",
-    b"\x00", b"\xff", b"QQ==", b"QUJD", b'"QQ==QUJD"\n', b'{"ID":',
+    b"\x00",
+    b"\xff",
+    b"QQ==",
+    b"QUJD",
+    b'"QQ==QUJD"\n',
+    b'{"ID":',
     b'{"ID":1,"Command":"get","ActionID":"',
-    b',"Command":"put","ActionID":"', b'"}\n', b'{"ID":1,"Command":"x","BodySize":4}\n',
+    b',"Command":"put","ActionID":"',
+    b'"}\n',
+    b'{"ID":1,"Command":"x","BodySize":4}\n',
     b'{"ID":-1}\n',
-    b'{"ID":1,"Command":"close","BodySize":1}', b"[", b"]", b"1e999", b"\xc3\xa9",
+    b'{"ID":1,"Command":"close","BodySize":1}',
+    b"[",
+    b"]",
+    b"1e999",
+    b"\xc3\xa9",
     b'"ObjectID":"QQ=="',
     b'{"ID":2,"Command":"put","ActionID":"QQ==","OutputID":"QQ==","BodySize":3}\n\n"',
-    b"../../etc/passwd", b'{"ID":1,"Command":"get","ActionID":"Li4vLi4="}\n',
-]  # fmt: skip
+    b"../../etc/passwd",
+    b'{"ID":1,"Command":"get","ActionID":"Li4vLi4="}\n',
+]
 STREAMS = st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.binary(max_size=6)), max_size=12)
 CUTS = st.lists(st.integers(0, 5000), max_size=12)
 
 
 @given(STREAMS, CUTS)
-@example([b'{"ID":2,"Command":"put","ActionID":"QQ==","OutputID":"QQ==","BodySize":3}\n',
-          b'"QQ==QUJD"\n'], [-8])  # fmt: skip
+@example(
+    [
+        b'{"ID":2,"Command":"put","ActionID":"QQ==","OutputID":"QQ==","BodySize":3}\n',
+        b'"QQ==QUJD"\n',
+    ],
+    [-8],
+)
 def test_split_stream_gives_the_events_of_the_whole(fragments, cuts):
     """Good or bad, a stream means the same wherever it is cut, and feed never raises."""
     data = b"".join(fragments)

@@ -1,19 +1,20 @@
 """uplink.py and transfers.py: what sessions have of S3, over a pool that only notes its jobs."""
+
 import os
 import shutil
 from types import SimpleNamespace
 
 import pytest
-from entries import action_id, output_id, put
 
 from cacheplugin.front import pool_access
+from cacheplugin.front.pool_access import Uplink
 from cacheplugin.ipc import jobs
-from cacheplugin.pool import client
-from cacheplugin.store.cache import LocalCache
 from cacheplugin.metrics import Counters
 from cacheplugin.options import Options
+from cacheplugin.pool import client
+from cacheplugin.store.cache import LocalCache
 from cacheplugin.store.tree import Store
-from cacheplugin.front.pool_access import Uplink
+from entries import action_id, output_id, put
 
 BODY = b"what the build made"
 
@@ -69,9 +70,14 @@ def front(tmp_path, monkeypatch):
     monkeypatch.setattr(Pool, "made", [])
     front = SimpleNamespace(
         options=Options(cache_dir=str(tmp_path), bucket="b", layout="bundles"),
-        counters=Counters(), store=Store(str(tmp_path)), loop=None, writable=True, now=100.0,
-        mark_open=lambda: None, warn=lambda text: None,
-    )  # fmt: skip
+        counters=Counters(),
+        store=Store(str(tmp_path)),
+        loop=None,
+        writable=True,
+        now=100.0,
+        mark_open=lambda: None,
+        warn=lambda text: None,
+    )
     monkeypatch.setattr(pool_access.time, "monotonic", lambda: front.now)
     return front
 

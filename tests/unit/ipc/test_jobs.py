@@ -10,7 +10,11 @@ A, OUT = "ab" * 32, "cd" * 32
 FETCH = jobs.FetchJob(1, A)
 UPLOAD = jobs.UploadJob(2, A, OUT, 2**40, 2**62, "/cache/output/cd/é")
 ROW = (A, OUT, 5, 7, 9, "bundle", 8, 100, 0, 2**64 - 1)
-FINISH, LOAD, RANGE = jobs.FinishJob(3, [A]), jobs.LoadJob(4, ("s",)), jobs.RangeJob(5, "b", 8, 100, [ROW])
+FINISH, LOAD, RANGE = (
+    jobs.FinishJob(3, [A]),
+    jobs.LoadJob(4, ("s",)),
+    jobs.RangeJob(5, "b", 8, 100, [ROW]),
+)
 BUNDLE, MANIFEST = jobs.BundleJob(6, "s", [UPLOAD[1:6]]), jobs.ManifestJob(7, "s", b"GCPM")
 FILE_FETCH = jobs.FileFetchJob(10, "module/ab/abcd", "/cache/tmp/é", 1000)
 FILE_UPLOAD = jobs.FileUploadJob(11, "module/ab/abcd", "/cache/module/ab/abcd", True)
@@ -65,8 +69,16 @@ def test_every_kind_is_tested():
 def test_failures_name_their_job():
     """A failed job's result has its number, its status, no entry and the reason."""
     assert jobs.failed(FETCH, jobs.FAILED, "why") == (
-        1, A, jobs.FAILED, None, 0, 0, None, 0, "why",
-    )  # fmt: skip
+        1,
+        A,
+        jobs.FAILED,
+        None,
+        0,
+        0,
+        None,
+        0,
+        "why",
+    )
     assert jobs.failed(UPLOAD, jobs.LOST) == (2, jobs.LOST, False, 0, "")
     assert jobs.failed(FETCH, jobs.DAMAGED, "why", OUT).output == OUT
 
@@ -84,19 +96,40 @@ def test_every_job_can_fail(job):
     result = jobs.failed(job, jobs.SKIPPED, "why")
     assert type(result).__name__ == type(job).__name__.replace("Job", "Result")
     assert (result.number, result.status, result.reason) == (job.number, jobs.SKIPPED, "why")
-    rest = result._asdict().items() - {("number", job.number), ("status", jobs.SKIPPED), ("reason", "why")}
+    rest = result._asdict().items() - {
+        ("number", job.number),
+        ("status", jobs.SKIPPED),
+        ("reason", "why"),
+    }
     assert not any(value for name, value in rest if name != "action")
 
 
 def test_directions():
     """Every task of a worker is under one of the two breakers."""
     assert [jobs.direction(task) for task in TASKS] == [
-        jobs.FETCHING, jobs.UPLOADING, jobs.FETCHING, jobs.FETCHING, jobs.UPLOADING, jobs.UPLOADING,
-    ]  # fmt: skip
+        jobs.FETCHING,
+        jobs.UPLOADING,
+        jobs.FETCHING,
+        jobs.FETCHING,
+        jobs.UPLOADING,
+        jobs.UPLOADING,
+    ]
     assert [jobs.direction(task) for task in FILES] == [jobs.FETCHING, jobs.UPLOADING]
 
 
 def test_statuses_differ():
     """No two statuses are the same word."""
-    names = "HIT ARRIVED MISS DAMAGED FAILED LOCAL SKIPPED STORED UNUSABLE TIMED_OUT LOST".split()
+    names = [
+        "HIT",
+        "ARRIVED",
+        "MISS",
+        "DAMAGED",
+        "FAILED",
+        "LOCAL",
+        "SKIPPED",
+        "STORED",
+        "UNUSABLE",
+        "TIMED_OUT",
+        "LOST",
+    ]
     assert len({getattr(jobs, name) for name in names}) == len(names)

@@ -1,13 +1,14 @@
 """poollink.py: what is answered and what is sent again when the pool dies; files among it."""
+
 import os
 from types import SimpleNamespace
 
 import pytest
-from entries import action_id, output_id
 
 from cacheplugin.ipc import channel, jobs
 from cacheplugin.pool import client
-from cacheplugin.pool.client import PoolLink, STARTS
+from cacheplugin.pool.client import STARTS, PoolLink
+from entries import action_id, output_id
 
 
 class Pool:
@@ -81,13 +82,18 @@ def driver(monkeypatch):
 
 def test_files(driver):
     """Each is a job of its own number, sent at once, and answered once."""
-    fetch, upload = driver.link.fetch_file("k", "/p", 1000), driver.link.upload_file("k", "/p", True)
+    fetch, upload = (
+        driver.link.fetch_file("k", "/p", 1000),
+        driver.link.upload_file("k", "/p", True),
+    )
     assert driver.pool.heard() == [
-        jobs.FileFetchJob(fetch, "k", "/p", 1000), jobs.FileUploadJob(upload, "k", "/p", True)
+        jobs.FileFetchJob(fetch, "k", "/p", 1000),
+        jobs.FileUploadJob(upload, "k", "/p", True),
     ]
     assert fetch != upload and driver.link.uploads_pending == 0
     results = [
-        jobs.FileResult(upload, jobs.STORED, 1, ""), jobs.FileResult(fetch, jobs.MISS, 0, "")
+        jobs.FileResult(upload, jobs.STORED, 1, ""),
+        jobs.FileResult(fetch, jobs.MISS, 0, ""),
     ]
     for result in (*results, results[0], jobs.FileResult(99, jobs.HIT, 1, "")):
         driver.pool.say(result)
@@ -125,8 +131,9 @@ def test_files_of_a_pool_that_died_for_good(driver):
 
 def test_who_hears_that_it_is_lost_may_ask_again(driver):
     """At once: that goes to the next pool, and is not lost with the first."""
-    driver.link._on_message = lambda message: driver.messages.append(message) or (
-        driver.link.fetch_file("k", "/again", 1000) if len(driver.messages) == 1 else None
+    driver.link._on_message = lambda message: (
+        driver.messages.append(message)
+        or (driver.link.fetch_file("k", "/again", 1000) if len(driver.messages) == 1 else None)
     )
     driver.link.fetch_file("k", "/p", 1000)
     assert len(driver.die()) == 1

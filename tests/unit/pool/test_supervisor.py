@@ -1,18 +1,19 @@
 """pool.py: which sessions share a plan, and when a plan is let go of."""
+
 import marshal
 import os
 from types import SimpleNamespace
 
 import pytest
-from entries import action_id, output_id
 
+from cacheplugin.breaker import CLOSED, OPEN
 from cacheplugin.ipc import jobs
+from cacheplugin.options import Options
 from cacheplugin.pool import supervisor
 from cacheplugin.remote import layouts
-from cacheplugin.breaker import CLOSED, OPEN
-from cacheplugin.options import Options
 from cacheplugin.remote.plan import ObjectsPlan, Plan
 from cacheplugin.store.tree import Store
+from entries import action_id, output_id
 
 
 class ScriptedPlan(Plan):

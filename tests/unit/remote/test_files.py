@@ -1,20 +1,21 @@
 """remote/files.py: files that are no entries, from and to the bucket, one object each."""
+
 import os
 import resource
 import signal
 from contextlib import contextmanager
 
 import pytest
+
+from cacheplugin.errors import Absent, Unavailable
+from cacheplugin.ipc import jobs
+from cacheplugin.options import Options
+from cacheplugin.pool import worker
+from cacheplugin.remote import files, slow_body
+from cacheplugin.remote.files import Files
+from cacheplugin.remote.layouts import Remote
 from entries import read
 from fake_bucket import FakeBucket
-
-from cacheplugin.ipc import jobs
-from cacheplugin.pool import worker
-from cacheplugin.errors import Absent, Unavailable
-from cacheplugin.options import Options
-from cacheplugin.remote import files, slow_body
-from cacheplugin.remote.layouts import Remote
-from cacheplugin.remote.files import Files
 
 LIMIT = 1 << 30
 KEY = "module/ab/abcdef"
@@ -173,9 +174,13 @@ def test_upload_in_place_of_another(bucket, full):
 
 @pytest.mark.parametrize(
     ("there", "replace", "methods", "size"),
-    [(False, False, ["exists", "upload_file"], len(BODY)), (True, False, ["exists"], 0),
-     (False, True, ["upload_file"], len(BODY)), (True, True, ["upload_file"], len(BODY))],
-)  # fmt: skip
+    [
+        (False, False, ["exists", "upload_file"], len(BODY)),
+        (True, False, ["exists"], 0),
+        (False, True, ["upload_file"], len(BODY)),
+        (True, True, ["upload_file"], len(BODY)),
+    ],
+)
 def test_large_uploads(bucket, full, small_is_large, there, replace, methods, size):
     """In parts, and not where it is there."""
     bucket.objects = {KEY: b"there"} if there else {}
@@ -236,9 +241,12 @@ def test_every_layout_has_files(bucket, full, tmp_path, layout):
 
 @pytest.mark.parametrize(
     ("fault", "fetched", "uploaded"),
-    [(None, jobs.MISS, jobs.STORED), (Unavailable("why"), jobs.FAILED, jobs.FAILED),
-     (Absent("why"), jobs.MISS, jobs.FAILED)],
-)  # fmt: skip
+    [
+        (None, jobs.MISS, jobs.STORED),
+        (Unavailable("why"), jobs.FAILED, jobs.FAILED),
+        (Absent("why"), jobs.MISS, jobs.FAILED),
+    ],
+)
 def test_failures_are_results(bucket, full, fault, fetched, uploaded):
     """Of their own kind, with the number of the job."""
     bucket.faults = {} if fault is None else {KEY: fault}

@@ -7,14 +7,14 @@ import itertools
 import os
 
 import pytest
+
 from bundle_reader import read_index
+from cacheplugin.errors import TimedOut, Unavailable, Unusable
+from cacheplugin.ipc import jobs
+from cacheplugin.store.record import timestamp
 from entries import TIME, TIME_NS, files, output_id, put, read
 from fake_bucket import FakeBucket
 from machine import BODY, Machine
-
-from cacheplugin.ipc import jobs
-from cacheplugin.errors import TimedOut, Unavailable, Unusable
-from cacheplugin.store.record import timestamp
 
 LAYOUTS = ("objects", "bundles", "auto", "both")
 FETCHED = (jobs.HIT, jobs.ARRIVED)
@@ -197,10 +197,17 @@ def test_machines_that_end_at_the_same_time(machines):
 # -- damage in the bucket --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("damage", [
-    lambda data: data[:-1], lambda data: b"y" + data[1:], lambda data: b"",
-    lambda data: os.urandom(len(data)), lambda data: bytes(len(data)),
-], ids=["short", "changed", "empty", "other", "zeros"])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-1],
+        lambda data: b"y" + data[1:],
+        lambda data: b"",
+        lambda data: os.urandom(len(data)),
+        lambda data: bytes(len(data)),
+    ],
+    ids=["short", "changed", "empty", "other", "zeros"],
+)
 @pytest.mark.parametrize("body", [BODY, os.urandom(40_000)], ids=["text", "noise"])
 def test_damaged_body_is_never_stored(machine, fresh, bucket, damage, body):
     """A body that is not what its name says is damaged, and nothing of it stays."""

@@ -3,19 +3,19 @@
 import posixpath
 
 import pytest
-from entries import TIME_NS, action_id, files, output_id, put, read
-from fake_bucket import FakeBucket
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cacheplugin.errors import Absent, Damaged, Unavailable
 from cacheplugin.ipc.jobs import UploadJob
-from cacheplugin.store.cache import LocalCache
 from cacheplugin.options import clean_prefix
-from cacheplugin.store.record import MAX_TIME_NS
 from cacheplugin.remote import objects, slow_body
 from cacheplugin.remote.objects import ObjectsLayout, parse_action
+from cacheplugin.store.cache import LocalCache
+from cacheplugin.store.record import MAX_TIME_NS
 from cacheplugin.store.tree import Store
+from entries import TIME_NS, action_id, files, output_id, put, read
+from fake_bucket import FakeBucket
 
 BODY = b"package main\n" * 100
 A, B, OUT = action_id("a"), action_id("b"), output_id(BODY)
@@ -215,13 +215,28 @@ def test_body_that_trickles(bucket, cache, layout, monkeypatch):
 
 
 GARBLED = [
-    b"", b" ", b"\0" * 80, OUT.encode(), b"%b " % OUT.encode(), RECORD + b" 1", RECORD[1:],
+    b"",
+    b" ",
+    b"\0" * 80,
+    OUT.encode(),
+    b"%b " % OUT.encode(),
+    RECORD + b" 1",
+    RECORD[1:],
     b"0" + RECORD,
-    RECORD.upper(), RECORD.replace(b" ", b"\0"), b"%b -1" % OUT.encode(), b"%b 1.5" % OUT.encode(),
-    b"%b 1e9" % OUT.encode(), b"%b 0x10" % OUT.encode(), b"%b 1_0" % OUT.encode(),
-    b"%b %d" % (OUT.encode(), MAX_TIME_NS + 1), b"%b %b" % (OUT.encode(), b"9" * 400),
-    b"../" * 21 + b"a 1", b"g" * 64 + b" 1", b"<?xml version='1.0'?><Error/>", b"\xff" * 512,
-]  # fmt: skip
+    RECORD.upper(),
+    RECORD.replace(b" ", b"\0"),
+    b"%b -1" % OUT.encode(),
+    b"%b 1.5" % OUT.encode(),
+    b"%b 1e9" % OUT.encode(),
+    b"%b 0x10" % OUT.encode(),
+    b"%b 1_0" % OUT.encode(),
+    b"%b %d" % (OUT.encode(), MAX_TIME_NS + 1),
+    b"%b %b" % (OUT.encode(), b"9" * 400),
+    b"../" * 21 + b"a 1",
+    b"g" * 64 + b" 1",
+    b"<?xml version='1.0'?><Error/>",
+    b"\xff" * 512,
+]
 
 
 @pytest.mark.parametrize("text", GARBLED, ids=repr)

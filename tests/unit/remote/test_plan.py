@@ -1,12 +1,12 @@
 """remote/plan.py and remote/bundles/plan.py: sessions that share a plan."""
-from bundles_driver import Driver
-from entries import action_id, output_id
-from noting_pool import NotingPool
-from rows import row
 
+from bundles_driver import Driver
 from cacheplugin.ipc import jobs
 from cacheplugin.remote.bundles.plan import SHARED_S
 from cacheplugin.remote.plan import ObjectsPlan
+from entries import action_id, output_id
+from noting_pool import NotingPool
+from rows import row
 
 
 def fetched(number, name="a") -> jobs.FetchResult:

@@ -3,18 +3,19 @@
 import os
 
 import pytest
-from entries import TIME_NS, action_id, output_id, put
-from fake_bucket import FakeBucket
 
-from cacheplugin.ipc import jobs
+from cacheplugin.commands.stats import remote_text
 from cacheplugin.errors import TimedOut, Unavailable
-from cacheplugin.store.cache import LocalCache
+from cacheplugin.ipc import jobs
 from cacheplugin.remote import prune, stats
 from cacheplugin.remote.bundles import manifest
 from cacheplugin.remote.bundles.index import Row
-from cacheplugin.remote.bundles.tasks import BundlesLayout
 from cacheplugin.remote.bundles.ranges import cut
+from cacheplugin.remote.bundles.tasks import BundlesLayout
+from cacheplugin.store.cache import LocalCache
 from cacheplugin.store.tree import Store
+from entries import TIME_NS, action_id, output_id, put
+from fake_bucket import FakeBucket
 
 DAY_S = 86400
 NOW_S = 1_800_000_000.0
@@ -78,7 +79,9 @@ class Remote:
         rows = [Row(*row) for row in (*loaded.own, *loaded.others)]
         for part in cut(rows):
             layout.fetch(
-                jobs.RangeJob(1, part.bundle, part.start, part.length, [tuple(r) for r in part.rows])
+                jobs.RangeJob(
+                    1, part.bundle, part.start, part.length, [tuple(r) for r in part.rows]
+                )
             )
         found = [cache.store.lookup(row.action) for row in rows]
         return {one[0] for one in found if one}
@@ -243,7 +246,13 @@ def test_a_damaged_manifest_goes_after_a_day(remote):
 
 def test_objects_of_others_are_not_touched(remote):
     """The objects layout, and what lies elsewhere, are not its business."""
-    others = ["team/action/ab/abcd", "team/output/ab/abcd", "bundle/x", "else", "team/manifest-of/x"]
+    others = [
+        "team/action/ab/abcd",
+        "team/output/ab/abcd",
+        "bundle/x",
+        "else",
+        "team/manifest-of/x",
+    ]
     for key in others:
         remote.bucket.objects[key] = b"x"
         remote.bucket.modified[key] = 1.0
@@ -324,9 +333,13 @@ def test_stats(remote):
     assert found["scopes"] == [
         {"scope": "branch", "entries": 1, "bytes": 40_000, "bundles": 1, "heads": 1, "age_s": 3600},
         {
-            "scope": "main", "entries": 2, "bytes": 80_000, "bundles": 1, "heads": 1,
+            "scope": "main",
+            "entries": 2,
+            "bytes": 80_000,
+            "bundles": 1,
+            "heads": 1,
             "age_s": 2 * DAY_S,
         },
-    ]  # fmt: skip
-    text = stats.text(found)
+    ]
+    text = remote_text(found)
     assert "1 bundles that manifests name are not there" in text and "1 h  branch" in text

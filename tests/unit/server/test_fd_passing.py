@@ -1,4 +1,5 @@
 """handover.py: what connect and server say to each other; nothing that is refused leaks."""
+
 import array
 import os
 import socket
@@ -48,8 +49,15 @@ def test_an_offer_with_its_descriptors(pair):
         os.close(fd)
 
 
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n")), min_size=1, max_size=4),
-       st.booleans(), st.booleans())  # fmt: skip
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n")),
+        min_size=1,
+        max_size=4,
+    ),
+    st.booleans(),
+    st.booleans(),
+)
 def test_any_scopes(scopes, summary, explicit):
     """An Offer is what was offered."""
     client, server = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -79,7 +87,9 @@ def test_any_scopes(scopes, summary, explicit):
 def test_what_is_no_offer(pair, data, count):
     """It is refused, and no descriptor stays open."""
     client, server = pair
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0] * count))] if count else []
+    rights = (
+        [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0] * count))] if count else []
+    )
     before = open_descriptors()
     client.sendmsg([data], rights)
     with pytest.raises(ValueError):

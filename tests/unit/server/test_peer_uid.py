@@ -1,4 +1,5 @@
 """peers.py: whose process is at the other end of a TCP connection."""
+
 import os
 import socket
 import sys

@@ -1,4 +1,5 @@
 """peers.py: a connection whose client has closed, or half closed, its end."""
+
 import os
 import socket
 import sys

@@ -1,4 +1,5 @@
 """options.py: addresses, and what is given; serve.py: where it listens."""
+
 import socket
 import string
 
@@ -7,20 +8,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cacheplugin import options
-from cacheplugin.server import serve
 from cacheplugin.errors import UsageError
 from cacheplugin.options import is_given, parse_address
+from cacheplugin.server import serve
 
 
 @pytest.mark.parametrize(
     ("text", "address"),
     [
-        (":80", ("127.0.0.1", 80)), ("127.0.0.1:8080", ("127.0.0.1", 8080)),
-        ("0.0.0.0:1", ("0.0.0.0", 1)), ("localhost:65535", ("localhost", 65535)),
-        ("[::1]:8080", ("::1", 8080)), ("[::]:80", ("::", 80)), ("[]:80", ("127.0.0.1", 80)),
-        ("[fe80::1%eth0]:80", ("fe80::1%eth0", 80)), ("host:080", ("host", 80)),
+        (":80", ("127.0.0.1", 80)),
+        ("127.0.0.1:8080", ("127.0.0.1", 8080)),
+        ("0.0.0.0:1", ("0.0.0.0", 1)),
+        ("localhost:65535", ("localhost", 65535)),
+        ("[::1]:8080", ("::1", 8080)),
+        ("[::]:80", ("::", 80)),
+        ("[]:80", ("127.0.0.1", 80)),
+        ("[fe80::1%eth0]:80", ("fe80::1%eth0", 80)),
+        ("host:080", ("host", 80)),
     ],
-)  # fmt: skip
+)
 def test_addresses(text, address):
     """Host and port; no host is the loopback."""
     assert parse_address(text, "--http") == address
@@ -29,11 +35,33 @@ def test_addresses(text, address):
 @pytest.mark.parametrize(
     "text",
     [
-        "", ":", "80", "host", "host:", ":0", ":65536", ":-1", ":+1", ":1.0", ": 80", ":80 ", ":٣",
-        ":²", "::1:80", "::80", "[::1]", "[::1]80", "[::1:80", "::1]:80", "http://host:80",
-        ":99999999999999999999", ":http", "host:80/", "[::1]:",
+        "",
+        ":",
+        "80",
+        "host",
+        "host:",
+        ":0",
+        ":65536",
+        ":-1",
+        ":+1",
+        ":1.0",
+        ": 80",
+        ":80 ",
+        ":٣",
+        ":²",
+        "::1:80",
+        "::80",
+        "[::1]",
+        "[::1]80",
+        "[::1:80",
+        "::1]:80",
+        "http://host:80",
+        ":99999999999999999999",
+        ":http",
+        "host:80/",
+        "[::1]:",
     ],
-)  # fmt: skip
+)
 def test_no_addresses(text):
     """One line that names the flag, and what is wrong with it."""
     with pytest.raises(UsageError) as caught:

@@ -1,4 +1,5 @@
 """systemd.py: what a service manager passes and hears."""
+
 import json
 import logging
 import os
@@ -52,8 +53,11 @@ def passed(kinds, **variables):
     environ = {"LISTEN_PID": "own", "LISTEN_FDS": str(len(kinds))} | variables
     done = subprocess.run(
         [sys.executable, "-c", PASSED, json.dumps(kinds), json.dumps(sys.path)],
-        env=environ, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
     found, left = json.loads(done.stdout)
     assert left == []
@@ -98,11 +102,17 @@ def test_more_listeners_than_there_are_descriptors():
 @pytest.mark.parametrize(
     "variables",
     [
-        {"LISTEN_PID": "1"}, {"LISTEN_PID": ""}, {"LISTEN_PID": "x"}, {"LISTEN_FDS": ""},
-        {"LISTEN_FDS": "x"}, {"LISTEN_FDS": "-1"}, {"LISTEN_FDS": "0"}, {"LISTEN_FDS": "1.0"},
+        {"LISTEN_PID": "1"},
+        {"LISTEN_PID": ""},
+        {"LISTEN_PID": "x"},
+        {"LISTEN_FDS": ""},
+        {"LISTEN_FDS": "x"},
+        {"LISTEN_FDS": "-1"},
+        {"LISTEN_FDS": "0"},
+        {"LISTEN_FDS": "1.0"},
         {"LISTEN_FDS": "²"},
     ],
-)  # fmt: skip
+)
 def test_what_is_for_another_process_or_no_number(variables):
     """Nothing was passed, and descriptor 3 is somebody else's."""
     assert passed(["tcp"], PYTHONUTF8="1", **variables) == []
@@ -118,8 +128,13 @@ def test_nothing_passed(monkeypatch):
 # -- what it hears ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("is_abstract", [False, pytest.param(True, marks=pytest.mark.skipif(
-    sys.platform != "linux", reason="Linux only"))])  # fmt: skip
+@pytest.mark.parametrize(
+    "is_abstract",
+    [
+        False,
+        pytest.param(True, marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux only")),
+    ],
+)
 def test_the_service_manager_hears(monkeypatch, tmp_path, is_abstract):
     """One datagram each, on a path or an abstract name, again and again."""
     path = f"@{tmp_path.name}-{os.getpid()}" if is_abstract else str(tmp_path / "notify")

@@ -1,4 +1,5 @@
 """FakeS3 answers a real client as S3 does, and fails when it is told to."""
+
 import http.client
 import io
 import threading
@@ -8,8 +9,9 @@ import botocore.session
 import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from fakes3 import MIN_PART_BYTES, FakeS3
 from s3transfer.manager import TransferConfig, TransferManager
+
+from fakes3 import MIN_PART_BYTES, FakeS3
 
 BODY = bytes(range(100))
 WEIRD = "a b+c%/<&>/ü?"
@@ -110,7 +112,7 @@ class TestObjects:
         assert client.refusal("get_bucket_acl") == (501, "NotImplemented")
 
     def test_delete(self, s3, client):
-        s3.objects.update({key: BODY for key in ("a", "b", WEIRD, "left")})
+        s3.objects.update(dict.fromkeys(("a", "b", WEIRD, "left"), BODY))
         for _ in range(2):  # the second finds nothing
             assert client.delete_object(Key="a")["ResponseMetadata"]["HTTPStatusCode"] == 204
         order = {"Objects": [{"Key": "b"}, {"Key": WEIRD}, {"Key": "absent"}]}

@@ -1,4 +1,5 @@
 """The stand-ins for an upstream GOPROXY and a checksum database: the go command believes them."""
+
 import hashlib
 import http.client
 import io
@@ -11,6 +12,7 @@ import threading
 import zipfile
 
 import pytest
+
 from checksums import ChecksumDatabase
 from goupstream import EXTRA_BYTES, LOGIN_PAGE, PIECES, FakeUpstream
 from helpers import write_module
@@ -95,9 +97,13 @@ class Go:
 
     def run(self, *argv):
         return subprocess.run(
-            argv, cwd=self.directory, env=self.environ, timeout=GO_TIMEOUT_S,
-            capture_output=True, text=True,
-        )  # fmt: skip
+            argv,
+            cwd=self.directory,
+            env=self.environ,
+            timeout=GO_TIMEOUT_S,
+            capture_output=True,
+            text=True,
+        )
 
     def download(self, modules) -> list:
         """What `go mod download -json` says of each."""
@@ -185,13 +191,19 @@ def test_go_sees_a_fork(served):
 
 def test_go_finds_versions(served):
     go, upstream, checksums = served
-    versions = "v1.0.0 v1.10.0 v1.9.0 v1.11.0-rc.1 v1.11.1-0.20240102030405-0123456789ab".split()
+    versions = [
+        "v1.0.0",
+        "v1.10.0",
+        "v1.9.0",
+        "v1.11.0-rc.1",
+        "v1.11.1-0.20240102030405-0123456789ab",
+    ]
     modules = [go_module("example.com/c", version) for version in versions]
     upstream.add(*modules)
     checksums.add(*modules)
     upstream.queries["example.com/c", "main"] = versions[-1]
     listed = go.run("go", "list", "-m", "-versions", "example.com/c@latest")
-    assert listed.stdout.split() == "example.com/c v1.0.0 v1.9.0 v1.10.0 v1.11.0-rc.1".split()
+    assert listed.stdout.split() == ["example.com/c", "v1.0.0", "v1.9.0", "v1.10.0", "v1.11.0-rc.1"]
     assert go.run("go", "list", "-m", "example.com/c@latest").stdout.split()[1] == "v1.10.0"
     assert go.run("go", "list", "-m", "example.com/c@main").stdout.split()[1] == versions[-1]
 
@@ -213,9 +225,15 @@ def test_a_module_without_go_mod_has_one_made_up():
 
 
 def test_versions_are_in_the_order_of_semver():
-    versions = (
-        "v0.9.0 v1.0.0-alpha v1.0.0-alpha.1 v1.0.0-beta.2 v1.0.0-beta.11 v1.0.0 v1.0.10".split()
-    )
+    versions = [
+        "v0.9.0",
+        "v1.0.0-alpha",
+        "v1.0.0-alpha.1",
+        "v1.0.0-beta.2",
+        "v1.0.0-beta.11",
+        "v1.0.0",
+        "v1.0.10",
+    ]
     assert sorted(random.Random(0).sample(versions, len(versions)), key=order) == versions
 
 

@@ -8,13 +8,13 @@ import shutil
 import time
 
 import pytest
-from entries import TIME, TIME_NS, action_id, files, output_id, put, read
 
+from cacheplugin.errors import BodyMismatch
 from cacheplugin.store import cache as cache_module
 from cacheplugin.store import full_disk, tree
-from cacheplugin.errors import BodyMismatch
 from cacheplugin.store.cache import Draft, LocalCache
 from cacheplugin.store.tree import EMPTY_OUTPUT, Store
+from entries import TIME, TIME_NS, action_id, files, output_id, put, read
 
 BODY = bytes(range(256)) * 400
 A, OUT = action_id("a"), output_id(BODY)
@@ -56,29 +56,26 @@ def leftovers(*stores) -> list:
 )
 def test_wrong_size_or_hash_is_not_stored(cache, output, size, text):
     """A body of another size or SHA-256 than announced is refused and leaves nothing behind."""
-    with pytest.raises(BodyMismatch, match=text):
-        with cache.writer(A, output, size) as writer:
-            writer.write(BODY[:1000])
-            writer.write(BODY[1000:])
-            writer.commit(TIME_NS)
+    with pytest.raises(BodyMismatch, match=text), cache.writer(A, output, size) as writer:
+        writer.write(BODY[:1000])
+        writer.write(BODY[1000:])
+        writer.commit(TIME_NS)
     assert files(cache.store.root) == {}
 
 
 def test_empty_body_under_another_name_is_not_stored(cache):
     """No bytes where the output id says that there are some: refused."""
-    with pytest.raises(BodyMismatch, match="SHA-256"):
-        with cache.writer(A, OUT, 0) as writer:
-            writer.commit(TIME_NS)
+    with pytest.raises(BodyMismatch, match="SHA-256"), cache.writer(A, OUT, 0) as writer:
+        writer.commit(TIME_NS)
     assert files(cache.store.root) == {}
 
 
 def test_bad_put_keeps_the_older_entry(cache):
     """A refused put does not touch what the action had."""
     path = put(cache, "a", BODY)
-    with pytest.raises(BodyMismatch):
-        with cache.writer(A, OUT, 4) as writer:
-            writer.write(b"evil")
-            writer.commit(TIME_NS + 1)
+    with pytest.raises(BodyMismatch), cache.writer(A, OUT, 4) as writer:
+        writer.write(b"evil")
+        writer.commit(TIME_NS + 1)
     assert cache.lookup(A)[2:4] == (TIME, path)
     assert read(path) == BODY
 
@@ -123,10 +120,9 @@ def test_fill_in_any_order(cache):
 @pytest.mark.parametrize("body", [BODY[:-1], BODY + b"x", b"", BODY[:-1] + b"x"])
 def test_fill_with_a_wrong_body(cache, body):
     """A filled body of the wrong size or hash is refused and leaves nothing behind."""
-    with pytest.raises(BodyMismatch):
-        with cache.writer(A, OUT, len(BODY)) as writer:
-            writer.fill(lambda file: file.write(body))
-            writer.commit(TIME_NS)
+    with pytest.raises(BodyMismatch), cache.writer(A, OUT, len(BODY)) as writer:
+        writer.fill(lambda file: file.write(body))
+        writer.commit(TIME_NS)
     assert files(cache.store.root) == {}
 
 
@@ -137,9 +133,8 @@ def test_fill_that_fails(cache):
         file.write(BODY[:100])
         raise io.UnsupportedOperation("broken off")
 
-    with pytest.raises(io.UnsupportedOperation):
-        with cache.writer(A, OUT, len(BODY)) as writer:
-            writer.fill(write_to)
+    with pytest.raises(io.UnsupportedOperation), cache.writer(A, OUT, len(BODY)) as writer:
+        writer.fill(write_to)
     assert files(cache.store.root) == {}
 
 
@@ -206,11 +201,8 @@ class Disk:
         """The root that a call writes to, or None."""
         if call is os_pwrite:
             return self._descriptors.get(args[0])
-        if (
-            call is os_open
-            and not args[1] & os.O_CREAT
-            or call is os_mkdir
-            and os.path.isdir(args[0])
+        if (call is os_open and not args[1] & os.O_CREAT) or (
+            call is os_mkdir and os.path.isdir(args[0])
         ):
             return None
         return next((root for root in self.calls if args[0].startswith(f"{root}/")), None)

@@ -1,4 +1,5 @@
 """shutdown.py: the marker of an open session; what is not trusted after the machine went down."""
+
 import fcntl
 import multiprocessing
 import os
@@ -7,13 +8,13 @@ import sys
 import time
 
 import pytest
-from entries import action_id, files, output_id, put, read
 
 import cacheplugin
 from cacheplugin.store import crash_safety, verify
 from cacheplugin.store.cache import LocalCache
 from cacheplugin.store.crash_safety import OpenMarker, Suspects, guard, suspect_since
 from cacheplugin.store.tree import EMPTY_OUTPUT, Store
+from entries import action_id, files, output_id, put, read
 
 BODY = b"package main\n" * 50
 A, OUT = action_id("a"), output_id(BODY)
@@ -190,14 +191,23 @@ def test_asking_imports_nothing():
         "s.suspect_since('/nonexistent'); print(*sorted(set(sys.modules) - before))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
         cwd=os.path.dirname(cacheplugin.__path__[0]),
-    )  # fmt: skip
+    )
     assert set(done.stdout.split()) <= {
-        "cacheplugin", "cacheplugin.store", "cacheplugin.store.crash_safety",
-        "cacheplugin.store.tree", "cacheplugin.store.record", "cacheplugin.errors",
-        "binascii", "errno",
-    }  # fmt: skip
+        "cacheplugin",
+        "cacheplugin.store",
+        "cacheplugin.store.crash_safety",
+        "cacheplugin.store.tree",
+        "cacheplugin.store.record",
+        "cacheplugin.errors",
+        "binascii",
+        "errno",
+    }
 
 
 # -- what is not trusted ---------------------------------------------------------------------------

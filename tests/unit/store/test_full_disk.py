@@ -7,11 +7,11 @@ import stat
 import time
 
 import pytest
-from entries import action_id, files, put, read
 
 from cacheplugin.store.cache import LocalCache
 from cacheplugin.store.full_disk import SessionDir, free_space
 from cacheplugin.store.tree import MIN_AGE_S, Store
+from entries import action_id, files, put, read
 
 MIN_AGE = 3600
 BODY_BYTES = 100_000

@@ -12,16 +12,16 @@ import tempfile
 import threading
 import time
 
-from entries import action_id, output_id, read
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from cacheplugin.options import Options
 from cacheplugin.store import prune, spool, tree
 from cacheplugin.store.cache import LocalCache
-from cacheplugin.options import Options
 from cacheplugin.store.spool import SpoolSession
 from cacheplugin.store.tree import EMPTY_OUTPUT, MIN_AGE_S, Store
+from entries import action_id, output_id, read
 
 OPTIONS = Options(bucket="bucket")
 HOUR = 3600
@@ -44,9 +44,22 @@ faults = st.none() | st.tuples(
 )
 
 _CALLS = (
-    "open", "read", "write", "pwrite", "pread", "stat", "fstat", "link", "replace", "unlink",
-    "mkdir", "rmdir", "utime", "ftruncate", "listdir",
-)  # fmt: skip
+    "open",
+    "read",
+    "write",
+    "pwrite",
+    "pread",
+    "stat",
+    "fstat",
+    "link",
+    "replace",
+    "unlink",
+    "mkdir",
+    "rmdir",
+    "utime",
+    "ftruncate",
+    "listdir",
+)
 _ALIASES = {"_open": "open", "_read": "read", "_stat": "stat", "_close": "close"}  # of store.py
 
 
@@ -321,9 +334,7 @@ class Histories(RuleBasedStateMachine):
 
     # -- prune -------------------------------------------------------------------------------------
 
-    @rule(
-        hours=st.integers(0, 100), size=st.sampled_from([0, 4096, 20_000, 100_000]), fault=faults
-    )
+    @rule(hours=st.integers(0, 100), size=st.sampled_from([0, 4096, 20_000, 100_000]), fault=faults)
     def prune(self, hours, size, fault):
         before = {action: min(self.clocks(action, body)) for action, body in self.sure.items()}
         result = self.run(fault, lambda: prune.prune(self.root, hours * HOUR, size))

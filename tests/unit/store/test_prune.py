@@ -1,4 +1,5 @@
 """prune.py: what goes and what stays, in which order, and what an interruption leaves."""
+
 import errno
 import fcntl
 import json
@@ -7,14 +8,15 @@ import signal
 import time
 
 import pytest
-from entries import action_id, files, output_id, put, read
 
-from cacheplugin.store import prune as prune_module
+from cacheplugin.commands.prune import run
 from cacheplugin.errors import UsageError
-from cacheplugin.store.cache import LocalCache
 from cacheplugin.options import Options
-from cacheplugin.store.prune import KINDS, prune, prune_at_close, run
+from cacheplugin.store import prune as prune_module
+from cacheplugin.store.cache import LocalCache
+from cacheplugin.store.prune import KINDS, prune, prune_at_close
 from cacheplugin.store.tree import EMPTY_OUTPUT, Store
+from entries import action_id, files, output_id, put, read
 
 HOUR_S = 3600
 BODY_BYTES = 100_000
@@ -182,9 +184,18 @@ def test_what_the_store_did_not_make_stays(cache, tmp_path):
     """The spool, unknown names and what is behind a symlink are left alone."""
     root = cache.store.root
     name = output_id(b"x")
-    kept = ["spool/ab/abcd", "action/README", f"action/zz/{name}", f"action/ab/abcd.txt",
-            f"output/{name[:2]}/deeper/{name}", "output/00/ffff", "other/ab/abcd", "open/ab",
-            "tmp/deeper/file", "abcd"]  # fmt: skip
+    kept = [
+        "spool/ab/abcd",
+        "action/README",
+        f"action/zz/{name}",
+        "action/ab/abcd.txt",
+        f"output/{name[:2]}/deeper/{name}",
+        "output/00/ffff",
+        "other/ab/abcd",
+        "open/ab",
+        "tmp/deeper/file",
+        "abcd",
+    ]
     for path in kept:
         write_aged(root, path, 1000)
     outside = write_aged(tmp_path, "outside/ab/abcd", 1000)
@@ -270,7 +281,7 @@ def test_what_is_used_meanwhile_stays(cache, monkeypatch):
     assert cache.lookup(action_id(used)) is not None
 
 
-def test_what_cannot_be_removed_is_passed_over(cache, monkeypatch, capsys):
+def test_what_cannot_be_removed_is_passed_over(cache, monkeypatch, capfd):
     """The rest goes, the count is honest, and the exit status says that something failed."""
     for name in "ab":
         store_aged(cache, name, 30)
@@ -283,14 +294,14 @@ def test_what_cannot_be_removed_is_passed_over(cache, monkeypatch, capsys):
 
     monkeypatch.setattr(os, "unlink", refuse_one)
     assert run(options_of(cache, expiry_s=24 * HOUR_S, json=True)) == 1
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     report = json.loads(captured.out)
     assert report["removed"]["actions"]["count"] == 1 and report["failures"] == 1
     assert len(captured.err.splitlines()) == 1
     assert hits(cache, "ab") == ["a"]
 
 
-def test_a_directory_that_cannot_be_read_is_passed_over(cache, monkeypatch, capsys):
+def test_a_directory_that_cannot_be_read_is_passed_over(cache, monkeypatch, capfd):
     """The others are pruned, and the exit status says that something failed."""
     for name in "ab":
         store_aged(cache, name, 30)
@@ -304,7 +315,7 @@ def test_a_directory_that_cannot_be_read_is_passed_over(cache, monkeypatch, caps
     monkeypatch.setattr(os, "scandir", refuse_one)
     assert run(options_of(cache, expiry_s=24 * HOUR_S)) == 1
     assert hits(cache, "ab") == ["a"]
-    assert "broken" in capsys.readouterr().err
+    assert "broken" in capfd.readouterr().err
 
 
 def test_others_remove_at_the_same_time(cache, monkeypatch):
@@ -366,10 +377,10 @@ def locked(cache):
     os.close(fd)
 
 
-def test_a_second_prune_says_so_and_leaves(cache, locked, capsys):
+def test_a_second_prune_says_so_and_leaves(cache, locked, capfd):
     store_aged(cache, "a", 30)
     assert run(options_of(cache, expiry_s=HOUR_S)) == 0
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = capfd.readouterr().err.splitlines()
     assert "another prune" in line
     assert hits(cache, "a") == ["a"]
 
@@ -423,12 +434,12 @@ def test_at_close_errors_are_no_trouble(cache, at_close, monkeypatch, tmp_path):
 # -- what is printed -------------------------------------------------------------------------------
 
 
-def test_json_is_one_object(cache, capsys):
+def test_json_is_one_object(cache, capfd):
     """Counts and bytes of all kinds, the cutoff, the time it took."""
     store_aged(cache, "a", 30)
     store_aged(cache, "b", 2)
     assert run(options_of(cache, expiry_s=24 * HOUR_S, json=True)) == 0
-    (line,) = capsys.readouterr().out.splitlines()
+    (line,) = capfd.readouterr().out.splitlines()
     report = json.loads(line)
     assert report["removed"]["actions"]["count"] == report["kept"]["actions"]["count"] == 1
     assert report["removed"]["outputs"] == report["kept"]["outputs"]
@@ -440,27 +451,27 @@ def test_json_is_one_object(cache, capsys):
     assert report["cutoff"][:13] in (day_ago, hour_later)
 
 
-def test_text_names_counts_and_sizes(cache, capsys):
+def test_text_names_counts_and_sizes(cache, capfd):
     store_aged(cache, "a", 30)
     store_aged(cache, "b", 0)
     assert run(options_of(cache, expiry_s=24 * HOUR_S, max_size_bytes=1000)) == 0
-    removed, kept, more = capsys.readouterr().out.splitlines()
+    removed, kept, more = capfd.readouterr().out.splitlines()
     assert removed.startswith("removed 1 actions, 1 outputs, 0 other: 1")
     assert kept.startswith("kept 1 actions, 1 outputs, 0 other: 1") and kept.endswith(" kB")
     assert "--max-size" in more
 
 
-def test_without_bounds_it_says_so_in_one_line(cache, capsys):
+def test_without_bounds_it_says_so_in_one_line(cache, capfd):
     write_aged(cache.store.root, "tmp/dead", 30)
     assert run(options_of(cache)) == 0
-    (line,) = capsys.readouterr().out.splitlines()
+    (line,) = capfd.readouterr().out.splitlines()
     assert "nothing expires" in line and "removed 1 temporary" in line
 
 
-def test_no_directory_is_nothing_to_prune(tmp_path, capsys):
+def test_no_directory_is_nothing_to_prune(tmp_path, capfd):
     root = tmp_path / "none"
     assert run(Options(cache_dir=str(root), expiry_s=1.0, json=True)) == 0
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     assert json.loads(captured.out)["removed"]["actions"]["count"] == 0
     assert "nothing to prune" in captured.err and not root.exists()
 
@@ -494,6 +505,7 @@ def test_progress_is_drawn_on_a_terminal_and_cleared(cache, monkeypatch):
     monkeypatch.setattr("sys.stderr", terminal)
     begin = time.monotonic()
     assert run(options_of(cache, expiry_s=24 * HOUR_S)) == 0
-    drawn = terminal.text.count("\r") - 1
-    assert 1 <= drawn <= 1 + (time.monotonic() - begin) / 0.1
-    assert "looking  [" in terminal.text and terminal.text.endswith("\r\x1b[K")
+    lines = terminal.text.split("\r")
+    drawn = sum("|" in line for line in lines)
+    assert 1 <= drawn <= 2 + (time.monotonic() - begin) / 0.1
+    assert "looking" in terminal.text and not lines[-1].strip() and not lines[-2].strip()

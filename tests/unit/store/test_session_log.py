@@ -1,13 +1,14 @@
 """history.py: one line a session, kept short, and nothing about it is ever an error."""
+
 import fcntl
 import os
 import time
 
 import pytest
-from entries import read
 
-from cacheplugin.store.session_log import append_session, read_sessions
 from cacheplugin.metrics import Counters
+from cacheplugin.store.session_log import append_session, read_sessions
+from entries import read
 
 
 def counters(gets=10, **more) -> Counters:
@@ -23,16 +24,28 @@ def test_a_session_is_a_line(tmp_path):
     append_session(
         str(tmp_path),
         counters(
-            10, get_local_hit=5, get_fault_hit=3, get_misses=2, put_requests=4, get_fault_bytes=700,
-            put_s3_bytes=900, drain_s=1.25,
+            10,
+            get_local_hit=5,
+            get_fault_hit=3,
+            get_misses=2,
+            put_requests=4,
+            get_fault_bytes=700,
+            put_s3_bytes=900,
+            drain_s=1.25,
         ),
-    )  # fmt: skip
+    )
     (session,) = read_sessions(str(tmp_path))
     assert before < session.pop("end") < time.time() + 1
     assert session == {
-        "gets": 10, "local_hits": 5, "s3_hits": 3, "misses": 2, "puts": 4, "bytes_down": 700,
-        "bytes_up": 900, "waited_s": 1.25,
-    }  # fmt: skip
+        "gets": 10,
+        "local_hits": 5,
+        "s3_hits": 3,
+        "misses": 2,
+        "puts": 4,
+        "bytes_down": 700,
+        "bytes_up": 900,
+        "waited_s": 1.25,
+    }
 
 
 def test_the_oldest_come_first_and_idle_sessions_are_left_out(tmp_path):

@@ -7,15 +7,15 @@ import os
 import shutil
 
 import pytest
-from entries import TIME_NS, action_id, output_id, put, read
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cacheplugin.options import Options
 from cacheplugin.store import spool
 from cacheplugin.store.cache import LocalCache
-from cacheplugin.options import Options
 from cacheplugin.store.spool import SpoolSession
 from cacheplugin.store.tree import EMPTY_OUTPUT, Store
+from entries import TIME_NS, action_id, output_id, put, read
 
 BODY = b"what the build made" * 100
 OUT = output_id(BODY)
@@ -464,8 +464,8 @@ def test_what_is_no_part_of_the_target_keeps_nothing_apart(cache, sessions):
 @pytest.mark.parametrize(
     "text",
     [
-        json.dumps({f: "" for f in spool.TARGET_FIELDS} | {"layout": "newer"}),
-        json.dumps({f: "" for f in spool.TARGET_FIELDS} | {"layout": "objects", "more": "x"}),
+        json.dumps(dict.fromkeys(spool.TARGET_FIELDS, "") | {"layout": "newer"}),
+        json.dumps(dict.fromkeys(spool.TARGET_FIELDS, "") | {"layout": "objects", "more": "x"}),
         json.dumps({"layout": "objects", "bucket": "bucket"}),
         json.dumps({"bucket": "bucket"}),
         "[]",

@@ -9,13 +9,13 @@ import threading
 import time
 
 import pytest
-from entries import TIME, TIME_NS, action_id, files, output_id, put, read
 
 from cacheplugin import main
+from cacheplugin.options import Options
 from cacheplugin.store import record
 from cacheplugin.store.cache import LocalCache
-from cacheplugin.options import Options
 from cacheplugin.store.tree import EMPTY_OUTPUT, Store
+from entries import TIME, TIME_NS, action_id, files, output_id, put, read
 
 BODY = b"package main\n" * 50
 A = action_id("a")

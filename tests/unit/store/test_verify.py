@@ -1,16 +1,17 @@
 """verify.py: damage of every kind is found, repair leaves none, live stores are no fault."""
+
 import errno
 import os
 import random
 import socket
 
 import pytest
-from entries import TIME_NS, action_id, files, output_id, put, read
 
 from cacheplugin.store import record, verify
 from cacheplugin.store.cache import LocalCache
 from cacheplugin.store.tree import EMPTY_OUTPUT, Store
 from cacheplugin.store.verify import check
+from entries import TIME_NS, action_id, files, output_id, put, read
 
 BODY = b"package main\n" * 50
 LARGE = random.Random(1).randbytes(3 * verify._BUFFER_BYTES + 17)
@@ -127,11 +128,16 @@ def test_swapped_records_are_found(cache):
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda data: b"", lambda data: data[:-1], lambda data: bytes(len(data)),
-     lambda data: data[:60], lambda data: data.replace(b"v1", b"v2"),
-     lambda data: bytes([data[0] ^ 1]) + data[1:]],
+    [
+        lambda data: b"",
+        lambda data: data[:-1],
+        lambda data: bytes(len(data)),
+        lambda data: data[:60],
+        lambda data: data.replace(b"v1", b"v2"),
+        lambda data: bytes([data[0] ^ 1]) + data[1:],
+    ],
     ids=["empty", "cut", "zeros", "half", "version", "bit"],
-)  # fmt: skip
+)
 def test_a_garbled_record_is_found_and_goes_alone(cache, damage):
     path = cache.store.action_path(A)
     data = read(path)
@@ -145,11 +151,13 @@ def test_a_garbled_record_is_found_and_goes_alone(cache, damage):
 @pytest.mark.parametrize(
     "output, size, xxh3",
     [
-        (OUT, len(BODY), 1), (OUT, len(BODY) + 1, None), ("abcd", 3, 1),
+        (OUT, len(BODY), 1),
+        (OUT, len(BODY) + 1, None),
+        ("abcd", 3, 1),
         (OUT.upper(), len(BODY), None),
     ],
     ids=["xxh3", "size", "short output", "upper case"],
-)  # fmt: skip
+)
 def test_a_whole_record_that_lies_goes_alone(cache, output, size, xxh3):
     """Where the body is what its name says, the record that disagrees is what is wrong."""
     xxh3 = int(verify._xxh3(BODY), 16) if xxh3 is None else xxh3
@@ -202,10 +210,16 @@ def test_what_is_no_part_of_a_store_is_found(cache):
     os.makedirs(f"{root}/output/{other}", exist_ok=True)
     os.makedirs(f"{root}/action/{other}", exist_ok=True)
     strays = [
-        f"action/{A[:2]}/notes", "action/README", f"output/{OUT[:2]}/{OUT[:-1]}", "output/zz",
-        f"output/{OUT[:2]}/{OUT}.part", f"output/{other}/{OUT}", f"action/{other}/{A}",
-        f"action/{A[:2]}/{A.upper()}0", "output/ff\nff",
-    ]  # fmt: skip
+        f"action/{A[:2]}/notes",
+        "action/README",
+        f"output/{OUT[:2]}/{OUT[:-1]}",
+        "output/zz",
+        f"output/{OUT[:2]}/{OUT}.part",
+        f"output/{other}/{OUT}",
+        f"action/{other}/{A}",
+        f"action/{A[:2]}/{A.upper()}0",
+        "output/ff\nff",
+    ]
     for stray in strays:
         with open(f"{root}/{stray}", "wb") as file:
             file.write(BODY)
@@ -446,4 +460,4 @@ def test_progress_grows_to_the_end(cache):
     """``done`` never falls and stays within 0 and 1."""
     seen = []
     check(cache.store, on_progress=lambda report, done: seen.append(done))
-    assert len(seen) == 9 and seen == sorted(seen) and 0 <= seen[0] and seen[-1] <= 1
+    assert len(seen) == 9 and seen == sorted(seen) and seen[0] >= 0 and seen[-1] <= 1

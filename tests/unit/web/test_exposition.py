@@ -1,4 +1,5 @@
 """web/exposition.py: a snapshot as text."""
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from cacheplugin import breaker
@@ -65,9 +66,11 @@ def test_histograms_are_cumulative():
 def test_the_pool_where_there_is_one():
     """Queues, workers and breakers, by direction."""
     status = jobs.PoolStatus(
-        {jobs.FETCHING: 1, jobs.UPLOADING: 2}, {jobs.FETCHING: 3, jobs.UPLOADING: 4}, 5,
+        {jobs.FETCHING: 1, jobs.UPLOADING: 2},
+        {jobs.FETCHING: 3, jobs.UPLOADING: 4},
+        5,
         {jobs.FETCHING: breaker.CLOSED, jobs.UPLOADING: breaker.OPEN},
-    )  # fmt: skip
+    )
     found = samples(snapshot(pool=tuple(status)))
     upload = (("direction", "upload"),)
     assert found["gocache_pool_queued", upload] == 2 and found["gocache_pool_running", upload] == 4

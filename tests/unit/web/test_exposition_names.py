@@ -1,4 +1,5 @@
 """web/exposition.py: every counter is published, once and with its number."""
+
 import re
 
 import pytest
@@ -6,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cacheplugin import breaker
 from cacheplugin.ipc import jobs
-from cacheplugin.metrics import Counters, HOST, Histogram, SERVER
+from cacheplugin.metrics import HOST, SERVER, Counters, Histogram
 from cacheplugin.web import exposition
 
 # What the Go program publishes of a build.
@@ -33,8 +34,12 @@ def snapshot(**fields) -> dict:
     return {
         "counters": counters.as_dict(),
         "histograms": {name: (one.counts, one.sum_s) for name, one in histograms.items()},
-        "sessions": 2001, "sessions_begun": {"unix": 2002, "tcp": 2003}, "uploads_pending": 2004,
-        "is_stopping": False, "bucket_usable": True, "http_restarts": 2005,
+        "sessions": 2001,
+        "sessions_begun": {"unix": 2002, "tcp": 2003},
+        "uploads_pending": 2004,
+        "is_stopping": False,
+        "bucket_usable": True,
+        "http_restarts": 2005,
         "pool": (
             {jobs.FETCHING: 2006, jobs.UPLOADING: 2007},
             {jobs.FETCHING: 2008, jobs.UPLOADING: 2009},
@@ -42,7 +47,7 @@ def snapshot(**fields) -> dict:
             {jobs.FETCHING: breaker.HALF_OPEN, jobs.UPLOADING: breaker.CLOSED},
         ),
         **fields,
-    }  # fmt: skip
+    }
 
 
 def families(found, spooled=2011) -> dict:
@@ -59,8 +64,11 @@ def test_names_of_the_reference():
         assert set(names.split()) <= set(found[group])
         assert found[group] == given[group]
     assert found["gocache_serve"] == {
-        "sessions": 2001, "sessions_unix": 2002, "sessions_tcp": 2003, "uploads_pending": 2004,
-    }  # fmt: skip
+        "sessions": 2001,
+        "sessions_unix": 2002,
+        "sessions_tcp": 2003,
+        "uploads_pending": 2004,
+    }
 
 
 def test_variables_are_no_part_of_the_snapshot():
@@ -95,7 +103,7 @@ def test_every_other_number_has_a_sample():
         for family in families(snapshot()).values()
         if family.type != "histogram"
         for sample in family.samples
-        if 2000 <= sample.value
+        if sample.value >= 2000
     ]
     assert sorted(values) == list(range(2001, 2012))
 
@@ -112,10 +120,11 @@ def test_names_and_help():
 @pytest.mark.parametrize(
     ("family", "label", "name"),
     [
-        ("get_seconds", "local", "local"), ("get_seconds", "s3", "s3"),
+        ("get_seconds", "local", "local"),
+        ("get_seconds", "s3", "s3"),
         ("upload_seconds", None, "upload"),
     ],
-)  # fmt: skip
+)
 def test_histograms_agree_with_what_was_observed(family, label, name):
     """Cumulative over all bounds, the last of which is the count."""
     given = snapshot()

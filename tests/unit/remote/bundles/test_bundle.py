@@ -9,12 +9,10 @@ from collections import namedtuple
 import pytest
 import xxhash
 import zstandard
-from bundle_reader import read_index
-from entries import TIME_NS, action_id, output_id
 from hypothesis import given
 from hypothesis import strategies as st
-from rows import empty_row, row
 
+from bundle_reader import read_index
 from cacheplugin.errors import Damaged
 from cacheplugin.remote.bundles import bundle, index, tasks
 from cacheplugin.remote.bundles.bundle import (
@@ -22,15 +20,17 @@ from cacheplugin.remote.bundles.bundle import (
     HEADER,
     LARGE_BYTES,
     MAGIC,
-    Packer,
     SMALL_BYTES,
-    Stream,
     TRAILER,
     VERSION,
+    Packer,
+    Stream,
     inflate,
     inflate_pieces,
 )
 from cacheplugin.store.tree import EMPTY_OUTPUT
+from entries import TIME_NS, action_id, output_id
+from rows import empty_row, row
 
 NAME = "0123456789ab-0123456789abcdef-01234567"
 Entry = namedtuple("Entry", "action output size time_ns path")
@@ -82,13 +82,17 @@ SIZES = st.one_of(
 )
 BODIES = st.builds(
     lambda size, seed, plain: bytes([seed]) * size if plain else noise(size, seed),
-    SIZES, st.integers(0, 3), st.booleans(),
-)  # fmt: skip
+    SIZES,
+    st.integers(0, 3),
+    st.booleans(),
+)
 ACTIONS = st.binary(min_size=1, max_size=64).map(bytes.hex)
 PUTS = st.lists(
     st.tuples(ACTIONS, BODIES, st.integers(0, 2**63)),
-    min_size=1, max_size=20, unique_by=lambda one: one[0],
-)  # fmt: skip
+    min_size=1,
+    max_size=20,
+    unique_by=lambda one: one[0],
+)
 
 
 @given(PUTS, st.lists(st.integers(1, 100_000), max_size=20))
@@ -146,8 +150,9 @@ def test_large_bodies_pass_in_pieces(directory, monkeypatch, size):
         packer, data = pack([entry(directory, b"small"), entry(directory, body)])
         assert rows_of(data) == packer.rows
         assert {output_id(body_of(data, one)) for one in packer.rows} == {
-            output_id(b"small"), output_id(body),
-        }  # fmt: skip
+            output_id(b"small"),
+            output_id(body),
+        }
 
 
 @pytest.mark.parametrize("body", [noise(LARGE_BYTES), noise(LARGE_BYTES + 1), b"\0" * 9_000_000])
@@ -336,10 +341,15 @@ def test_hostile_row(change):
             rows_of(bundle_of(compress(data)))
 
 
-@pytest.mark.parametrize("bad", [
-    empty_row("a", size=5), empty_row("a", length=5), empty_row("a", output="ab" * 32),
-    row("a", output=EMPTY_OUTPUT),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "bad",
+    [
+        empty_row("a", size=5),
+        empty_row("a", length=5),
+        empty_row("a", output="ab" * 32),
+        row("a", output=EMPTY_OUTPUT),
+    ],
+)
 def test_row_of_a_wrong_empty_body(bad):
     """Nothing but the empty body has no size and no place, and it has neither."""
     with pytest.raises(Damaged):
@@ -367,6 +377,7 @@ def test_another_path_of_a_body(tmp_path):
 
 def test_a_disk_that_gives_nothing_now_is_no_bad_body(tmp_path, monkeypatch):
     """The same body may be read later: the error comes out, and nothing is dropped."""
+
     def refuse(*_, **__):
         raise OSError(errno.EMFILE, "too many open files")
 
@@ -374,4 +385,3 @@ def test_a_disk_that_gives_nothing_now_is_no_bad_body(tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.open", refuse)
     with pytest.raises(OSError, match="too many"):
         list(Packer([one], NAME).chunks())
-

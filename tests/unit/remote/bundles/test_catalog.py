@@ -1,12 +1,12 @@
 """remote/bundles/catalog.py: what a session knows, and what it says of it in its manifest."""
 
 import pytest
-from entries import TIME_NS, action_id, output_id
-from rows import ids, names, row
 
 from cacheplugin.ipc import jobs
-from cacheplugin.remote.bundles.catalog import Catalog, REFRESH_S
+from cacheplugin.remote.bundles.catalog import REFRESH_S, Catalog
 from cacheplugin.remote.bundles.manifest import CARRY_S, MAX_SUPERSEDED
+from entries import TIME_NS, action_id, output_id
+from rows import ids, names, row
 
 NOW_S = 1_800_000_000
 RECENT_S = NOW_S - 100
@@ -88,10 +88,14 @@ def test_forget_keeps_another_copy_of_the_body():
 def test_forget_bundle():
     """With a bundle go all rows and bodies in it, those of other bundles stay."""
     body = output_id(b"body")
-    found = catalog([
-        row("a"), row("b", output=body), row("c", bundle="bundle-b"),
-        row("d", output=body, time_ns=TIME_NS - 1, bundle="bundle-b"),
-    ])  # fmt: skip
+    found = catalog(
+        [
+            row("a"),
+            row("b", output=body),
+            row("c", bundle="bundle-b"),
+            row("d", output=body, time_ns=TIME_NS - 1, bundle="bundle-b"),
+        ]
+    )
     found.forget_bundle("bundle-a")
     assert names(found.rows(ids("abcd"))) == ids("cd")
     assert found.place(output_id(b"a")) is None

@@ -6,10 +6,8 @@ import tracemalloc
 import pytest
 import xxhash
 import zstandard
-from entries import TIME_NS, action_id
 from hypothesis import given
 from hypothesis import strategies as st
-from rows import empty_row, ids, names, row
 
 from cacheplugin.errors import Damaged
 from cacheplugin.remote.bundles import manifest as format
@@ -28,27 +26,43 @@ from cacheplugin.remote.bundles.manifest import (
     new_name,
     scope_key,
 )
+from entries import TIME_NS, action_id
+from rows import empty_row, ids, names, row
 
 NOW_S = 1_800_000_000
 U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 NAMES = st.text(st.characters(max_codepoint=127), max_size=255)
 ROWS = st.one_of(
     st.builds(
-        Row, st.binary(min_size=1, max_size=64).map(bytes.hex), st.just("ab" * 32),
-        st.integers(1, 2**64 - 1), U64, U32, NAMES, st.integers(0, 2**62 - 1),
-        st.integers(1, 2**62), U32, U64,
+        Row,
+        st.binary(min_size=1, max_size=64).map(bytes.hex),
+        st.just("ab" * 32),
+        st.integers(1, 2**64 - 1),
+        U64,
+        U32,
+        NAMES,
+        st.integers(0, 2**62 - 1),
+        st.integers(1, 2**62),
+        U32,
+        U64,
     ),
     st.builds(empty_row, st.text(max_size=3), time_ns=U64, used_s=U32, bundle=NAMES),
-)  # fmt: skip
+)
 MANIFESTS = st.builds(
-    Manifest, st.text(st.characters(codec="utf-8"), max_size=100), st.lists(NAMES, max_size=9),
+    Manifest,
+    st.text(st.characters(codec="utf-8"), max_size=100),
+    st.lists(NAMES, max_size=9),
     st.lists(ROWS, max_size=9),
-)  # fmt: skip
-SAMPLE = Manifest("example.com/a linux/amd64 mäin", ["m-2", "m-1"], [
-    row("a"), empty_row("b", bundle="bundle-b"), row("c", bundle="bundle-b", inner=5),
-])  # fmt: skip
-
-
+)
+SAMPLE = Manifest(
+    "example.com/a linux/amd64 mäin",
+    ["m-2", "m-1"],
+    [
+        row("a"),
+        empty_row("b", bundle="bundle-b"),
+        row("c", bundle="bundle-b", inner=5),
+    ],
+)
 # -- the format ------------------------------------------------------------------------------------
 
 
@@ -211,8 +225,7 @@ def test_compose_begins_with_what_was_used():
 def test_compose_carries_what_was_used_last():
     """What others used lately follows, the last used first; not what nobody did for long."""
     young, middle, limit, old = (
-        row(name, used_s=NOW_S - age)
-        for name, age in zip("abcd", (5, 100, CARRY_S - 1, CARRY_S))
+        row(name, used_s=NOW_S - age) for name, age in zip("abcd", (5, 100, CARRY_S - 1, CARRY_S))
     )
     rows = known(old, middle, young, limit)
     assert compose([], rows, rows, NOW_S) == [young, middle, limit]

@@ -1,13 +1,13 @@
 """remote/bundles/packing.py: puts become bundles and manifests, and each is answered once."""
 
 import pytest
-from bundles_driver import WALL_S, Driver
-from entries import TIME_NS, action_id, output_id
-from rows import ids, names, row
 
+from bundles_driver import WALL_S, Driver
 from cacheplugin.ipc import jobs
 from cacheplugin.remote.bundles import packing
 from cacheplugin.remote.bundles.packing import BUNDLE_BYTES, IDLE_S
+from entries import TIME_NS, action_id, output_id
+from rows import ids, names, row
 
 FAILURES = [jobs.FAILED, jobs.TIMED_OUT, jobs.SKIPPED, jobs.LOST, jobs.UNUSABLE, jobs.LOCAL]
 
@@ -235,8 +235,11 @@ def test_bodies_that_are_bad(driver):
     driver.bundle(driver.only(jobs.BundleJob), bad="c")
     assert names(driver.manifest().rows) == ids("ba")
     assert driver.said() == {
-        good: jobs.STORED, bad: jobs.DAMAGED, twice: jobs.DAMAGED, finish: jobs.STORED,
-    }  # fmt: skip
+        good: jobs.STORED,
+        bad: jobs.DAMAGED,
+        twice: jobs.DAMAGED,
+        finish: jobs.STORED,
+    }
 
 
 def test_bundle_of_bad_bodies_alone(driver):
@@ -314,4 +317,3 @@ def test_bundles_at_once_are_bounded(driver, monkeypatch):
     assert done == len(letters)
     driver.manifest()
     assert driver.said() == dict.fromkeys([*puts, finish], jobs.STORED)
-

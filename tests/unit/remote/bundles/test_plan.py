@@ -5,15 +5,15 @@ import os
 from contextlib import contextmanager
 
 import pytest
-from bundles_driver import SCOPE, Driver
-from entries import TIME_NS, action_id
-from rows import empty_row, ids, names, row
 
+from bundles_driver import SCOPE, Driver
 from cacheplugin.ipc import jobs
 from cacheplugin.remote.bundles import fetching
 from cacheplugin.remote.bundles.fetching import PREFETCHES_AT_ONCE
 from cacheplugin.remote.bundles.manifest import scope_key
 from cacheplugin.remote.bundles.ranges import GAP_BYTES
+from entries import TIME_NS, action_id
+from rows import empty_row, ids, names, row
 
 NO_PREFETCH = {"prefetch_limit_bytes": 0}
 
@@ -353,9 +353,8 @@ def test_one_prefetch_at_a_time(tmp_path, driver):
 def test_prefetch_of_two_sessions(tmp_path, driver):
     """The lock is free again, and its file gone, when all has come."""
     driver.begin(row("a"), missing="a")
-    with pytest.raises(BlockingIOError):
-        with other_prefetch(tmp_path):
-            pass
+    with pytest.raises(BlockingIOError), other_prefetch(tmp_path):
+        pass
     driver.arrive(driver.only(jobs.RangeJob))
     assert os.listdir(tmp_path / "tmp") == []
 
@@ -422,4 +421,3 @@ def test_a_put_whose_body_turns_out_lost_is_bundled(driver):
     driver.bundle(bundle)
     assert action_id("c") in names(driver.manifest().rows)
     assert driver.said() == {put: jobs.STORED, finish: jobs.STORED}
-

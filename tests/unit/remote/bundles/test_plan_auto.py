@@ -1,11 +1,11 @@
 """remote/bundles/plan.py: the layouts auto and both, which use bundles and objects together."""
 
 import pytest
+
 from bundles_driver import Driver
+from cacheplugin.ipc import jobs
 from entries import TIME_NS, action_id, output_id
 from rows import ids, names, row
-
-from cacheplugin.ipc import jobs
 
 
 def hit(task, name) -> jobs.FetchResult:

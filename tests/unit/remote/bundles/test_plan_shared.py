@@ -1,13 +1,13 @@
 """Plans of bundles that sessions share: who is told what, and whose end ends what."""
-from bundles_driver import Driver
-from entries import action_id, output_id
-from noting_pool import NotingPool
-from rows import ids, names, row
 
+from bundles_driver import Driver
 from cacheplugin.ipc import jobs
 from cacheplugin.remote.bundles.fetching import PREFETCHES_AT_ONCE
 from cacheplugin.remote.bundles.ranges import GAP_BYTES
 from cacheplugin.remote.plan import ObjectsPlan
+from entries import action_id, output_id
+from noting_pool import NotingPool
+from rows import ids, names, row
 
 MANY = [str(at) for at in range(PREFETCHES_AT_ONCE + 4)]
 
@@ -101,7 +101,7 @@ def test_one_finish_writes_what_all_have_put(tmp_path):
     end = driver.finish("a")
     driver.bundle(driver.only(jobs.BundleJob))
     assert sorted(names(driver.manifest().rows)) == sorted(ids("ab"))
-    assert driver.said() == {number: jobs.STORED for number in (ours, theirs.number, end)}
+    assert driver.said() == dict.fromkeys((ours, theirs.number, end), jobs.STORED)
     assert driver.plan.sessions == {5} and not driver.plan.is_over
     driver.plan.finish(jobs.FinishJob(101, ids("b"), 5))
     assert driver.tasks == [] and driver.said() == {101: jobs.STORED} and driver.plan.is_over
@@ -219,16 +219,19 @@ def test_a_fetch_that_fails_fails_for_all_who_wait():
     """Each by its own number; another action is a task of its own."""
     pool = NotingPool()
     plan = ObjectsPlan(pool, ("",))
-    gets = [jobs.FetchJob(at, action_id("ab"[at == 3]), session) for at, session in
-            ((1, 1), (2, 2), (3, 1))]  # fmt: skip
+    gets = [
+        jobs.FetchJob(at, action_id("ab"[at == 3]), session)
+        for at, session in ((1, 1), (2, 2), (3, 1))
+    ]
     for job in gets:
         plan.begin(job.session)
         plan.fetch(job)
     assert pool.tasks == [gets[0], gets[2]]
     plan.done(gets[0], jobs.failed(gets[0], jobs.FAILED, "why"))
     assert [(one.number, one.status, one.reason) for one in pool.messages] == [
-        (1, jobs.FAILED, "why"), (2, jobs.FAILED, "why"),
-    ]  # fmt: skip
+        (1, jobs.FAILED, "why"),
+        (2, jobs.FAILED, "why"),
+    ]
 
 
 def test_a_session_of_single_objects_without_uploads_ends_at_once():

@@ -3,17 +3,17 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rows import empty_row, ids, names, row
 
 from cacheplugin.remote.bundles.ranges import (
     GAP_BYTES,
     IDLE,
     QUEUED,
-    Queue,
     RANGE_BYTES,
     RUNNING,
+    Queue,
     cut,
 )
+from rows import empty_row, ids, names, row
 
 # (gap before the block, its length, bodies in it) of the blocks of a bundle
 BLOCKS = st.lists(
@@ -23,7 +23,7 @@ BLOCKS = st.lists(
         st.integers(1, 3),
     ),
     max_size=12,
-)  # fmt: skip
+)
 
 
 @st.composite
@@ -79,7 +79,8 @@ def test_gaps_and_lengths(rows):
             assert (
                 after.start - before.end > GAP_BYTES
                 or before.length >= RANGE_BYTES
-                or after.rows[0].length >= RANGE_BYTES  # what waits for a small one waits for no more
+                or after.rows[0].length
+                >= RANGE_BYTES  # what waits for a small one waits for no more
             )
 
 

@@ -7,17 +7,17 @@ import re
 from contextlib import contextmanager
 
 import pytest
-from bundle_reader import read_index
-from entries import action_id, files, output_id, put, read
-from fake_bucket import FakeBucket
-from machine import BODY, SCOPE, Machine
 
+from bundle_reader import read_index
+from cacheplugin.errors import Absent, TimedOut, Unavailable
 from cacheplugin.ipc import jobs
 from cacheplugin.pool import worker
-from cacheplugin.errors import Absent, TimedOut, Unavailable
 from cacheplugin.remote import slow_body
 from cacheplugin.remote.bundles import bundle, manifest, tasks
 from cacheplugin.remote.bundles.manifest import scope_key
+from entries import action_id, files, output_id, put, read
+from fake_bucket import FakeBucket
+from machine import BODY, SCOPE, Machine
 
 MAIN, FEATURE = SCOPE, "example.com/a linux/amd64 feature"
 UNRELATED = "example.com/b linux/amd64 main"

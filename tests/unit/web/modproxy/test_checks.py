@@ -1,4 +1,5 @@
 """web/modproxy/checks.py: module zips, their hashes, and what all other files have to look like."""
+
 import io
 import json
 import struct
@@ -7,14 +8,14 @@ import zipfile
 import zlib
 
 import pytest
-from checksums import ChecksumDatabase
 from hypothesis import example, given
 from hypothesis import strategies as st
-from modules import Module, go_module, hash1, zip_bytes
 
 from cacheplugin.errors import FileMismatch
 from cacheplugin.web.modproxy import checks, names, zips
 from cacheplugin.web.modproxy.names import parse
+from checksums import ChecksumDatabase
+from modules import Module, go_module, hash1, zip_bytes
 
 MODULE = go_module(
     "example.com/Upper/a", "v1.2.0-RC.1", body="// Bulk.\n" * 99, **{"a/b/c.txt": b"\0\xff" * 500}
@@ -49,15 +50,19 @@ def with_entry(*path_and_body) -> bytes:
 @pytest.mark.parametrize(
     "files",
     [
-        {"a.go": "package a\n"}, {"go.mod": "module x\n"}, {"B.go": "", "a.go": "", "a/z.go": "",
-            "a-b/c.go": ""},
-        {"": ""}, {"dir/": "", "dir/a.go": "x"}, {"a/go.mod.txt": "", "a/xgo.mod": ""},
+        {"a.go": "package a\n"},
+        {"go.mod": "module x\n"},
+        {"B.go": "", "a.go": "", "a/z.go": "", "a-b/c.go": ""},
+        {"": ""},
+        {"dir/": "", "dir/a.go": "x"},
+        {"a/go.mod.txt": "", "a/xgo.mod": ""},
         {"..a": "", ".b/...": ""},
-        {"big": bytes(1 << 20)}, {"a b/ü.txt": "x", "日本/語": "y"},
+        {"big": bytes(1 << 20)},
+        {"a b/ü.txt": "x", "日本/語": "y"},
         {"LICENSE": "Made for tests.\n"},
     ],
     ids=[*map(str, range(10))],
-)  # fmt: skip
+)
 def test_hash_and_go_mod(files):
     """The hash is that of go.sum, whatever order and names; the go.mod is the module's own."""
     module = Module("example.com/Upper/a", "v1.2.0-RC.1", files)
@@ -134,14 +139,21 @@ def test_names_that_are_no_utf8():
 @pytest.mark.parametrize(
     "path",
     [
-        "a.go", "/etc/passwd", "../a.go", "", "example.com/Upper/a/a.go",
+        "a.go",
+        "/etc/passwd",
+        "../a.go",
+        "",
+        "example.com/Upper/a/a.go",
         "example.com/upper/a@v1.2.0-RC.1/a.go",
-        "example.com/Upper/a@v1.2.0/a.go", "example.com/Upper/a@v1.2.0-RC.10/a.go", PREFIX[:-1],
+        "example.com/Upper/a@v1.2.0/a.go",
+        "example.com/Upper/a@v1.2.0-RC.10/a.go",
+        PREFIX[:-1],
         "x/" + PREFIX,
-        PREFIX.replace("/", "\\") + "a.go", "\ufeff" + PREFIX + "a.go",
+        PREFIX.replace("/", "\\") + "a.go",
+        "\ufeff" + PREFIX + "a.go",
     ],
     ids=ascii,
-)  # fmt: skip
+)
 def test_paths_of_another_module(path):
     """Each path begins with the module and its version."""
     assert "does not begin with" in refusal(with_entry(path, b"x"))
@@ -151,12 +163,30 @@ def test_paths_of_another_module(path):
 @pytest.mark.parametrize(
     "path",
     [
-        "../a.go", "a/../../b", "..", "a/..", ".", "./a", "a/./b", "/a", "//a", "a//b", "a//", "/",
-        "a\\b", "..\\b",
-        "a\nb", "a\0", "a\0b", "\0", "../", "a/../", "a/.",
+        "../a.go",
+        "a/../../b",
+        "..",
+        "a/..",
+        ".",
+        "./a",
+        "a/./b",
+        "/a",
+        "//a",
+        "a//b",
+        "a//",
+        "/",
+        "a\\b",
+        "..\\b",
+        "a\nb",
+        "a\0",
+        "a\0b",
+        "\0",
+        "../",
+        "a/../",
+        "a/.",
     ],
     ids=ascii,
-)  # fmt: skip
+)
 def test_paths_that_lead_elsewhere(path):
     """No path has empty elements or dots, a backslash, a NUL, or a newline, which no hash takes."""
     filler = path.replace("\0", "\x01")  # zipfile ends a name at NUL
@@ -381,9 +411,12 @@ SMALL = zip_bytes(GOOD)
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, len(SMALL) - 1), st.sampled_from([0, 1, 0x7F, 0x80, 0xFF])),
-        min_size=1, max_size=4)
-)  # fmt: skip
+    st.lists(
+        st.tuples(st.integers(0, len(SMALL) - 1), st.sampled_from([0, 1, 0x7F, 0x80, 0xFF])),
+        min_size=1,
+        max_size=4,
+    )
+)
 @example([(SMALL.index(b"PK\x05\x06") + 16 + at, 0xFF) for at in range(3)])
 @example([(SMALL.index(b"PK\x05\x06") + 12 + at, 0xFF) for at in range(3)])
 @example([(SMALL.index(b"PK\x01\x02") + 10, 12)])
@@ -441,10 +474,14 @@ def test_mod_in_a_zip_that_the_disk_damaged(tmp_path):
 
 @pytest.mark.parametrize(
     "data",
-    [MODULE.info, b'{"Version":"v1.2.0-RC.1"}',
-     b' {"Origin":{"VCS":"git"},"Version":"v1.2.0-RC.1","Time":null}\n',
-     '{"Version":"v1.2.0-RC.1","x":"\u00e9"}'.encode(), b'{"Version":"x","Version":"v1.2.0-RC.1"}'],
-)  # fmt: skip
+    [
+        MODULE.info,
+        b'{"Version":"v1.2.0-RC.1"}',
+        b' {"Origin":{"VCS":"git"},"Version":"v1.2.0-RC.1","Time":null}\n',
+        '{"Version":"v1.2.0-RC.1","x":"\u00e9"}'.encode(),
+        b'{"Version":"x","Version":"v1.2.0-RC.1"}',
+    ],
+)
 def test_infos(data):
     """JSON with the version that was asked for; other fields are nobody's business."""
     checks.check_info(data, MODULE.version)
@@ -454,17 +491,37 @@ def test_infos(data):
 
 
 BAD_INFOS = [
-    b"", b"null", b"{}", b"[]", b'["Version"]', b'"Version"', b"1", b"<html>", b'{"Version":1}',
+    b"",
+    b"null",
+    b"{}",
+    b"[]",
+    b'["Version"]',
+    b'"Version"',
+    b"1",
+    b"<html>",
+    b'{"Version":1}',
     b'{"Version":null}',
-    b'{"Version":["v1.2.0-RC.1"]}', b'{"Version":""}', b'{"Version":"master"}',
-    b'{"Version":"v1"}', b'{"versions":"v1.2.0-RC.1"}',
-    b'{"Version":"v1.2.0-RC.1"', b'{"Version":"v1.2.0-RC.1"}}', b'{"Version":"v1.2.0-RC.1\\n"}',
+    b'{"Version":["v1.2.0-RC.1"]}',
+    b'{"Version":""}',
+    b'{"Version":"master"}',
+    b'{"Version":"v1"}',
+    b'{"versions":"v1.2.0-RC.1"}',
+    b'{"Version":"v1.2.0-RC.1"',
+    b'{"Version":"v1.2.0-RC.1"}}',
+    b'{"Version":"v1.2.0-RC.1\\n"}',
     b'{"Version":"v1.2.0+meta"}',
-    b'{"Version":"\\ud800"}', b"\xff", b"\xff\xfe{\0", b'{"Version":"\xff"}', b"[" * 100_000,
+    b'{"Version":"\\ud800"}',
+    b"\xff",
+    b"\xff\xfe{\0",
+    b'{"Version":"\xff"}',
+    b"[" * 100_000,
     b'{"Version":' * 100_000,
-    b'{"Version":' + b"9" * 5000 + b"}", b"NaN", b'{"Version":NaN}', b"\xef\xbb\xbf{}",
+    b'{"Version":' + b"9" * 5000 + b"}",
+    b"NaN",
+    b'{"Version":NaN}',
+    b"\xef\xbb\xbf{}",
     b"not found: v1.2.0-RC.1",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("data", BAD_INFOS, ids=lambda data: ascii(data[:30]))
@@ -498,10 +555,19 @@ def test_info_of_another_version():
 
 @pytest.mark.parametrize(
     "data",
-    [MODULE.mod, b"module x", b"// c\n\nmodule x\n", b"  module\tx\n", b"module (\n\tx\n)\n",
-     b"\r\nmodule x\r\n",
-     b'module "x"', "// é\nmodule x\n".encode(), b"go 1.21\nmodule x", b"\n\n \t module x"],
-)  # fmt: skip
+    [
+        MODULE.mod,
+        b"module x",
+        b"// c\n\nmodule x\n",
+        b"  module\tx\n",
+        b"module (\n\tx\n)\n",
+        b"\r\nmodule x\r\n",
+        b'module "x"',
+        "// é\nmodule x\n".encode(),
+        b"go 1.21\nmodule x",
+        b"\n\n \t module x",
+    ],
+)
 def test_mods(data):
     """What has a module directive may be a go.mod."""
     checks.check_text(MOD, data)
@@ -509,10 +575,21 @@ def test_mods(data):
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\n", b"go 1.21\n", b"<html>module x</html>", b"not found: module x", b"modules x",
-     b"// module x",
-     b"module x\xff", b"PK\x03\x04", b"xmodule y", "\ufeff".encode() + b"x", b"\x00module x"],
-)  # fmt: skip
+    [
+        b"",
+        b"\n",
+        b"go 1.21\n",
+        b"<html>module x</html>",
+        b"not found: module x",
+        b"modules x",
+        b"// module x",
+        b"module x\xff",
+        b"PK\x03\x04",
+        b"xmodule y",
+        "\ufeff".encode() + b"x",
+        b"\x00module x",
+    ],
+)
 def test_bad_mods(data):
     """Pages, binaries, and what names no module."""
     with pytest.raises(FileMismatch):
@@ -575,7 +652,8 @@ def record(database):
 def test_lookup(record):
     """Both hashes, as go.sum has them."""
     assert checks.read_lookup(record, MODULE.path, MODULE.version) == (
-        MODULE.zip_hash, MODULE.mod_hash
+        MODULE.zip_hash,
+        MODULE.mod_hash,
     )
     checks.check_text(LOOKUP, record)
 
@@ -591,7 +669,8 @@ def test_lookup_with_one_hash_or_more_lines(record):
     other = lines[1].replace(b"h1:", b"h2:")
     more = b"\n".join([lines[0], other, b"example.com/b v1.0.0 h1:x", *lines[1:]])
     assert checks.read_lookup(more, MODULE.path, MODULE.version) == (
-        MODULE.zip_hash, MODULE.mod_hash
+        MODULE.zip_hash,
+        MODULE.mod_hash,
     )
 
 
@@ -600,17 +679,22 @@ def damage(record) -> dict:
     lines = record.split(b"\n")
     head, signed = record.split(b"\n\n", 1)
     return {
-        "empty": b"", "page": b"<html></html>", "no number": b"\n".join(lines[1:]),
+        "empty": b"",
+        "page": b"<html></html>",
+        "no number": b"\n".join(lines[1:]),
         "number": b"x" + record,
-        "negative": b"-" + record, "hashes": b"\n".join([lines[0], *lines[3:]]),
+        "negative": b"-" + record,
+        "hashes": b"\n".join([lines[0], *lines[3:]]),
         "no tree": head + b"\n\n",
-        "no blank line": head + b"\n" + signed, "unsigned": record[: record.index("—".encode())],
-        "h2": record.replace(b"h1:", b"h2:"), "not UTF-8": record.replace(b"h1:", b"h1:\xff"),
+        "no blank line": head + b"\n" + signed,
+        "unsigned": record[: record.index("—".encode())],
+        "h2": record.replace(b"h1:", b"h2:"),
+        "not UTF-8": record.replace(b"h1:", b"h1:\xff"),
         "title": record.replace(b"database tree", b"database bush"),
         "size": signed.join([head + b"\n\n", b""]).replace(b"tree\n2", b"tree\nx"),
         "signature": record.replace("—".encode(), b"-"),
         "truncated": record[:-1].rpartition(b" ")[0],
-    }  # fmt: skip
+    }
 
 
 def test_bad_lookups(record):
@@ -624,11 +708,15 @@ def test_bad_lookups(record):
 
 @pytest.mark.parametrize(
     ("module", "version"),
-    [("example.com/upper/a", MODULE.version), (MODULE.path, "v1.2.0"),
-     (MODULE.path, "v1.2.0-RC.10"),
-     (MODULE.path + "/v2", MODULE.version), ("example.com/b", "v1.0.0"),
-     (MODULE.path, MODULE.version + "/go.mod")],
-)  # fmt: skip
+    [
+        ("example.com/upper/a", MODULE.version),
+        (MODULE.path, "v1.2.0"),
+        (MODULE.path, "v1.2.0-RC.10"),
+        (MODULE.path + "/v2", MODULE.version),
+        ("example.com/b", "v1.0.0"),
+        (MODULE.path, MODULE.version + "/go.mod"),
+    ],
+)
 def test_lookup_of_another_version(record, module, version):
     """A record tells of no version but its own."""
     with pytest.raises(FileMismatch):
@@ -645,16 +733,25 @@ def test_trees(database):
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("go.sum", "go.mod"), ("tree\n2", "tree\n-2"), ("tree\n2", "tree\n"), ("\n\n", "\n"),
-     ("—", "--"), ("tree\n2\n", "tree\n"),
-     (f"— {SUM} ", "— "), ("go.sum database", "x\ngo.sum database")],
-)  # fmt: skip
+    [
+        ("go.sum", "go.mod"),
+        ("tree\n2", "tree\n-2"),
+        ("tree\n2", "tree\n"),
+        ("\n\n", "\n"),
+        ("—", "--"),
+        ("tree\n2\n", "tree\n"),
+        (f"— {SUM} ", "— "),
+        ("go.sum database", "x\ngo.sum database"),
+    ],
+)
 def test_bad_trees(database, old, new):
     """Each is refused, and so is a tree that is not signed."""
     latest = database.latest().decode()
     assert old in latest
     for text in (
-        latest.replace(old, new, 1), latest.partition("\n\n")[0], latest.partition("—")[0]
+        latest.replace(old, new, 1),
+        latest.partition("\n\n")[0],
+        latest.partition("—")[0],
     ):
         with pytest.raises(FileMismatch):
             checks.check_text(TREE, text.encode())
@@ -678,25 +775,50 @@ def test_tiles(database):
 # -- whatever comes --------------------------------------------------------------------------------
 
 TEXTS = [
-    MOD, INFO, LOOKUP, TREE,
-    *(parse(path, (SUM,)) for path in (
-        "example.com/a/@v/list", "example.com/a/@latest", "example.com/a/@v/master.info",
-        f"sumdb/{SUM}/tile/8/0/000.p/1", f"sumdb/{SUM}/tile/8/data/000",
-        f"sumdb/{SUM}/tile/30/0/000",
-    )),
-]  # fmt: skip
+    MOD,
+    INFO,
+    LOOKUP,
+    TREE,
+    *(
+        parse(path, (SUM,))
+        for path in (
+            "example.com/a/@v/list",
+            "example.com/a/@latest",
+            "example.com/a/@v/master.info",
+            f"sumdb/{SUM}/tile/8/0/000.p/1",
+            f"sumdb/{SUM}/tile/8/data/000",
+            f"sumdb/{SUM}/tile/30/0/000",
+        )
+    ),
+]
 PIECES = st.sampled_from(
-    [b"\n\n", b"\n", b"go.sum database tree\n", b"2\n", b"\xe2\x80\x94 a b", b"\xff",
-     b'{"Version":', b'"v1.0.0"', b"}", b"[",
-     b"module x", b"\0", b"1", b"example.com/Upper/a v1.2.0-RC.1 h1:x", b"<", b" ", b"\xe2\x80"]
-)  # fmt: skip
-
-
+    [
+        b"\n\n",
+        b"\n",
+        b"go.sum database tree\n",
+        b"2\n",
+        b"\xe2\x80\x94 a b",
+        b"\xff",
+        b'{"Version":',
+        b'"v1.0.0"',
+        b"}",
+        b"[",
+        b"module x",
+        b"\0",
+        b"1",
+        b"example.com/Upper/a v1.2.0-RC.1 h1:x",
+        b"<",
+        b" ",
+        b"\xe2\x80",
+    ]
+)
 BYTES = st.one_of(st.binary(max_size=200), st.lists(PIECES, max_size=12).map(b"".join))
 VALUES = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["Version", "x"]), inner, max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["Version", "x"]), inner, max_size=2)
+    ),
     max_leaves=6,
 )
 

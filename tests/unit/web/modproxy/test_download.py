@@ -1,10 +1,10 @@
 """web/modproxy/download.py: readers before, during and after; nothing stays open or behind."""
+
 import asyncio
 import errno
 import os
 
 import pytest
-from entries import files, read
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,8 +12,9 @@ from cacheplugin.errors import FileMismatch, UpstreamError
 from cacheplugin.store.cache import Draft, LocalCache
 from cacheplugin.store.tree import Store
 from cacheplugin.web.modproxy import download as module
-from cacheplugin.web.modproxy.download import Download, HELD_BACK_BYTES
+from cacheplugin.web.modproxy.download import HELD_BACK_BYTES, Download
 from cacheplugin.web.modproxy.names import parse
+from entries import files, read
 
 ZIP, INFO = parse("example.com/a/@v/v1.0.0.zip", ()), parse("example.com/a/@v/v1.0.0.info", ())
 BODY = bytes(range(256)) * 1024  # four times what is held back

@@ -1,4 +1,5 @@
 """web/modproxy/recent.py: what is remembered for a while, and no more than so much of it."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

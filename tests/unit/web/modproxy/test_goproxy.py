@@ -1,4 +1,5 @@
 """web/modproxy/goproxy.py: lists of proxies, databases and private modules, as go reads them."""
+
 import json
 import os
 import subprocess
@@ -38,22 +39,28 @@ def error(parse, text) -> str:
 @pytest.mark.parametrize(
     ("text", "proxies"),
     [
-        (A, [(A, False)]), (f"{A},{B}", [(A, False), (B, False)]),
+        (A, [(A, False)]),
+        (f"{A},{B}", [(A, False), (B, False)]),
         (f"{A}|{B}", [(A, True), (B, False)]),
-        (f"{A}|{B},{A}", [(A, True), (B, False), (A, False)]), (f"{A},direct", [(A, False)]),
-        (f"{A}|direct", [(A, True)]), (f"{A},direct,{B}", [(A, False)]),
+        (f"{A}|{B},{A}", [(A, True), (B, False), (A, False)]),
+        (f"{A},direct", [(A, False)]),
+        (f"{A}|direct", [(A, True)]),
+        (f"{A},direct,{B}", [(A, False)]),
         (f"{A},off", [(A, False), (OFF, False)]),
-        ("off", [(OFF, False)]), (f"off,{A}", [(OFF, False)]),
+        ("off", [(OFF, False)]),
+        (f"off,{A}", [(OFF, False)]),
         (f"{A},off,nonsense://", [(A, False), (OFF, False)]),
-        (f" {A} , {B} ", [(A, False), (B, False)]), (f",,{A},|,{B},", [(A, False), (B, False)]),
-        (f"{A}/,{B}///", [(A, False), (B, False)]), ("a.example", [(A, False)]),
+        (f" {A} , {B} ", [(A, False), (B, False)]),
+        (f",,{A},|,{B},", [(A, False), (B, False)]),
+        (f"{A}/,{B}///", [(A, False), (B, False)]),
+        ("a.example", [(A, False)]),
         ("http://127.0.0.1:8081/x", [("http://127.0.0.1:8081/x", False)]),
-        ("http://[::1]:80", [("http://[::1]:80", False)]), ("a.example:443/x", [(f"{A}:443/x",
-         False)]),
+        ("http://[::1]:80", [("http://[::1]:80", False)]),
+        ("a.example:443/x", [(f"{A}:443/x", False)]),
         ("https://u:p@a.example", [("https://u:p@a.example", False)]),
         ("HTTPS://a.example", [("HTTPS://a.example", False)]),
     ],
-)  # fmt: skip
+)
 def test_lists(text, proxies):
     """A comma: on after an absence; a bar: after any failure; nothing behind off and direct."""
     assert parse_list(text, "ORIGIN") == [Proxy(*proxy) for proxy in proxies]
@@ -68,15 +75,29 @@ def test_lists_of_nothing(text):
 
 
 BAD_URLS = [
-    "https://", "https:///path", "ftp://a.example", "file:///var/mod", "://a", "https://:80",
+    "https://",
+    "https:///path",
+    "ftp://a.example",
+    "file:///var/mod",
+    "://a",
+    "https://:80",
     "https://a.example:0",
-    "https://a.example:port", "https://a.example:99999", "https://a.example:-1", "https://[::1",
+    "https://a.example:port",
+    "https://a.example:99999",
+    "https://a.example:-1",
+    "https://[::1",
     "https://a]",
-    "https://a.example?x=1", "https://a.example#x", "https://\xe9.example",
-    "https://a.example/\xe9", "a\0b",
-    "https://a.example/\x7f", "https://a.example/\nb", "javascript://a", "https://u:p@",
+    "https://a.example?x=1",
+    "https://a.example#x",
+    "https://\xe9.example",
+    "https://a.example/\xe9",
+    "a\0b",
+    "https://a.example/\x7f",
+    "https://a.example/\nb",
+    "javascript://a",
+    "https://u:p@",
     "direct:x://y",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("url", BAD_URLS, ids=ascii)
@@ -96,16 +117,22 @@ def test_urls_with_spaces(url):
 
 
 SECRET = [
-    "ftp://user:secret@a.example", "https://user:secret@", "https://user:secret@a.example:port",
-    "https://user:secret@a.example?x", "https://user:secret@a.example#x",
+    "ftp://user:secret@a.example",
+    "https://user:secret@",
+    "https://user:secret@a.example:port",
+    "https://user:secret@a.example?x",
+    "https://user:secret@a.example#x",
     "https://user:secret@[::1",
-    "https://secret@a.example:0", "https://us@er:secret@a.example:0", "https://user:sec%2fret@:80",
-]  # fmt: skip
+    "https://secret@a.example:0",
+    "https://us@er:secret@a.example:0",
+    "https://user:sec%2fret@:80",
+]
 BROKEN_SECRET = [
-    "https://user:pass/secret@a.example", "https://user:secret://x@a.example:0",
+    "https://user:pass/secret@a.example",
+    "https://user:secret://x@a.example:0",
     "https://u:p?secret@a.example",
     "https://u:p#secret@a.example",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("url", SECRET)
@@ -129,8 +156,11 @@ def test_credentials_of_what_is_not_reached_are_not_shown():
 
 
 @pytest.mark.parametrize(
-    "text", ["https://user:secret@a.example",
-        "sum.example https://user:secret@a.example https://b.example"]
+    "text",
+    [
+        "https://user:secret@a.example",
+        "sum.example https://user:secret@a.example https://b.example",
+    ],
 )
 def test_credentials_of_a_database_are_not_shown(text):
     """Nor where it is no name and URL."""
@@ -139,9 +169,13 @@ def test_credentials_of_a_database_are_not_shown(text):
 
 @pytest.mark.parametrize(
     ("url", "text"),
-    [("https://u:p@h:1/x/y@z", "https://h:1/x/y@z"), ("https://h/x", "https://h/x"),
-     ("u:p@h/x", "h/x"), ("h", "h")],
-)  # fmt: skip
+    [
+        ("https://u:p@h:1/x/y@z", "https://h:1/x/y@z"),
+        ("https://h/x", "https://h/x"),
+        ("u:p@h/x", "h/x"),
+        ("h", "h"),
+    ],
+)
 def test_shown(url, text):
     """All but what stands before the host."""
     assert shown(url) == text
@@ -156,8 +190,8 @@ def test_any_list_is_proxies_or_one_line(text):
         except UsageError as problem:
             assert str(problem).startswith("ORIGIN") and "\n" not in str(problem)
         else:
-            assert isinstance(found, dict) or found and not any(
-                proxy.url.endswith("/") for proxy in found
+            assert isinstance(found, dict) or (
+                found and not any(proxy.url.endswith("/") for proxy in found)
             )
 
 
@@ -169,15 +203,21 @@ KEY = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"
 @pytest.mark.parametrize(
     ("text", "databases"),
     [
-        ("", {}), (" ", {}), ("off", {}), (" off ", {}), (",", {}),
+        ("", {}),
+        (" ", {}),
+        ("off", {}),
+        (" off ", {}),
+        (",", {}),
         ("sum.golang.org", {"sum.golang.org": ""}),
-        (f"sum.golang.org {A}/", {"sum.golang.org": A}), (f"  a.b   {A} ,c.d", {"a.b": A,
-         "c.d": ""}),
-        (KEY, {"sum.golang.org": ""}), (f"{KEY} {A},a.b", {"sum.golang.org": A, "a.b": ""}),
-        ("sum.example/log", {"sum.example/log": ""}), (f"a.b,a.b {A}", {"a.b": A}),
+        (f"sum.golang.org {A}/", {"sum.golang.org": A}),
+        (f"  a.b   {A} ,c.d", {"a.b": A, "c.d": ""}),
+        (KEY, {"sum.golang.org": ""}),
+        (f"{KEY} {A},a.b", {"sum.golang.org": A, "a.b": ""}),
+        ("sum.example/log", {"sum.example/log": ""}),
+        (f"a.b,a.b {A}", {"a.b": A}),
         ("a.b proxy.example/sumdb/a.b", {"a.b": "https://proxy.example/sumdb/a.b"}),
     ],
-)  # fmt: skip
+)
 def test_databases(text, databases):
     """Names, with or without a URL or the key that GOSUMDB has; the first one is asked first."""
     found = parse_databases(text, "ORIGIN")
@@ -191,8 +231,18 @@ def test_keys_end_in_any_letter_of_base64(key):
 
 
 @pytest.mark.parametrize(
-    "text", [A, f"a.b {A} {B}", f"a.b {A} x", "/a.b", "a.b/", "/", "\xe9.example", f"x,{A}",
-        "a.b https://"]
+    "text",
+    [
+        A,
+        f"a.b {A} {B}",
+        f"a.b {A} x",
+        "/a.b",
+        "a.b/",
+        "/",
+        "\xe9.example",
+        f"x,{A}",
+        "a.b https://",
+    ],
 )
 def test_no_databases(text):
     """A URL alone has no name, and a name does not begin or end with a slash."""
@@ -224,21 +274,32 @@ def test_all_urls():
         ("*.corp.example.com,rsc.io/private", "rsc.io/privately", False),
         ("*.corp.example.com,rsc.io/private", "corp.example.com/x", False),
         ("*.corp.example.com,rsc.io/private", "rsc.io", False),
-        ("", "example.com", False), (",,", "example.com/a", False), ("/", "example.com/a", False),
-        ("*", "example.com/a", True), ("*/*", "example.com", False),
+        ("", "example.com", False),
+        (",,", "example.com/a", False),
+        ("/", "example.com/a", False),
+        ("*", "example.com/a", True),
+        ("*/*", "example.com", False),
         ("*/*", "example.com/a/b", True),
-        ("example.com/", "example.com/a", True), ("example.com", "example.com", True),
-        ("example.com", "example.comx/a", False), ("example.com", "xexample.com/a", False),
-        ("EXAMPLE.com", "example.com", False), ("example.com/a?c", "example.com/abc/d", True),
-        ("example.com/a?c", "example.com/ac", False), ("example.com/[ab]", "example.com/b", True),
-        ("example.com/[ab]", "example.com/c", False), ("example.com/[^ab]", "example.com/c", True),
-        ("example.com/[^ab]", "example.com/a", False), ("example.com/[a-c]x", "example.com/bx",
-         True),
-        ("example*a", "example.com/a", False), ("example.com/*/c", "example.com/a/b/c", False),
-        ("example.com/[", "example.com/a", False), ("[,example.com", "example.com/a", True),
-        ("github.com/Azure", "github.com/azure/x", False), ("none", "example.com/a", False),
+        ("example.com/", "example.com/a", True),
+        ("example.com", "example.com", True),
+        ("example.com", "example.comx/a", False),
+        ("example.com", "xexample.com/a", False),
+        ("EXAMPLE.com", "example.com", False),
+        ("example.com/a?c", "example.com/abc/d", True),
+        ("example.com/a?c", "example.com/ac", False),
+        ("example.com/[ab]", "example.com/b", True),
+        ("example.com/[ab]", "example.com/c", False),
+        ("example.com/[^ab]", "example.com/c", True),
+        ("example.com/[^ab]", "example.com/a", False),
+        ("example.com/[a-c]x", "example.com/bx", True),
+        ("example*a", "example.com/a", False),
+        ("example.com/*/c", "example.com/a/b/c", False),
+        ("example.com/[", "example.com/a", False),
+        ("[,example.com", "example.com/a", True),
+        ("github.com/Azure", "github.com/azure/x", False),
+        ("none", "example.com/a", False),
     ],
-)  # fmt: skip
+)
 def test_private_modules(patterns, module, private):
     """Globs of path.Match, against as much of a path as they have elements (go help private)."""
     assert is_private(module, patterns) is private
@@ -246,9 +307,12 @@ def test_private_modules(patterns, module, private):
 
 @pytest.mark.parametrize(
     ("patterns", "module", "private"),
-    [("example.com/[!a]", "example.com/b", False), ("example.com/[!a]", "example.com/a", True),
-     (r"example.com/\a", "example.com/a", True)],
-)  # fmt: skip
+    [
+        ("example.com/[!a]", "example.com/b", False),
+        ("example.com/[!a]", "example.com/a", True),
+        (r"example.com/\a", "example.com/a", True),
+    ],
+)
 def test_private_patterns_of_go_alone(patterns, module, private):
     """In path.Match ! is a letter as others are, and a backslash takes the next one as it is."""
     assert is_private(module, patterns) is private
@@ -283,7 +347,8 @@ def says(**values) -> str:
 def test_flags_say_it_all(go, tmp_path):
     """Then no go command is asked."""
     environ = go(f"echo x > {tmp_path}/ran; {says(GOPROXY=B, GONOSUMDB='b')}") | {
-        "GOPROXY": B, "GONOSUMDB": "b"
+        "GOPROXY": B,
+        "GONOSUMDB": "b",
     }
     options = Options(modproxy_upstream=A, nosumdb="a")
     assert settle(options, environ) == {"modproxy_upstream": A, "nosumdb": "a"}
@@ -293,15 +358,17 @@ def test_flags_say_it_all(go, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "environ", "upstream", "private"),
     [
-        ({}, {"GOPROXY": A}, A, ""), ({"modproxy_upstream": A}, {"GOPROXY": B}, A, ""),
-        ({"modproxy_upstream": "off"}, {}, "off", ""), ({}, {"GOPROXY": "off"}, "off", ""),
+        ({}, {"GOPROXY": A}, A, ""),
+        ({"modproxy_upstream": A}, {"GOPROXY": B}, A, ""),
+        ({"modproxy_upstream": "off"}, {}, "off", ""),
+        ({}, {"GOPROXY": "off"}, "off", ""),
         ({}, {"GOPROXY": A, "GONOSUMDB": "n", "GOPRIVATE": "p"}, A, "n"),
-        ({}, {"GOPROXY": A, "GOPRIVATE": "p"}, A, "p"), ({}, {"GOPROXY": A, "GONOSUMDB": "",
-         "GOPRIVATE": "p"}, A, "p"),
+        ({}, {"GOPROXY": A, "GOPRIVATE": "p"}, A, "p"),
+        ({}, {"GOPROXY": A, "GONOSUMDB": "", "GOPRIVATE": "p"}, A, "p"),
         ({"nosumdb": "f"}, {"GOPROXY": A, "GONOSUMDB": "n"}, A, "f"),
         ({}, {"GOPROXY": f"{A}|direct"}, f"{A}|direct", ""),
     ],
-)  # fmt: skip
+)
 def test_environment_without_a_go_command(nowhere, fields, environ, upstream, private):
     """Flags before variables, GONOSUMDB before GOPRIVATE; an empty variable counts as unset."""
     found = settle(Options(**fields), nowhere | environ)
@@ -310,10 +377,14 @@ def test_environment_without_a_go_command(nowhere, fields, environ, upstream, pr
 
 @pytest.mark.parametrize(
     ("environ", "upstream", "private"),
-    [({}, A, "c"), ({"GOPROXY": B}, B, "c"), ({"GONOSUMDB": "n"}, A, "n"),
-     ({"GOPRIVATE": "p"}, A, "c"),
-     ({"GOPROXY": ""}, A, "c")],
-)  # fmt: skip
+    [
+        ({}, A, "c"),
+        ({"GOPROXY": B}, B, "c"),
+        ({"GONOSUMDB": "n"}, A, "n"),
+        ({"GOPRIVATE": "p"}, A, "c"),
+        ({"GOPROXY": ""}, A, "c"),
+    ],
+)
 def test_go_command(go, environ, upstream, private):
     """It knows what go env -w wrote, and makes GONOSUMDB of GOPRIVATE; variables go before it."""
     found = settle(Options(), go(says(GOPROXY=A, GONOSUMDB="c")) | environ)
@@ -330,9 +401,17 @@ def test_how_the_go_command_is_asked(go, tmp_path):
 
 @pytest.mark.parametrize(
     "script",
-    ["exit 1", f"{says(GOPROXY=B)}; exit 1", "echo no JSON", "exit 0", "echo '{'", "echo '{}'",
-     "kill -9 $$", r"printf '\377'"],
-)  # fmt: skip
+    [
+        "exit 1",
+        f"{says(GOPROXY=B)}; exit 1",
+        "echo no JSON",
+        "exit 0",
+        "echo '{'",
+        "echo '{}'",
+        "kill -9 $$",
+        r"printf '\377'",
+    ],
+)
 def test_go_commands_that_fail(go, script):
     """It is as if there were none."""
     with pytest.raises(UsageError, match="neither GOPROXY nor a go command"):
@@ -368,10 +447,13 @@ def test_nothing_says_what_upstream_is(nowhere):
 
 @pytest.mark.parametrize(
     ("fields", "environ", "origin"),
-    [({}, {"GOPROXY": "direct"}, "GOPROXY"), ({}, {"GOPROXY": "ftp://x"}, "GOPROXY"),
-     ({"modproxy_upstream": "direct"}, {"GOPROXY": A}, "--modproxy-upstream"),
-     ({"modproxy_upstream": A, "sumdb": "https://x"}, {}, "--sumdb")],
-)  # fmt: skip
+    [
+        ({}, {"GOPROXY": "direct"}, "GOPROXY"),
+        ({}, {"GOPROXY": "ftp://x"}, "GOPROXY"),
+        ({"modproxy_upstream": "direct"}, {"GOPROXY": A}, "--modproxy-upstream"),
+        ({"modproxy_upstream": A, "sumdb": "https://x"}, {}, "--sumdb"),
+    ],
+)
 def test_settings_that_cannot_be_used(nowhere, fields, environ, origin):
     """The one at fault is named, before anything starts."""
     with pytest.raises(UsageError, match=f"^{origin}[: ]"):

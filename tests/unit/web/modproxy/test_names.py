@@ -3,6 +3,7 @@
 The corpora were compared with its module.UnescapePath, UnescapeVersion, CanonicalVersion and
 tlog.ParseTilePath.
 """
+
 import os
 import re
 
@@ -31,42 +32,129 @@ def status_of(path, databases=DATABASES) -> int:
 # -- modules ---------------------------------------------------------------------------------------
 
 MODULES = [
-    "example.com", "example.com/a", "github.com/!azure/azure-sdk-for-go", "golang.org/x/mod",
+    "example.com",
+    "example.com/a",
+    "github.com/!azure/azure-sdk-for-go",
+    "golang.org/x/mod",
     "a.b/c",
-    "example.com/a/v2", "example.com/a/v10", "example.com/a/v123", "example.com/v2",
+    "example.com/a/v2",
+    "example.com/a/v10",
+    "example.com/a/v123",
+    "example.com/v2",
     "example.com/v",
-    "example.com/v2x", "example.com/xv1", "example.com/v1/a", "example.com/v0.1/a",
+    "example.com/v2x",
+    "example.com/xv1",
+    "example.com/v1/a",
+    "example.com/v0.1/a",
     "example.com/a/w1",
-    "example.com/_a/-b/~c", "example.com/a..b", "example.com/a~b", "example.com/a~1b",
+    "example.com/_a/-b/~c",
+    "example.com/a..b",
+    "example.com/a~b",
+    "example.com/a~1b",
     "example.com/~",
-    "example.com/a.~1", "example.com/com", "example.com/com10", "example.com/com0",
+    "example.com/a.~1",
+    "example.com/com",
+    "example.com/com10",
+    "example.com/com0",
     "example.com/conn",
-    "example.com/a.con", "example.com/null", "1.2", "a-.b", "gopkg.in/yaml.v2", "gopkg.in/a/b.v0",
-    "gopkg.in/yaml.v1-unstable", "gopkg.in/a.v1.v2", "gopkg.in/a.v10", "example.com/a.v0", "x..y/z",
+    "example.com/a.con",
+    "example.com/null",
+    "1.2",
+    "a-.b",
+    "gopkg.in/yaml.v2",
+    "gopkg.in/a/b.v0",
+    "gopkg.in/yaml.v1-unstable",
+    "gopkg.in/a.v1.v2",
+    "gopkg.in/a.v10",
+    "example.com/a.v0",
+    "x..y/z",
     "xn--80ak6aa92e.com/a",
-]  # fmt: skip
-
+]
 NO_MODULES = [
-    "", "/", "a", "a/b.c", "example.com/", "/example.com", "example.com//a", "example.com/a/",
+    "",
+    "/",
+    "a",
+    "a/b.c",
+    "example.com/",
+    "/example.com",
+    "example.com//a",
+    "example.com/a/",
     "-a.b/c",
-    ".a.b/c", "a.b./c", "Example.com/a", "!example.com/a", "exa_mple.com/a", "exa~mple.com/a",
-    "example.com/.", "example.com/..", "../example.com", "example.com/../a", "example.com/./a",
-    "example.com/.a", "example.com/a.", "example.com/a..", "example.com/...", "example.com/A",
-    "example.com/!", "example.com/!1", "example.com/!!a", "example.com/!A", "example.com/a!",
-    "example.com/a!/b", "example.com/é", "example.com/!é", "éxample.com/a", "example.com/a b",
-    "example.com/a+b", "example.com/a@b", "example.com/a:b", "example.com/a\\b", "example.com/a%2e",
-    "example.com/a?b", "example.com/a#b", "example.com/a\0", "example.com/a\n", "example.com/\x7f",
-    "example.com/\u0661", "example.com/a\u2028", "example.com/\udcff", "example.com/con",
-    "example.com/!c!o!n", "example.com/nul.txt", "example.com/aux/a", "example.com/com1.a.b",
-    "example.com/lpt9", "prn.example/a", "con.com/a", "example.com/a~1", "example.com/~0/a",
-    "example.com/a~12.b", "example.com/a~b~1", "example.com/v0", "example.com/v1",
+    ".a.b/c",
+    "a.b./c",
+    "Example.com/a",
+    "!example.com/a",
+    "exa_mple.com/a",
+    "exa~mple.com/a",
+    "example.com/.",
+    "example.com/..",
+    "../example.com",
+    "example.com/../a",
+    "example.com/./a",
+    "example.com/.a",
+    "example.com/a.",
+    "example.com/a..",
+    "example.com/...",
+    "example.com/A",
+    "example.com/!",
+    "example.com/!1",
+    "example.com/!!a",
+    "example.com/!A",
+    "example.com/a!",
+    "example.com/a!/b",
+    "example.com/é",
+    "example.com/!é",
+    "éxample.com/a",
+    "example.com/a b",
+    "example.com/a+b",
+    "example.com/a@b",
+    "example.com/a:b",
+    "example.com/a\\b",
+    "example.com/a%2e",
+    "example.com/a?b",
+    "example.com/a#b",
+    "example.com/a\0",
+    "example.com/a\n",
+    "example.com/\x7f",
+    "example.com/\u0661",
+    "example.com/a\u2028",
+    "example.com/\udcff",
+    "example.com/con",
+    "example.com/!c!o!n",
+    "example.com/nul.txt",
+    "example.com/aux/a",
+    "example.com/com1.a.b",
+    "example.com/lpt9",
+    "prn.example/a",
+    "con.com/a",
+    "example.com/a~1",
+    "example.com/~0/a",
+    "example.com/a~12.b",
+    "example.com/a~b~1",
+    "example.com/v0",
+    "example.com/v1",
     "example.com/a/v01",
-    "example.com/a/v02", "example.com/a/v2.0", "example.com/a/v1.2.3", "example.com/a/v2.",
-    "gopkg.in/yaml", "gopkg.in/yaml/v2", "gopkg.in/yaml.v01", "gopkg.in/yaml.v", "gopkg.in/a.v1-",
-    "gopkg.in/yaml.v1-stable", "gopkg.in/", "example.com/\u212aelvin", "file:///etc", "~/a.b",
-    "example.com\\a", "C:/a.b", "example.com/a;b", "example.com/a*", "example.com/a'",
+    "example.com/a/v02",
+    "example.com/a/v2.0",
+    "example.com/a/v1.2.3",
+    "example.com/a/v2.",
+    "gopkg.in/yaml",
+    "gopkg.in/yaml/v2",
+    "gopkg.in/yaml.v01",
+    "gopkg.in/yaml.v",
+    "gopkg.in/a.v1-",
+    "gopkg.in/yaml.v1-stable",
+    "gopkg.in/",
+    "example.com/\u212aelvin",
+    "file:///etc",
+    "~/a.b",
+    "example.com\\a",
+    "C:/a.b",
+    "example.com/a;b",
+    "example.com/a*",
+    "example.com/a'",
     "example.com/a|b",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("escaped", MODULES, ids=ascii)
@@ -96,23 +184,80 @@ def test_gopkg_in_has_no_unstable_v0():
 # -- versions --------------------------------------------------------------------------------------
 
 CANONICAL = [
-    "v0.0.0", "v1.2.3", "v10.20.30", "v1.2.3-0", "v1.2.3-rc.1", "v1.2.3-alpha", "v1.2.3-a-b.c--.0a",
-    "v1.2.3--", "v1.2.3-01a", "v2.0.0+incompatible", "v2.0.0-rc.1+incompatible",
-    "v0.0.0-20191109021931-daa7c04131f5", "v99999999999999999999.0.0",
-]  # fmt: skip
+    "v0.0.0",
+    "v1.2.3",
+    "v10.20.30",
+    "v1.2.3-0",
+    "v1.2.3-rc.1",
+    "v1.2.3-alpha",
+    "v1.2.3-a-b.c--.0a",
+    "v1.2.3--",
+    "v1.2.3-01a",
+    "v2.0.0+incompatible",
+    "v2.0.0-rc.1+incompatible",
+    "v0.0.0-20191109021931-daa7c04131f5",
+    "v99999999999999999999.0.0",
+]
 QUERIES = [
-    "master", "latest", "v1", "v1.2", "v1.2.3+meta", "v1.2.3+incompatible.1", "v01.2.3", "v1.02.3",
-    "v1.2.3-01", "v1.2.3-", "v1.2.3-a..b", "v1.2.3.4", "1.2.3", "V1.2.3", "release-branch.go1.21",
-    "daa7c04131f5", "a b", " ", "a..b", ".a", "feature,x", "x@y", "v1.2.3-e_", "v1.0.0 ", "#1",
+    "master",
+    "latest",
+    "v1",
+    "v1.2",
+    "v1.2.3+meta",
+    "v1.2.3+incompatible.1",
+    "v01.2.3",
+    "v1.02.3",
+    "v1.2.3-01",
+    "v1.2.3-",
+    "v1.2.3-a..b",
+    "v1.2.3.4",
+    "1.2.3",
+    "V1.2.3",
+    "release-branch.go1.21",
+    "daa7c04131f5",
+    "a b",
+    " ",
+    "a..b",
+    ".a",
+    "feature,x",
+    "x@y",
+    "v1.2.3-e_",
+    "v1.0.0 ",
+    "#1",
     "list",
-    "v1.2.3.zip", "%2e", "v1.2.3-A~a",
-]  # fmt: skip
+    "v1.2.3.zip",
+    "%2e",
+    "v1.2.3-A~a",
+]
 NO_VERSIONS = [
-    ".", "..", "...", "a.", "v1.2.3.", "con", "nul.x", "COM1", ">=v1.2.3", "a*", "a/b", "a\\b",
+    ".",
+    "..",
+    "...",
+    "a.",
+    "v1.2.3.",
+    "con",
+    "nul.x",
+    "COM1",
+    ">=v1.2.3",
+    "a*",
+    "a/b",
+    "a\\b",
     "a:b",
-    "a'b", 'a"b', "a|b", "a?b", "a`b", "é", "\0", "a\n", "\u0661", "\udcff", "/", "../x", "a;b",
+    "a'b",
+    'a"b',
+    "a|b",
+    "a?b",
+    "a`b",
+    "é",
+    "\0",
+    "a\n",
+    "\u0661",
+    "\udcff",
+    "/",
+    "../x",
+    "a;b",
     "\x7f",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("version", CANONICAL)
@@ -155,10 +300,24 @@ def test_versions_that_are_not_escaped(version):
 
 @pytest.mark.parametrize(
     "file",
-    ["", "list/", "List", "lists", ".info", ".zip", "v1.0.0", "v1.0.0.", "v1.0.0.zip.sig",
-     "v1.0.0.ziphash",
-     "v1.0.0.INFO", "v1.0.0.lock", "v1.0.0.info/", "list.txt", "v1.0.0.info?x"],
-)  # fmt: skip
+    [
+        "",
+        "list/",
+        "List",
+        "lists",
+        ".info",
+        ".zip",
+        "v1.0.0",
+        "v1.0.0.",
+        "v1.0.0.zip.sig",
+        "v1.0.0.ziphash",
+        "v1.0.0.INFO",
+        "v1.0.0.lock",
+        "v1.0.0.info/",
+        "list.txt",
+        "v1.0.0.info?x",
+    ],
+)
 def test_no_files_of_a_version(file):
     """Another file than the protocol has is not there."""
     assert status_of(f"example.com/a/@v/{file}") == 404
@@ -166,10 +325,25 @@ def test_no_files_of_a_version(file):
 
 @pytest.mark.parametrize(
     "path",
-    ["", "/", "example.com/a", "@latest", "@v/list", "example.com/a/@v", "example.com/a/@V/list",
-     "example.com/a@v1.0.0", "example.com/a/@latest/", "cached-only/", "favicon.ico", "@v", "sumdb",
-     "sumdb/", "sumdb//supported", "robots.txt"],
-)  # fmt: skip
+    [
+        "",
+        "/",
+        "example.com/a",
+        "@latest",
+        "@v/list",
+        "example.com/a/@v",
+        "example.com/a/@V/list",
+        "example.com/a@v1.0.0",
+        "example.com/a/@latest/",
+        "cached-only/",
+        "favicon.ico",
+        "@v",
+        "sumdb",
+        "sumdb/",
+        "sumdb//supported",
+        "robots.txt",
+    ],
+)
 def test_other_paths(path):
     """What is no path of the protocol is refused as such."""
     assert status_of(path) in (400, 404)
@@ -197,10 +371,11 @@ def test_long_paths():
 def test_files_of_a_checksum_database(database):
     """Each knows whose it is; records and tiles never change, the tree does."""
     for rest, kind, immutable in (
-        ("supported", names.SUPPORTED, False), ("latest", names.TREE, False),
+        ("supported", names.SUPPORTED, False),
+        ("latest", names.TREE, False),
         ("lookup/example.com/!a@v1.0.0-!r!c", names.LOOKUP, True),
         ("tile/8/0/001", names.TILE, True),
-    ):  # fmt: skip
+    ):
         name = parse(f"sumdb/{database}/{rest}", DATABASES)
         assert (name.kind, name.database, name.is_immutable) == (kind, database, immutable)
         assert (name.text, name.path_in_database) == (f"sumdb/{database}/{rest}", rest)
@@ -211,10 +386,17 @@ def test_files_of_a_checksum_database(database):
 
 @pytest.mark.parametrize(
     "path",
-    ["sum.golang.google.cn/latest", "sum.golang.org.evil.com/latest", "sum.golang/latest",
-     "/latest",
-     "SUM.golang.org/latest", "sum.golang.org", "sum.golang.orglatest", "../sum.golang.org/latest"],
-)  # fmt: skip
+    [
+        "sum.golang.google.cn/latest",
+        "sum.golang.org.evil.com/latest",
+        "sum.golang/latest",
+        "/latest",
+        "SUM.golang.org/latest",
+        "sum.golang.org",
+        "sum.golang.orglatest",
+        "../sum.golang.org/latest",
+    ],
+)
 def test_checksum_databases_that_are_not_served(path):
     """Only those that were named: this is no proxy to any host."""
     assert status_of(f"sumdb/{path}") == 404
@@ -222,12 +404,23 @@ def test_checksum_databases_that_are_not_served(path):
 
 @pytest.mark.parametrize(
     ("rest", "status"),
-    [("", 404), ("Supported", 404), ("supported/", 404), ("latest/", 404), ("latest?x", 404),
-     ("../latest", 404), ("lookup/", 400), ("lookup/example.com/a", 400), ("lookup/@v1.0.0", 400),
-     ("lookup/example.com/a@", 400), ("lookup/example.com/a@latest", 404),
-     ("lookup/example.com/a@v1.0.0/go.mod", 400), ("lookup/example.com/a@b@v1.0.0", 400),
-     ("lookup/../a@v1.0.0", 400)],
-)  # fmt: skip
+    [
+        ("", 404),
+        ("Supported", 404),
+        ("supported/", 404),
+        ("latest/", 404),
+        ("latest?x", 404),
+        ("../latest", 404),
+        ("lookup/", 400),
+        ("lookup/example.com/a", 400),
+        ("lookup/@v1.0.0", 400),
+        ("lookup/example.com/a@", 400),
+        ("lookup/example.com/a@latest", 404),
+        ("lookup/example.com/a@v1.0.0/go.mod", 400),
+        ("lookup/example.com/a@b@v1.0.0", 400),
+        ("lookup/../a@v1.0.0", 400),
+    ],
+)
 def test_nothing_that_a_checksum_database_has(rest, status):
     """Neither record nor tile."""
     assert status_of(f"sumdb/{SUM}/{rest}") == status
@@ -243,12 +436,17 @@ def test_a_database_below_another(databases):
 
 
 TILES = {  # path: (entries, bytes)
-    "8/0/000": (256, 8192), "8/0/001.p/1": (1, 32), "8/0/999.p/255": (255, 8160),
+    "8/0/000": (256, 8192),
+    "8/0/001.p/1": (1, 32),
+    "8/0/999.p/255": (255, 8160),
     "1/63/000": (2, 64),
-    "8/3/x123/x456/789": (256, 8192), "8/data/x001/000": (256, None), "8/data/000.p/7": (7, None),
-    "30/0/000": (1 << 30, 1 << 35), "30/0/000.p/1073741823": ((1 << 30) - 1, ((1 << 30) - 1) * 32),
+    "8/3/x123/x456/789": (256, 8192),
+    "8/data/x001/000": (256, None),
+    "8/data/000.p/7": (7, None),
+    "30/0/000": (1 << 30, 1 << 35),
+    "30/0/000.p/1073741823": ((1 << 30) - 1, ((1 << 30) - 1) * 32),
     "2/0/x999/x999/x999/999": (4, 128),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("tile", TILES)
@@ -260,18 +458,52 @@ def test_tiles(tile):
 
 @pytest.mark.parametrize(
     "tile",
-    ["", "8", "8/0", "8/0/", "8/0/0", "8/0/00", "8/0/0000", "8/0/x000", "8/0/000/000", "8/0/1000",
-     "0/0/000",
-     "08/0/000", "31/0/000", "99/0/000", "-8/0/000", "8/-1/000", "8/00/000", "8/01/000", "8/64/000",
-     "8/99/000", "8/DATA/000", "8/0/000.p", "8/0/000.p/", "8/0/000.p/0", "8/0/000.p/01",
-     "8/0/000.p/256",
-     "8/0/000.p/-1", "8/0/000.p/99999999999", "8/0/000/.p/1", "8/0/x1/000", "8/0/y001/000",
-     "8/0/000/",
-     "/8/0/000", "8/0/../000", "8/0/\u0661\u0661\u0661", "\u0668/0/000", "8/0/000\n",
-     "8/0/000.p/1\n",
-     "8/0/+00", "8/0/000.p/1/2", "8/ata/000", "1/0/000.p/2"],
+    [
+        "",
+        "8",
+        "8/0",
+        "8/0/",
+        "8/0/0",
+        "8/0/00",
+        "8/0/0000",
+        "8/0/x000",
+        "8/0/000/000",
+        "8/0/1000",
+        "0/0/000",
+        "08/0/000",
+        "31/0/000",
+        "99/0/000",
+        "-8/0/000",
+        "8/-1/000",
+        "8/00/000",
+        "8/01/000",
+        "8/64/000",
+        "8/99/000",
+        "8/DATA/000",
+        "8/0/000.p",
+        "8/0/000.p/",
+        "8/0/000.p/0",
+        "8/0/000.p/01",
+        "8/0/000.p/256",
+        "8/0/000.p/-1",
+        "8/0/000.p/99999999999",
+        "8/0/000/.p/1",
+        "8/0/x1/000",
+        "8/0/y001/000",
+        "8/0/000/",
+        "/8/0/000",
+        "8/0/../000",
+        "8/0/\u0661\u0661\u0661",
+        "\u0668/0/000",
+        "8/0/000\n",
+        "8/0/000.p/1\n",
+        "8/0/+00",
+        "8/0/000.p/1/2",
+        "8/ata/000",
+        "1/0/000.p/2",
+    ],
     ids=ascii,
-)  # fmt: skip
+)
 def test_no_tiles(tile):
     """What tlog.ParseTilePath refuses, and trees that could not be."""
     assert status_of(f"sumdb/{SUM}/tile/{tile}") == 404
@@ -286,20 +518,62 @@ def test_one_tile_has_one_path(tile):
 # -- whatever is asked -----------------------------------------------------------------------------
 
 WORDS = st.sampled_from(
-    ["example.com", "/", "@v", "/@v/", "@latest", "list", "v1.0.0", ".info", ".mod", ".zip", ".",
-     "..", "!a",
-     "!", "A", "sumdb/", SUM, "/latest", "lookup/", "@", "tile/8/0/", "001", "x001/", ".p/", "~1",
-     "con", "%2e",
-     "\0", "\\", "\n", "é", "\udcff", "\u2028", "gopkg.in", "-", "+incompatible", "/v2", " "]
-)  # fmt: skip
+    [
+        "example.com",
+        "/",
+        "@v",
+        "/@v/",
+        "@latest",
+        "list",
+        "v1.0.0",
+        ".info",
+        ".mod",
+        ".zip",
+        ".",
+        "..",
+        "!a",
+        "!",
+        "A",
+        "sumdb/",
+        SUM,
+        "/latest",
+        "lookup/",
+        "@",
+        "tile/8/0/",
+        "001",
+        "x001/",
+        ".p/",
+        "~1",
+        "con",
+        "%2e",
+        "\0",
+        "\\",
+        "\n",
+        "é",
+        "\udcff",
+        "\u2028",
+        "gopkg.in",
+        "-",
+        "+incompatible",
+        "/v2",
+        " ",
+    ]
+)
 PATHS = st.one_of(
     st.text(st.characters(), max_size=40),
-    st.builds("{}/@v/{}.{}".format, st.text(max_size=12), st.text(max_size=12),
-        st.sampled_from(["info", "mod"])),
+    st.builds(
+        "{}/@v/{}.{}".format,
+        st.text(max_size=12),
+        st.text(max_size=12),
+        st.sampled_from(["info", "mod"]),
+    ),
     st.lists(WORDS, max_size=9).map("".join),
-    st.builds("example.com/{}/@v/{}".format, st.from_regex("[a-z.~!-]{1,9}", fullmatch=True),
-              st.from_regex(r"v\d\.\d\.\d(-[a-z0-9.-]{0,5})?\.(zip|mod|info)", fullmatch=True)),
-)  # fmt: skip
+    st.builds(
+        "example.com/{}/@v/{}".format,
+        st.from_regex("[a-z.~!-]{1,9}", fullmatch=True),
+        st.from_regex(r"v\d\.\d\.\d(-[a-z0-9.-]{0,5})?\.(zip|mod|info)", fullmatch=True),
+    ),
+)
 
 
 @given(PATHS)

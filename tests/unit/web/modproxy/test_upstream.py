@@ -1,4 +1,5 @@
 """web/modproxy/upstream.py and routes.py: what a breaker learns, and what a file that is gone is."""
+
 import asyncio
 
 import aiohttp
@@ -51,20 +52,29 @@ def state_after(error, times=upstream.TRIES) -> str:
 
 @pytest.mark.parametrize(
     "error",
-    [no_connection("a.example"), aiohttp.ConnectionTimeoutError(), UnicodeError("label too long"),
-     OSError("no such device")],
+    [
+        no_connection("a.example"),
+        aiohttp.ConnectionTimeoutError(),
+        UnicodeError("label too long"),
+        OSError("no such device"),
+    ],
     ids=repr,
-)  # fmt: skip
+)
 def test_who_cannot_be_reached_is_not_asked_for_a_while(error):
     assert state_after(error) == OPEN
 
 
 @pytest.mark.parametrize(
     "error",
-    [no_connection("b.example"), aiohttp.SocketTimeoutError(), asyncio.TimeoutError(),
-     aiohttp.ServerDisconnectedError(), aiohttp.ClientPayloadError()],
+    [
+        no_connection("b.example"),
+        aiohttp.SocketTimeoutError(),
+        asyncio.TimeoutError(),
+        aiohttp.ServerDisconnectedError(),
+        aiohttp.ClientPayloadError(),
+    ],
     ids=repr,
-)  # fmt: skip
+)
 def test_the_trouble_of_one_file_is_not_that_of_all(error):
     """Whoever hangs, breaks off, or sends us to a host that is down, is there."""
     assert state_after(error) == CLOSED
@@ -76,7 +86,9 @@ def test_a_probe_that_ends_in_any_way_is_over(monkeypatch):
     async def main():
         found = Upstream([goproxy.Proxy(BASE, False)], {}, counters.make())
         clock = [0.0]
-        breaker = upstream.Breaker(lambda: clock[0], upstream._FIRST_PAUSE_S, upstream._LONGEST_PAUSE_S)
+        breaker = upstream.Breaker(
+            lambda: clock[0], upstream._FIRST_PAUSE_S, upstream._LONGEST_PAUSE_S
+        )
         for _ in range(3):
             breaker.failed()
         clock[0] = 100.0
@@ -97,7 +109,12 @@ def test_a_probe_that_ends_in_any_way_is_over(monkeypatch):
 
 @pytest.mark.parametrize(
     "text, line",
-    [("a\n b", "a b"), ("a\x1b[31mb", "a?[31mb"), ("http://u:secret@h/x", "http://h/x"), ("x" * 999, "x" * 500)],
+    [
+        ("a\n b", "a b"),
+        ("a\x1b[31mb", "a?[31mb"),
+        ("http://u:secret@h/x", "http://h/x"),
+        ("x" * 999, "x" * 500),
+    ],
 )
 def test_texts_from_elsewhere(text, line):
     assert upstream._one_line(text) == line
