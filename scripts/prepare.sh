@@ -42,7 +42,7 @@ else
     echo "$0: making .venv, once" >&2
     python3 -m venv --clear .venv || fail "python3 -m venv .venv fails"
     pip_install 'setuptools >= 70.1' || fail "pip cannot install setuptools"
-    install_project '.[test]'
+    install_project '.[test,lint]'
     echo "$stamp" >.venv/stamp
 fi
 

@@ -215,7 +215,7 @@ class PoolLink:
     def _answer_lost(self, *lost) -> None:
         for found in lost:
             for job in found.values():
-                self._on_message(jobs.failed(job, jobs.LOST))
+                self._on_message(job.failed(jobs.LOST))
 
     def close(self) -> None:
         """Let go of the pool, which then ends with all its workers; nothing after it died for good."""

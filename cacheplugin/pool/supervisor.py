@@ -147,7 +147,7 @@ class Supervisor:
         plan = self._plan_of.get(job.session)
         if plan is None:  # one that a front sends again after the end of its session
             if not isinstance(job, jobs.PrefetchJob):
-                self.report(jobs.failed(job, jobs.SKIPPED, "its session has ended"))
+                self.report(job.failed(jobs.SKIPPED, "its session has ended"))
             return
         if isinstance(job, jobs.FetchJob):
             plan.fetch(job)
@@ -194,7 +194,7 @@ class Supervisor:
     def submit(self, plan, task) -> None:
         """Have a worker do a task of the plan's, later."""
         self._owners[task.number] = plan
-        self._queues[jobs.direction(task)].append(task)
+        self._queues[task.direction()].append(task)
 
     def _dispatch(self) -> None:
         fetches, uploads = self._queues[jobs.FETCHING], self._queues[jobs.UPLOADING]
@@ -211,7 +211,7 @@ class Supervisor:
         if self._disabled is not None:
             self._skip(task, self._disabled)
             return
-        direction = jobs.direction(task)
+        direction = task.direction()
         verdict = self._breakers[direction].admit()
         if verdict == OPEN:
             self._skip(task, "S3 is turned off after failures")
@@ -258,7 +258,7 @@ class Supervisor:
             return
         self._deaths = 0
         task = worker.tasks.pop(result.number)
-        self._running[jobs.direction(task)] -= 1
+        self._running[task.direction()] -= 1
         self._judge(task, result)
         self._tries.pop(task.number, None)
         self._end(task, result)
@@ -272,7 +272,7 @@ class Supervisor:
 
     def _judge(self, task, result) -> None:
         """Let the breaker learn from a result, and warn once when it opens."""
-        direction = jobs.direction(task)
+        direction = task.direction()
         breaker = self._breakers[direction]
         if result.status == jobs.UNUSABLE:
             self._disable(result.reason)
@@ -320,7 +320,7 @@ class Supervisor:
             if breaker.state == HALF_OPEN:
                 breaker.failed()  # the probe may have been among its tasks
         for task in worker.tasks.values():
-            direction = jobs.direction(task)
+            direction = task.direction()
             self._running[direction] -= 1
             tries = self._tries[task.number] = self._tries.get(task.number, 0) + 1
             if direction == jobs.UPLOADING and tries < UPLOAD_TRIES:
@@ -347,12 +347,12 @@ class Supervisor:
             self._skip(queue.popleft(), "S3 is turned off")
         for worker in self._workers.values():
             for task in worker.tasks.values():
-                if jobs.direction(task) == direction and task.number not in self._answered:
+                if task.direction() == direction and task.number not in self._answered:
                     self._skip(task, "S3 is turned off")
                     self._answered.add(task.number)
 
     def _skip(self, task, reason, status=jobs.SKIPPED) -> None:
-        self._end(task, jobs.failed(task, status, reason))
+        self._end(task, task.failed(status, reason))
 
     def report(self, message) -> None:
         """Tell the front, at the end of this turn of the loop."""

@@ -38,20 +38,20 @@ def work(connection, remote, options, inherited) -> None:
     try:
         while True:
             task = jobs.unpack(marshal.loads(connection.recv_bytes()))
-            (fetches if jobs.direction(task) == jobs.FETCHING else uploads).submit(run, task)
+            (fetches if task.direction() == jobs.FETCHING else uploads).submit(run, task)
     except (EOFError, OSError):
         os._exit(0)  # threads that still wait for S3 have nobody to report to
 
 
 def perform(remote, task):
     """Do one task and say how it went; nothing is raised."""
-    uploading = jobs.direction(task) == jobs.UPLOADING
+    uploading = task.direction() == jobs.UPLOADING
     try:
         return remote.perform(task)
     except (RemoteError, OSError) as error:
         output = getattr(error, "output", None)  # of Damaged
-        return jobs.failed(task, jobs.status_of(error, uploading), reason_of(error), output)
+        return task.failed(jobs.status_of(error, uploading), reason_of(error), output)
     except Exception as error:
         log.warning("a job failed in a way nobody foresaw: %.500r: %r", task, error)
         log.debug("it failed here", exc_info=True)
-        return jobs.failed(task, jobs.FAILED, repr(error))
+        return task.failed(jobs.FAILED, repr(error))

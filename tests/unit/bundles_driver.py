@@ -116,7 +116,7 @@ class Driver:
         self.load(own, **result)
 
     def fail(self, task, status=jobs.FAILED) -> None:
-        self.plan.done(task, jobs.failed(task, status, "why"))
+        self.plan.done(task, task.failed(status, "why"))
 
     def arrive(self, task, **fields) -> None:
         """Do a RangeJob: all of its rows arrive unless ``fields`` say more."""

@@ -67,7 +67,7 @@ class Fetching:
     def get(self, job) -> bool:
         """Answer a get, now or later; False where no bundle has it."""
         if self._store.lookup(job.action) is not None:
-            self._plan.report(jobs.failed(job, jobs.ARRIVED))
+            self._plan.report(job.failed(jobs.ARRIVED))
             return True
         row = self._catalog.row(job.action)
         if row is None:
@@ -130,7 +130,7 @@ class Fetching:
     def _answer(self, action, status, reason) -> None:
         """Answer the gets that wait for an action."""
         for job in self._waiting.pop(action, ()):
-            self._plan.report(jobs.failed(job, status, reason))
+            self._plan.report(job.failed(status, reason))
 
 
 class PrefetchLock:

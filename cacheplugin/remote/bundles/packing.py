@@ -170,5 +170,5 @@ class Packing:
 
     def _answer(self, job, status, reason="", found=False) -> None:
         if job.number is not None:
-            result = jobs.failed(job, status, reason)
+            result = job.failed(status, reason)
             self._plan.uploaded(job, result._replace(found=found))

@@ -147,7 +147,7 @@ class BundlesPlan(Plan):
             elif isinstance(job, jobs.FinishJob):
                 self.finish(job)
             elif not self._loaded:
-                self.report(jobs.failed(job, result.status, result.reason))
+                self.report(job.failed(result.status, result.reason))
             elif isinstance(job, jobs.FetchJob):
                 self.fetch(job)
             else:
@@ -169,7 +169,7 @@ class BundlesPlan(Plan):
     def not_in_bundles(self, job, status, reason) -> bool:
         """Look for an entry in the objects layout; False where that is none, and it is answered."""
         if not self._in_objects:
-            self.report(jobs.failed(job, status, reason))
+            self.report(job.failed(status, reason))
             return False
         if self._fetches.add(job):
             self.submit(jobs.FetchJob, (job.action,), self._fetched)

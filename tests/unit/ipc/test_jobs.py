@@ -33,16 +33,16 @@ MESSAGES = [
     FILE_FETCH,
     FILE_UPLOAD,
     jobs.FetchResult(1, A, jobs.HIT, OUT, 5, 7, "/cache/x", 5, ""),
-    jobs.failed(FETCH, jobs.MISS),
+    FETCH.failed(jobs.MISS),
     jobs.UploadResult(2, jobs.STORED, True, 0, ""),
-    jobs.failed(UPLOAD, jobs.FAILED, "503 Slow Down"),
+    UPLOAD.failed(jobs.FAILED, "503 Slow Down"),
     jobs.FinishResult(3, jobs.STORED, ""),
     jobs.LoadResult(4, jobs.HIT, "", [ROW], [], [], ["name"], 7.5, [A], True, 1, 8.5),
     jobs.RangeResult(5, jobs.HIT, "", [A], [], False, 100),
     jobs.BundleResult(6, jobs.STORED, "", [ROW], [OUT], 100),
     jobs.ManifestResult(7, jobs.STORED, "", "name", 5),
     jobs.FileResult(10, jobs.HIT, 2**40, ""),
-    jobs.failed(FILE_UPLOAD, jobs.LOCAL, "no space left on device"),
+    FILE_UPLOAD.failed(jobs.LOCAL, "no space left on device"),
     jobs.Disabled("no credentials"),
     jobs.Expected([A], [OUT], True),
     jobs.Transferred(1, 2, 3),
@@ -68,7 +68,7 @@ def test_every_kind_is_tested():
 
 def test_failures_name_their_job():
     """A failed job's result has its number, its status, no entry and the reason."""
-    assert jobs.failed(FETCH, jobs.FAILED, "why") == (
+    assert FETCH.failed(jobs.FAILED, "why") == (
         1,
         A,
         jobs.FAILED,
@@ -79,21 +79,21 @@ def test_failures_name_their_job():
         0,
         "why",
     )
-    assert jobs.failed(UPLOAD, jobs.LOST) == (2, jobs.LOST, False, 0, "")
-    assert jobs.failed(FETCH, jobs.DAMAGED, "why", OUT).output == OUT
+    assert UPLOAD.failed(jobs.LOST) == (2, jobs.LOST, False, 0, "")
+    assert FETCH.failed(jobs.DAMAGED, "why", OUT).output == OUT
 
 
 @pytest.mark.parametrize("job", FILES, ids=lambda job: type(job).__name__)
 def test_failures_of_files_are_of_one_kind(job):
     """Both ways: the number, the status, no bytes and the reason."""
-    result = jobs.failed(job, jobs.DAMAGED, "why", OUT)
+    result = job.failed(jobs.DAMAGED, "why", OUT)
     assert type(result) is jobs.FileResult and result == (job.number, jobs.DAMAGED, 0, "why")
 
 
 @pytest.mark.parametrize("job", [*TASKS, FINISH], ids=lambda job: type(job).__name__)
 def test_every_job_can_fail(job):
     """Its result is of its own kind, has its number, and brings nothing."""
-    result = jobs.failed(job, jobs.SKIPPED, "why")
+    result = job.failed(jobs.SKIPPED, "why")
     assert type(result).__name__ == type(job).__name__.replace("Job", "Result")
     assert (result.number, result.status, result.reason) == (job.number, jobs.SKIPPED, "why")
     rest = result._asdict().items() - {
@@ -106,7 +106,7 @@ def test_every_job_can_fail(job):
 
 def test_directions():
     """Every task of a worker is under one of the two breakers."""
-    assert [jobs.direction(task) for task in TASKS] == [
+    assert [task.direction() for task in TASKS] == [
         jobs.FETCHING,
         jobs.UPLOADING,
         jobs.FETCHING,
@@ -114,7 +114,7 @@ def test_directions():
         jobs.UPLOADING,
         jobs.UPLOADING,
     ]
-    assert [jobs.direction(task) for task in FILES] == [jobs.FETCHING, jobs.UPLOADING]
+    assert [task.direction() for task in FILES] == [jobs.FETCHING, jobs.UPLOADING]
 
 
 def test_statuses_differ():

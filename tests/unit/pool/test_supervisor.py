@@ -216,7 +216,7 @@ def test_tasks_of_a_plan_that_is_over_end_in_it(objects):
     queue = objects.pool._queues[jobs.FETCHING]
     assert [*queue] == [first, second]
     for task in (first, second):
-        objects.pool._end(task, jobs.failed(task, jobs.MISS))
+        objects.pool._end(task, task.failed(jobs.MISS))
     assert [one.number for one in objects.heard[1:]] == [5, 6] and not objects.pool._owners
 
 

@@ -227,7 +227,7 @@ def test_a_fetch_that_fails_fails_for_all_who_wait():
         plan.begin(job.session)
         plan.fetch(job)
     assert pool.tasks == [gets[0], gets[2]]
-    plan.done(gets[0], jobs.failed(gets[0], jobs.FAILED, "why"))
+    plan.done(gets[0], gets[0].failed(jobs.FAILED, "why"))
     assert [(one.number, one.status, one.reason) for one in pool.messages] == [
         (1, jobs.FAILED, "why"),
         (2, jobs.FAILED, "why"),

@@ -1,0 +1,28 @@
+"""``typing.NamedTuple`` for modules that the go command waits for.
+
+typing takes 4 ms to import, a third of the time to the first answer; this takes none. Type checkers
+see typing's own class.
+"""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NamedTuple as NamedTuple
+else:
+    from collections import namedtuple
+
+    class _Meta(type):
+        """Makes a collections.namedtuple of each class that derives from NamedTuple."""
+
+        def __new__(cls, name, bases, members):
+            if not bases:
+                return super().__new__(cls, name, bases, members)
+            fields = tuple(type(name, (), dict(members)).__annotations__)
+            defaults = [members[field] for field in fields if field in members]
+            made = namedtuple(name, fields, defaults=defaults, module=members["__module__"])
+            for key, value in members.items():
+                if key == "__doc__" or (key not in fields and not key.startswith("__")):
+                    setattr(made, key, value)
+            return made
+
+    class NamedTuple(metaclass=_Meta):
+        """The base of a named tuple: ``field: type = default`` for each field, and methods."""
