@@ -35,8 +35,8 @@ class Direct(Front):
         self.catch_signals()
         if self.options.verbose:
             self.log_start()
-        if self.uplink is not None:
-            self._transfers = self.uplink.attach(self.counters, self._find_scopes)
+        if self.pool_access is not None:
+            self._transfers = self.pool_access.attach(self.counters, self._find_scopes)
             if not os.path.exists(f"{self.store.root}/action"):
                 self._transfers.prefetch()  # all will be missed
         self._session = Session(self, in_fd, out_fd, self.counters, self._transfers)
@@ -95,7 +95,7 @@ class Direct(Front):
 
     def _timeout_ms(self):
         ends = [self._progress_at] if self._progress_at is not None else []
-        lingers = self.uplink is not None and self.uplink.lingers
+        lingers = self.pool_access is not None and self.pool_access.lingers
         if self.options.drain_timeout_s is not None and not lingers:
             ends.append(self._drain_from + self.options.drain_timeout_s)
         return max(0, min(ends) - time.monotonic()) * 1000 + 1 if ends else None
@@ -106,8 +106,8 @@ class Direct(Front):
         session, transfers = self._session, self._transfers
         pending, lingers = 0, False
         if transfers is not None and not self.interrupted:
-            lingers = self.uplink.lingers
-            pending = transfers.pending if lingers or self.uplink.waits else 0
+            lingers = self.pool_access.lingers
+            pending = transfers.pending if lingers or self.pool_access.waits else 0
         if pending and (session.ended or not lingers):
             if lingers or limit is None or now < self._drain_from + limit:
                 self._show_progress(now, pending)
@@ -137,7 +137,7 @@ class Direct(Front):
 
     def _finish(self) -> None:
         """What is done when nobody waits any more; no name is made in the store by it."""
-        if self.uplink is not None:
+        if self.pool_access is not None:
             self._finish_uploads()
         self.touch_used()
         if self.writable and not self.terminated:
@@ -145,13 +145,13 @@ class Direct(Front):
 
     def _finish_uploads(self) -> None:
         """Let go of pool and spool; an uploader goes on with what is there, if it is worth that."""
-        uplink = self.uplink
-        uplink.close()
+        pool_access = self.pool_access
+        pool_access.close()
         self._transfers.release()
-        if self.terminated or self.interrupted or uplink.upload_failed:
+        if self.terminated or self.interrupted or pool_access.upload_failed:
             return
-        if not uplink.left_some or self.options.upload == "background":
-            uplink.start_uploader()
+        if not pool_access.left_some or self.options.upload == "background":
+            pool_access.start_uploader()
 
     def _tidy_up(self) -> None:
         """Check what an unclean shutdown left, prune if asked to, make this session's end durable."""

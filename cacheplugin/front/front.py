@@ -46,7 +46,7 @@ class Front:
         self.refreshed = set()  # outputs whose clock was: it hides that of other actions of theirs
         self.loop = self.make_loop()
         self.status = 0  # what the process exits with
-        self.uplink = self._make_uplink()
+        self.pool_access = self._make_uplink()
         self.interrupted = self.terminated = False
 
     @property
@@ -64,9 +64,9 @@ class Front:
         """The way to S3, where there is a bucket; None leaves its module unread."""
         if not self.options.bucket:
             return None
-        from .pool_access import Uplink
+        from .pool_access import PoolAccess
 
-        return Uplink(self)
+        return PoolAccess(self)
 
     def mark_open(self) -> None:
         """Before this process or a worker of it writes to the store."""
@@ -195,7 +195,7 @@ class Front:
             "cache directory %s%s, %s",
             self.options.cache_dir,
             "" if self.writable else " (not writable)",
-            f"bucket {self.options.bucket}" if self.uplink else "no bucket: local cache only",
+            f"bucket {self.options.bucket}" if self.pool_access else "no bucket: local cache only",
         )
 
     def log_answers(self, answers) -> None:

@@ -10,7 +10,7 @@ import time
 _RETRY_S = 60  # a bucket that was of no use is tried again after so long, for a session that begins
 
 
-class Uplink:
+class PoolAccess:
     """``front`` is the Front, whose counters, store and loop it shares."""
 
     def __init__(self, front) -> None:
@@ -84,16 +84,16 @@ class Uplink:
             self.expect(send(pool), take)
 
     def pool(self):
-        """The PoolLink, which is started where there is none; None where the bucket is of no use."""
+        """The PoolClient, which is started where there is none; None where the bucket is of no use."""
         if self.usable and self._pool is None:
-            from ..pool.client import PoolLink
+            from ..pool.client import PoolClient
 
             front, fields = self.front, self._options.as_dict()
             try:
                 if not front.writable:
                     fields["cache_dir"] = front.local.first_store().root
                     fields["prefetch_limit_bytes"] = 0  # the pool does not know what is here
-                self._pool = PoolLink((fields,), front.loop, self._on_message)
+                self._pool = PoolClient((fields,), front.loop, self._on_message)
             except OSError as error:
                 self._give_up()
                 front.warn(f"bucket {self._options.bucket} is not used: {error.strerror}")

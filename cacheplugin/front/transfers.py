@@ -9,19 +9,19 @@ from .protocol import hit_answer, json_text
 
 
 class Transfers:
-    """One session's part of ``uplink``, the Uplink. ``counters`` count what comes of it.
+    """One session's part of ``pool_access``, the PoolAccess. ``counters`` count what comes of it.
 
     ``find_scopes()`` gives the session's scopes, its own first, and is called when they are needed.
     With bundles, ``used`` are the actions that the session used, in order, and ``expected`` those
     that came or come from bundles and did not hit yet; both are None with the objects layout.
     """
 
-    def __init__(self, uplink, counters, find_scopes) -> None:
+    def __init__(self, pool_access, counters, find_scopes) -> None:
         self.counters = counters
         self.expected = None
-        self._uplink = uplink
-        self._front = uplink.front
-        self._options = options = uplink.front.options
+        self._pool_access = pool_access
+        self._front = pool_access.front
+        self._options = options = pool_access.front.options
         self.used = [] if options.layout != "objects" else None
         self._find_scopes = find_scopes if self.used is not None else lambda: ("",)
         self._scopes = None
@@ -60,9 +60,9 @@ class Transfers:
         """Whether there is a pool to give jobs to; it knows the session by now."""
         if self._is_over:
             return False
-        pool = self._uplink.pool()
+        pool = self._pool_access.pool()
         if pool is not None and pool is not self._pool:
-            self._pool, self._number = pool, self._uplink.begin(self)
+            self._pool, self._number = pool, self._pool_access.begin(self)
         return pool is not None
 
     def learn(self, message) -> None:
@@ -79,13 +79,13 @@ class Transfers:
         if waiting is not None:
             waiting.append((session, number))
             session.outstanding += 1
-        elif self._complete and self._uplink.usable and action not in self._known:
+        elif self._complete and self._pool_access.usable and action not in self._known:
             self.counters.get_fault_miss += 1
             session.answer_miss(number)
         elif self._start():
             self._fetching[action] = [(session, number)]
             session.outstanding += 1
-            self._uplink.expect(self._pool.fetch(self._number, action), self.on_fetched)
+            self._pool_access.expect(self._pool.fetch(self._number, action), self.on_fetched)
         else:
             session.answer_miss(number)
 
@@ -109,7 +109,7 @@ class Transfers:
                 counters.get_fault_miss += 1
             elif result.status == jobs.DAMAGED:
                 counters.get_fault_damaged += 1
-                self._uplink.damaged.add(result.output)
+                self._pool_access.damaged.add(result.output)
             elif result.status == jobs.SKIPPED:
                 counters.get_fault_skipped += 1
             else:
@@ -148,21 +148,21 @@ class Transfers:
 
     def upload(self, action: str, output: str, size: int, time_ns: int, path: str) -> None:
         """Have a stored entry uploaded, if it is to be."""
-        uplink = self._uplink
+        pool_access = self._pool_access
         if self.used is not None:
             self.used.append(action)
         if self._options.read_only:
             self.counters.put_skip_read_only += 1
         elif size < self._options.min_upload_bytes:
             self.counters.put_skip_small += 1
-        elif not uplink.usable and not uplink.has_worked:
+        elif not pool_access.usable and not pool_access.has_worked:
             self.counters.put_s3_skipped += 1  # a spool that nothing ever empties only grows
         else:
             entry, number = self._spool_entry(action, output, size, time_ns, path)
-            if uplink.uploads_wanted and self._start():
-                job = self._pool.upload(self._number, entry, replace=output in uplink.damaged)
+            if pool_access.uploads_wanted and self._start():
+                job = self._pool.upload(self._number, entry, replace=output in pool_access.damaged)
                 self._spooled[job] = number
-                uplink.expect(job, self.on_uploaded)
+                pool_access.expect(job, self.on_uploaded)
             else:
                 self.counters.put_s3_skipped += 1
 
@@ -191,7 +191,7 @@ class Transfers:
         counters.put_s3_bytes += result.sent
         number = self._spooled.pop(result.number)
         if result.status not in (jobs.STORED, jobs.DAMAGED):
-            self._uplink.upload_failed = True
+            self._pool_access.upload_failed = True
         elif number is not None and self._spool is not None:
             self._spool.done(number)
         if result.status == jobs.STORED:
@@ -215,12 +215,12 @@ class Transfers:
         self._is_over = True
         if self._pool is None or not self._pool.alive:
             return
-        writes = self.used is not None and self._uplink.uploads_wanted
+        writes = self.used is not None and self._pool_access.uploads_wanted
         used = list(dict.fromkeys(self.used)) if writes else None
         number = self._pool.finish(self._number, used)
         if writes:
             self._finishing.add(number)
-            self._uplink.expect(number, self.on_finished)
+            self._pool_access.expect(number, self.on_finished)
 
     def on_finished(self, result) -> None:
         """Take a FinishResult."""
@@ -239,5 +239,5 @@ class Transfers:
         """Let go of the spool: what is in it belongs to whoever uploads next."""
         if self._spool is not None:
             if not self._spool.release():
-                self._uplink.left_some = True
+                self._pool_access.left_some = True
             self._spool = None

@@ -23,7 +23,7 @@ class _Session:
         self.begin, self.uploads, self.has_ended = begin, 0, False
 
 
-class PoolLink:
+class PoolClient:
     """Lives in the loop.Loop of its process; ``configuration`` is what the pool gets first.
 
     ``on_message(message)`` gets each result; a job whose pool died is answered LOST, or, where it is

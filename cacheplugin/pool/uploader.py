@@ -13,7 +13,7 @@ from ..loop import Loop
 from ..options import Options
 from ..store import spool
 from ..store.tree import Store
-from .client import PoolLink
+from .client import PoolClient
 
 _PAUSE_S = 60
 _PROGRESS_S = 0.5
@@ -147,7 +147,7 @@ class Uploader:
         except (OSError, ValueError, KeyError) as error:
             say(str(error))
             return
-        link = PoolLink((fields,), self._loop, self._on_message)
+        link = PoolClient((fields,), self._loop, self._on_message)
         scopes = (fields["scope"],)
         session = link.begin(scopes)
         entries = deque(_by_action(sessions))

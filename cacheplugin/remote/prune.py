@@ -26,7 +26,7 @@ from ..store.cache import LocalCache
 from ..store.tree import Store
 from .bundles import manifest
 from .bundles.index import ROW_BYTES, Row
-from .bundles.inventory import Census, Live, working_set
+from .bundles.inventory import Inventory, Live, working_set
 from .bundles.packing import BUNDLE_BYTES
 from .bundles.ranges import cut
 from .bundles.tasks import BundlesLayout
@@ -54,21 +54,21 @@ class RemotePrune:
     def run(self, expiry_s: float, dry_run: bool = False) -> Result:
         """Do all of it, or only say what would be done; raises RemoteError and OSError."""
         layout = self._layout(None)
-        census = Census(self._bucket, layout)
-        old_s = census.now_s - GRACE_S
-        gone = self._useless(census, expiry_s)
-        fresh_s = census.now_s - expiry_s / 2
-        scattered = self._scattered(census, gone, fresh_s)
+        inventory = Inventory(self._bucket, layout)
+        old_s = inventory.now_s - GRACE_S
+        gone = self._useless(inventory, expiry_s)
+        fresh_s = inventory.now_s - expiry_s / 2
+        scattered = self._scattered(inventory, gone, fresh_s)
         if scattered and not dry_run:
-            self._rewrite(census, gone, fresh_s, scattered)
+            self._rewrite(inventory, gone, fresh_s, scattered)
         # Also what a manifest named that goes now: a session may have just read it.
-        named = {name for one in census.manifests for name in one.bundles or ()}
+        named = {name for one in inventory.manifests for name in one.bundles or ()}
         unneeded = {
             name
-            for name, listed in census.bundles.items()
+            for name, listed in inventory.bundles.items()
             if name not in named and listed.modified_s < old_s
         }
-        if any(one.bundles is None for one in census.manifests):
+        if any(one.bundles is None for one in inventory.manifests):
             logger.warning("a manifest that cannot be read may name any bundle: none is deleted")
             unneeded = set()
         if not dry_run:
@@ -85,20 +85,20 @@ class RemotePrune:
             except RemoteError as error:
                 logger.info("unfinished uploads stay: %s", error)  # not allowed to
         deleted = sum(one.size for one in gone)
-        deleted += sum(census.bundles[name].size for name in unneeded)
-        kept = [listed.size for name, listed in census.bundles.items() if name not in unneeded]
+        deleted += sum(inventory.bundles[name].size for name in unneeded)
+        kept = [listed.size for name, listed in inventory.bundles.items() if name not in unneeded]
         return Result(len(gone), len(unneeded), deleted, len(scattered), len(kept), sum(kept))
 
-    def _useless(self, census, expiry_s) -> list:
+    def _useless(self, inventory, expiry_s) -> list:
         """The manifests that go."""
-        superseded, old_s = census.superseded_since(), census.now_s - GRACE_S
+        superseded, old_s = inventory.superseded_since(), inventory.now_s - GRACE_S
         return [
             one
-            for one in census.manifests
+            for one in inventory.manifests
             if not one.newer
             and (
-                one.modified_s < census.now_s - max(expiry_s, GRACE_S)
-                or superseded.get((one.scope, one.name), census.now_s) < old_s
+                one.modified_s < inventory.now_s - max(expiry_s, GRACE_S)
+                or superseded.get((one.scope, one.name), inventory.now_s) < old_s
                 or (one.bundles is None and one.modified_s < old_s)
             )
         ]
@@ -108,17 +108,17 @@ class RemotePrune:
 
     # -- rewriting ---------------------------------------------------------------------------------
 
-    def _scattered(self, census, gone, fresh_s) -> set:
+    def _scattered(self, inventory, gone, fresh_s) -> set:
         """The bundles whose live entries are better off in fresh ones."""
-        live, sets = Live(census.bundles), []
-        for heads in census.scopes(without=gone):
+        live, sets = Live(inventory.bundles), []
+        for heads in inventory.scopes(without=gone):
             rows = working_set(heads)
             live.add(rows)
             if heads[0][0].modified_s >= fresh_s:
                 sets.append({row.bundle for row in rows})
         # The index is no part of the blocks; it has fewer bytes than the rows in it.
         shares = {
-            name: (count + live.rows[name] * ROW_BYTES) / census.bundles[name].size
+            name: (count + live.rows[name] * ROW_BYTES) / inventory.bundles[name].size
             for name, count in live.bytes.items()
         }
         found = set()
@@ -129,14 +129,14 @@ class RemotePrune:
                 found |= small
         return found
 
-    def _rewrite(self, census, gone, fresh_s, scattered) -> None:
+    def _rewrite(self, inventory, gone, fresh_s, scattered) -> None:
         """Put what is live in ``scattered`` into fresh bundles, and write the manifests for it."""
         directory = tempfile.mkdtemp(prefix="go-cache-plugin-")
         try:
             places, lost = {}, set()  # output: Row in a fresh bundle; actions that are damaged
             cache = LocalCache(Store(directory), spill=False)
             layout = self._layout(cache)
-            for heads in census.scopes(without=gone):
+            for heads in inventory.scopes(without=gone):
                 if heads[0][0].modified_s < fresh_s:
                     continue
                 rows = working_set(heads)

@@ -26,7 +26,7 @@ class _Newcomer:
         self.checks = 0
 
 
-class Reception:
+class Acceptor:
     """Accepts for ``server`` on two sockets, either of which may be None; they are closed here."""
 
     def __init__(self, server, tcp, unix) -> None:

@@ -22,7 +22,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 30.0
 _GOOD_S = 60.0  # a process that lived so long was in order
 
 
-class WebLink:
+class HttpProcess:
     """``server`` is the Server, of which it takes loop, options and snapshots."""
 
     def __init__(self, server, listener) -> None:
@@ -84,15 +84,15 @@ class WebLink:
                 extra = {"pool": pool, "http_restarts": self.restarts}
                 answers.pop()(self._server.snapshot() | extra)
 
-        uplink = self._server.uplink
-        if uplink is None or not uplink.ask_status(send):
+        pool_access = self._server.pool_access
+        if pool_access is None or not pool_access.ask_status(send):
             send()
         else:
             self._server.loop.after(_STATUS_WAIT_S, send)
 
     def _fetch_file(self, number, key, path, limit) -> None:
         answer = self._answering(number)
-        self._server.uplink.fetch_file(key, path, limit, lambda result: answer(tuple(result)))
+        self._server.pool_access.fetch_file(key, path, limit, lambda result: answer(tuple(result)))
 
     def _upload_file(self, number, key, path, replace) -> None:
         answer = self._answering(number)
@@ -105,7 +105,7 @@ class WebLink:
             answer(tuple(result))
 
         self.uploads_pending += 1
-        self._server.uplink.upload_file(key, path, replace, take)
+        self._server.pool_access.upload_file(key, path, replace, take)
 
     def _note_busy(self, _, is_busy) -> None:
         self.is_busy = is_busy

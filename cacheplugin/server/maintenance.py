@@ -24,7 +24,7 @@ _PRUNE_S = 3600
 _MARKER_S = 3600
 
 
-class Upkeep:
+class Maintenance:
     """Sees to it for ``server``, once a minute from ``do`` on."""
 
     def __init__(self, server) -> None:
@@ -38,8 +38,8 @@ class Upkeep:
         server.loop.after(_EVERY_S, self.do)
         self._reap()
         running = self._helpers.values()
-        if server.uplink is not None and "uploader" not in running and not server.is_stopping:
-            process_id = server.uplink.start_uploader()
+        if server.pool_access is not None and "uploader" not in running and not server.is_stopping:
+            process_id = server.pool_access.start_uploader()
             if process_id is not None:
                 self._helpers[process_id] = "uploader"
         now = time.monotonic()

@@ -17,8 +17,8 @@ from ..loop import READABLE, Loop
 from ..metrics import Counters, Histogram
 from ..store.session_log import append_session
 from . import fd_passing, systemd
-from .acceptor import Reception, address_text
-from .maintenance import Upkeep
+from .acceptor import Acceptor, address_text
+from .maintenance import Maintenance
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +75,12 @@ class Server(Front):
         self.hit_latency = Histogram() if listeners.http is not None else None
         self.sessions_begun = {"unix": 0, "tcp": 0}
         self._listeners = listeners
-        self._reception = Reception(self, listeners.tcp, listeners.unix)
+        self._acceptor = Acceptor(self, listeners.tcp, listeners.unix)
         self._clients = set()
         self._closing = []  # clients whose answer to close is on its way
         self._ended = []  # Transfers of sessions that have ended, which still upload
         self._clock_from = time.monotonic()
-        self._upkeep = Upkeep(self)
+        self._maintenance = Maintenance(self)
         self._idle_timer = None
         self._web = None
         self.is_stopping = False
@@ -98,17 +98,17 @@ class Server(Front):
         self.catch_signals()
         if self.options.verbose:
             self.log_start()
-        if self.uplink is not None:
-            self.uplink.latencies = {"FetchResult": Histogram(), "UploadResult": Histogram()}
-            self.uplink.pool()  # the first client finds it warm
-        self._reception.open()
+        if self.pool_access is not None:
+            self.pool_access.latencies = {"FetchResult": Histogram(), "UploadResult": Histogram()}
+            self.pool_access.pool()  # the first client finds it warm
+        self._acceptor.open()
         if self._listeners.http is not None:
-            from .http_process import WebLink
+            from .http_process import HttpProcess
 
-            self._web = WebLink(self, self._listeners.http)
+            self._web = HttpProcess(self, self._listeners.http)
             log.info("HTTP on %s", address_text(self._listeners.http))
         systemd.notify("READY=1")
-        self._upkeep.do()
+        self._maintenance.do()
         if self.options.client_timeout_s:
             self._check_stalls()
         self.watch_idleness()
@@ -171,8 +171,8 @@ class Server(Front):
             self._clock_from = now
             self.renew_clock()
         counters, transfers = Counters(), None
-        if self.uplink is not None:
-            transfers = self.uplink.attach(counters, find_scopes)
+        if self.pool_access is not None:
+            transfers = self.pool_access.attach(counters, find_scopes)
         client = _Client(self, fds, counters, transfers, control, wants_summary)
         self._clients.add(client)
         self.sessions_begun[way] += 1
@@ -237,7 +237,7 @@ class Server(Front):
             client.transfers.finish()
             client.transfers.mark_ending()
             self._ended.append(client.transfers)
-        self._reception.open_doors()
+        self._acceptor.open_doors()
         self.watch_idleness()
 
     def _let_go_of_transfers(self) -> None:
@@ -246,7 +246,7 @@ class Server(Front):
             if not transfers.pending:
                 self._ended.remove(transfers)
                 transfers.release()
-                self.uplink.end(transfers)
+                self.pool_access.end(transfers)
 
     def _check_stalls(self) -> None:
         """Give up clients that have stopped in the middle of something."""
@@ -259,7 +259,7 @@ class Server(Front):
             if client.stalls >= _STALL_CHECKS:
                 client.fault = "the client has stopped in the middle of a request"
                 client.end()
-        self._reception.check_stalls(_STALL_CHECKS)
+        self._acceptor.check_stalls(_STALL_CHECKS)
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -278,7 +278,7 @@ class Server(Front):
             return
         self.is_stopping = True
         systemd.notify("STOPPING=1")
-        self._reception.close()
+        self._acceptor.close()
         self.loop.after(self.options.stop_timeout_s, self._cut)
 
     def _cut(self) -> None:
@@ -311,7 +311,7 @@ class Server(Front):
 
     @property
     def _has_nobody(self) -> bool:
-        return not self._clients and not self._reception.is_busy and not self._web_is_busy
+        return not self._clients and not self._acceptor.is_busy and not self._web_is_busy
 
     def _on_idle(self) -> None:
         if self._has_nobody and not self.is_stopping:
@@ -321,8 +321,8 @@ class Server(Front):
     def _finish(self) -> None:
         for client in [*self._clients]:
             client.abort()
-        if self.uplink is not None:
-            self.uplink.close()
+        if self.pool_access is not None:
+            self.pool_access.close()
             for transfers in (*self._ended, *(client.transfers for client in self._clients)):
                 transfers.release()
         if self._web is not None:
@@ -344,9 +344,9 @@ class Server(Front):
             counters.add(one)
         histograms = {"local": self.hit_latency or Histogram()}
         uploads_pending = self._uploads_pending
-        if self.uplink is not None:
-            histograms["s3"] = self.uplink.latencies["FetchResult"]
-            histograms["upload"] = self.uplink.latencies["UploadResult"]
+        if self.pool_access is not None:
+            histograms["s3"] = self.pool_access.latencies["FetchResult"]
+            histograms["upload"] = self.pool_access.latencies["UploadResult"]
             uploads_pending += sum(client.transfers.pending for client in self._clients)
         return {
             "counters": counters.as_dict(),
@@ -355,5 +355,5 @@ class Server(Front):
             "sessions_begun": self.sessions_begun,
             "uploads_pending": uploads_pending,
             "is_stopping": self.is_stopping,
-            "bucket_usable": self.uplink.usable if self.uplink is not None else None,
+            "bucket_usable": self.pool_access.usable if self.pool_access is not None else None,
         }

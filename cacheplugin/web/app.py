@@ -16,7 +16,7 @@ _ANSWER_S = 2.0  # that a server in order takes for a snapshot, by far
 
 
 class App:
-    """Made in the running event loop, over ``link``, a ServerLink.
+    """Made in the running event loop, over ``link``, a ServerClient.
 
     It is a handler for aiohttp's low-level server: with these few paths, an Application's router and
     middlewares would be a seventh of a warm request for a module file.

@@ -15,7 +15,7 @@ from .. import log
 from ..ipc.spawn import LISTENER_FD
 from ..options import Options
 from .app import App
-from .server_client import ServerLink
+from .server_client import ServerClient
 
 _END_S = 1.0  # for requests under way
 _SWITCH_S = 0.0005  # a thread that checks a zip lets requests be answered
@@ -40,7 +40,7 @@ def _is_ours(record) -> bool:
 
 async def _serve(options) -> None:
     ended = asyncio.Event()
-    link = ServerLink(os.dup(0), ended.set)
+    link = ServerClient(os.dup(0), ended.set)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)

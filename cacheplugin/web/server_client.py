@@ -34,7 +34,7 @@ class Activity:
         self._link.note_busy(False)
 
 
-class ServerLink:
+class ServerClient:
     """Lives in the running event loop; ``on_end()`` is called when the server is gone."""
 
     def __init__(self, fd: int, on_end) -> None:

@@ -19,7 +19,7 @@ ManifestInfo = namedtuple(
 )
 
 
-class Census:
+class Inventory:
     """What a bucket held when it was counted.
 
     ``manifests`` are ManifestInfo, the newest first; ``bundles`` {name: remote.Listed};
@@ -108,7 +108,7 @@ class Census:
 
 
 class Live:
-    """What of the bundles of a Census is needed by the rows that it was told of."""
+    """What of the bundles of a Inventory is needed by the rows that it was told of."""
 
     def __init__(self, bundles) -> None:
         self.bytes = {}  # bundle: bytes of the blocks that are needed

@@ -10,7 +10,7 @@ from ...ipc import jobs
 from ...store.cache import Draft
 from . import checks, names
 from .checksums import Prover
-from .disk import Shelf, data_of, key_of
+from .disk import Disk, data_of, key_of
 from .download import Download
 from .expiring import Recent
 
@@ -26,7 +26,7 @@ _PATIENCE_S, _SLOWEST, _LOOK_S = 30.0, 256 << 10, 5.0
 class ModuleCache:
     """``databases``: the names of those of checksums; ``local``: a LocalCache.
 
-    ``bucket`` is a ServerLink or None, ``counters`` a dict of all names.
+    ``bucket`` is a ServerClient or None, ``counters`` a dict of all names.
     """
 
     def __init__(self, options, databases, local, bucket, upstream, counters) -> None:
@@ -36,7 +36,7 @@ class ModuleCache:
         self._upstream = upstream
         self._counters = counters
         self._uploads = bucket is not None and options.upload != "off" and not options.read_only
-        self._shelf = Shelf(local, counters)
+        self._shelf = Disk(local, counters)
         self.lookup = self._shelf.lookup
         self._prover = Prover(databases, options.nosumdb, self._shelf, self.read, counters)
         self._fresh = Recent()

@@ -22,7 +22,7 @@ SMALL_BYTES = 256 << 10
 Stored = namedtuple("Stored", "path size data max_age_s")
 
 
-class Shelf:
+class Disk:
     """``local`` is a LocalCache, whose session store has what its store does not take."""
 
     def __init__(self, local, counters) -> None:

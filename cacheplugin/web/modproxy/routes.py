@@ -56,7 +56,7 @@ class _FileResponse(web.FileResponse):
 
 
 class ModuleProxy:
-    """Made in the running event loop. ``link``: the ServerLink; ``writable``: the cache directory is."""
+    """Made in the running event loop. ``link``: the ServerClient; ``writable``: the cache directory is."""
 
     def __init__(self, options, link, writable: bool) -> None:
         self.counters = counters.make()

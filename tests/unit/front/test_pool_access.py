@@ -1,4 +1,4 @@
-"""transfers.py and uplink.py: what becomes of each result, and of uploads that are not to be."""
+"""transfers.py and pool_access.py: what becomes of each result, and of uploads that are not to be."""
 
 import errno
 import json
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from cacheplugin.front import pool_access
-from cacheplugin.front.pool_access import Uplink
+from cacheplugin.front.pool_access import PoolAccess
 from cacheplugin.ipc import jobs
 from cacheplugin.metrics import Counters, Histogram
 from cacheplugin.options import Options
@@ -24,7 +24,7 @@ A = action_id("a")
 
 
 class Pool:
-    """In place of a PoolLink: notes its jobs, each under its number."""
+    """In place of a PoolClient: notes its jobs, each under its number."""
 
     def __init__(self, configuration, loop, on_message) -> None:
         self.alive, self.configuration, self.say = True, configuration, on_message
@@ -59,7 +59,7 @@ class Pool:
         self.asked += 1
 
     def abandon(self):
-        """As a PoolLink does: what was not answered is lost."""
+        """As a PoolClient does: what was not answered is lost."""
         self.alive = False
         for number in self.jobs:
             self.say(jobs.FileResult(number, jobs.LOST, 0, ""))
@@ -88,11 +88,11 @@ class Session:
 
 
 class Driver:
-    """A front with an Uplink, and the pool that it makes."""
+    """A front with an PoolAccess, and the pool that it makes."""
 
     def __init__(self, root, monkeypatch, **options) -> None:
         self.pools, self.warnings, self.uses, self.now, self.refuses = [], [], [], 100.0, None
-        monkeypatch.setattr(client, "PoolLink", self._make_pool)
+        monkeypatch.setattr(client, "PoolClient", self._make_pool)
         monkeypatch.setattr(pool_access.time, "monotonic", lambda: self.now)
         store = Store(str(root))
         self.cache = LocalCache(store)
@@ -110,7 +110,7 @@ class Driver:
             mark_open=lambda: None,
             warn=self.warnings.append,
         )
-        self.link = Uplink(self.front)
+        self.link = PoolAccess(self.front)
         self.session = Session()
 
     def _make_pool(self, configuration, loop, on_message):

@@ -1,4 +1,4 @@
-"""uplink.py and transfers.py: what sessions have of S3, over a pool that only notes its jobs."""
+"""pool_access.py and transfers.py: what sessions have of S3, over a pool that only notes its jobs."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from cacheplugin.front import pool_access
-from cacheplugin.front.pool_access import Uplink
+from cacheplugin.front.pool_access import PoolAccess
 from cacheplugin.ipc import jobs
 from cacheplugin.metrics import Counters
 from cacheplugin.options import Options
@@ -20,7 +20,7 @@ BODY = b"what the build made"
 
 
 class Pool:
-    """In place of a PoolLink; ``say`` has its pool say something."""
+    """In place of a PoolClient; ``say`` has its pool say something."""
 
     made = []
 
@@ -65,8 +65,8 @@ class Session:
 
 @pytest.fixture
 def front(tmp_path, monkeypatch):
-    """What an Uplink has of a front; ``now`` is its clock."""
-    monkeypatch.setattr(client, "PoolLink", Pool)
+    """What an PoolAccess has of a front; ``now`` is its clock."""
+    monkeypatch.setattr(client, "PoolClient", Pool)
     monkeypatch.setattr(Pool, "made", [])
     front = SimpleNamespace(
         options=Options(cache_dir=str(tmp_path), bucket="b", layout="bundles"),
@@ -92,14 +92,14 @@ def missed(number, name="a"):
 
 def test_a_session_of_hits_has_no_pool(front):
     """Neither its beginning nor its end needs one."""
-    transfers = attach(Uplink(front))
+    transfers = attach(PoolAccess(front))
     transfers.finish()
     assert not Pool.made and not transfers.pending
 
 
 def test_results_go_to_the_session_that_asked(front):
     """One fetch an action and session; each session's counters count its own."""
-    link = Uplink(front)
+    link = PoolAccess(front)
     sessions, both = (Session(), Session()), (attach(link), attach(link, "t"))
     for session, transfers in zip(sessions, both):
         transfers.fetch(session, 1, action_id("a"))
@@ -116,7 +116,7 @@ def test_results_go_to_the_session_that_asked(front):
 
 def test_what_bundles_do_not_have_is_a_miss_at_once(front):
     """For the session that was told so."""
-    link, session = Uplink(front), Session()
+    link, session = PoolAccess(front), Session()
     transfers = attach(link)
     transfers.fetch(session, 1, action_id("a"))
     (pool,) = Pool.made
@@ -127,7 +127,7 @@ def test_what_bundles_do_not_have_is_a_miss_at_once(front):
 
 def test_a_put_is_in_the_spool_until_it_is_uploaded(front, tmp_path):
     """The session is pending until its manifest is written; then nothing is left."""
-    link, transfers = Uplink(front), None
+    link, transfers = PoolAccess(front), None
     transfers = attach(link)
     path = put(LocalCache(front.store), "a", BODY)
     transfers.upload(action_id("a"), output_id(BODY), len(BODY), 7, path)
@@ -146,7 +146,7 @@ def test_a_put_is_in_the_spool_until_it_is_uploaded(front, tmp_path):
 
 def test_a_bucket_of_no_use_is_tried_again(front):
     """For a session that begins after the pause, with a pool of its own; not before, nor for others."""
-    link, session = Uplink(front), Session()
+    link, session = PoolAccess(front), Session()
     old = attach(link)
     old.fetch(session, 1, action_id("a"))
     first = Pool.made[0]

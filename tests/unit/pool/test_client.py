@@ -7,12 +7,12 @@ import pytest
 
 from cacheplugin.ipc import channel, jobs
 from cacheplugin.pool import client
-from cacheplugin.pool.client import STARTS, PoolLink
+from cacheplugin.pool.client import STARTS, PoolClient
 from entries import action_id, output_id
 
 
 class Pool:
-    """The other end of a PoolLink's pipes, in place of a process."""
+    """The other end of a PoolClient's pipes, in place of a process."""
 
     def __init__(self, file_actions) -> None:
         (jobs_fd, results_fd, log_fd) = (os.dup(action[1]) for action in file_actions)
@@ -36,7 +36,7 @@ class Pool:
 
 
 class Driver:
-    """A PoolLink, its pools, and what it says to the front."""
+    """A PoolClient, its pools, and what it says to the front."""
 
     def __init__(self, monkeypatch) -> None:
         self.pools, self.messages, self.watched = [], [], {}
@@ -46,7 +46,7 @@ class Driver:
             watch=lambda fd, _, call: self.watched.update({fd: call}),
             unwatch=lambda fd: self.watched.pop(fd, None),
         )
-        self.link = PoolLink(({"bucket": "b"},), loop, self.messages.append)
+        self.link = PoolClient(({"bucket": "b"},), loop, self.messages.append)
 
     def _spawn(self, module, argument, file_actions):
         assert (module, argument) == ("cacheplugin.pool.supervisor", "")
