@@ -1,20 +1,20 @@
 """Every error this package raises on purpose, as one tree.
 
 CachePluginError
-├── UsageError            a flag, a variable or the cache directory is wrong: mend the command line
-├── ProtocolError         stdin does not carry the GOCACHEPROG protocol: start it from the go command
-├── BodyMismatch          a body is not what its size or SHA-256 says: nothing was stored, send it again
-├── InvalidName           a path under /mod/ names no module file, tile or record: ask for another
-├── FileMismatch          a module file is not what it should be: nothing was stored; look at its source
-├── UpstreamError         no module proxy or checksum database gave a file: look at what it answered
-│   └── NotThere          it says that there is no such file (404, 410)
-│       └── UpstreamOff   nobody was asked, as --modproxy-upstream says
-└── RemoteError           S3 did not give or take an object; the build goes on without it
-    ├── Absent            the object is not there (404): a plain miss
-    ├── Damaged           the object is there and wrong: a miss; the next put of that action mends it
+├── UsageError            wrong flag, variable or cache directory: correct the command line
+├── ProtocolError         stdin does not carry GOCACHEPROG: start the program from the go command
+├── BodyMismatch          a body has another size or SHA-256 than announced: nothing was stored
+├── InvalidName           a path under /mod/ is not that of a module file, tile or record
+├── FileMismatch          a module file failed its checks and was not stored: look at its source
+├── UpstreamError         no module proxy or checksum database delivered a file: look at its answer
+│   └── NotThere          it answered that the file does not exist (404, 410)
+│       └── UpstreamOff   --modproxy-upstream=off: no request was made
+└── RemoteError           S3 did not deliver or take an object; the build goes on without it
+    ├── Absent            the object does not exist (404): a plain miss
+    ├── Damaged           the object has wrong content: a miss; the action's next put replaces it
     ├── Unavailable       refused, cut off, 403, 5xx: look at the endpoint and the bucket's policy
-    │   └── TimedOut      no answer in time: the same, and the network between
-    └── Unusable          no credentials, credentials refused, no such bucket: mend the configuration
+    │   └── TimedOut      no answer in time: look at the endpoint and the network
+    └── Unusable          credentials missing or refused, no such bucket: correct the configuration
 """
 
 
@@ -27,7 +27,7 @@ class UsageError(CachePluginError):
 
 
 class ProtocolError(CachePluginError):
-    """The bytes on stdin break the protocol beyond one request."""
+    """The bytes on stdin break the protocol in a way that affects more than one request."""
 
 
 class BodyMismatch(CachePluginError):
@@ -35,7 +35,10 @@ class BodyMismatch(CachePluginError):
 
 
 class InvalidName(CachePluginError):
-    """A path that breaks the rules of module paths, versions and tiles; ``status`` answers it."""
+    """A path breaks the rules for module paths, versions and tiles.
+
+    ``status`` is the HTTP status of the answer to its request.
+    """
 
     def __init__(self, reason: str, status: int = 400) -> None:
         super().__init__(reason)
@@ -43,11 +46,14 @@ class InvalidName(CachePluginError):
 
 
 class FileMismatch(CachePluginError):
-    """A module file breaks its format, or is not what a checksum database, or its name, says."""
+    """A module file has a wrong format, or contradicts its name or the checksum database."""
 
 
 class UpstreamError(CachePluginError):
-    """An upstream gave no file; ``status``, an HTTP one, tells a client so."""
+    """An upstream did not deliver a file.
+
+    ``status`` is the HTTP status with which the client is told so.
+    """
 
     def __init__(self, reason: str, status: int = 502) -> None:
         super().__init__(reason)
@@ -55,25 +61,26 @@ class UpstreamError(CachePluginError):
 
 
 class NotThere(UpstreamError):
-    """An upstream answered 404 or 410; the error's text is that of its answer.
+    """An upstream answered 404 or 410; the error's text is the text of its answer.
 
-    ``left_s``: for how long that will be believed, None: from now on.
+    ``left_s`` is how long this answer may be repeated from memory, in seconds; None for a new
+    answer.
     """
 
-    def __init__(self, reason: str, status: int = 404, left_s: float = None) -> None:
+    def __init__(self, reason: str, status: int = 404, left_s: "float | None" = None) -> None:
         super().__init__(reason, status)
         self.left_s = left_s
 
 
 class UpstreamOff(NotThere):
-    """The list of upstreams says ``off``."""
+    """The list of upstreams is ``off``."""
 
     def __init__(self) -> None:
         super().__init__("it is not in the cache, and upstream is off")
 
 
 class RemoteError(CachePluginError):
-    """Trouble between this machine and the bucket."""
+    """A request to the bucket failed, or what it returned cannot be used."""
 
 
 class Absent(RemoteError):
@@ -81,19 +88,22 @@ class Absent(RemoteError):
 
 
 class Damaged(RemoteError):
-    """The object exists and is not what its name promises; ``output`` is the id of a bad output."""
+    """The object exists and has wrong content.
 
-    def __init__(self, reason: str, output: str = None) -> None:
+    ``output`` is the id of the output that is wrong, None where it is not known.
+    """
+
+    def __init__(self, reason: str, output: "str | None" = None) -> None:
         super().__init__(reason)
         self.output = output
 
 
 class Unavailable(RemoteError):
-    """The request failed; the same one may succeed later."""
+    """The request failed; the same request may succeed later."""
 
 
 class TimedOut(Unavailable):
-    """S3 did not answer within the time-out; every such request holds up the build."""
+    """S3 did not answer within the time-out; every such request delays the build."""
 
 
 class Unusable(RemoteError):
@@ -101,7 +111,7 @@ class Unusable(RemoteError):
 
 
 def reason_of(error: Exception) -> str:
-    """What a user is told of an error: its text, of an OSError without number and path."""
+    """The text of an error for the user; for an OSError without its number and path."""
     if isinstance(error, OSError):
         return (error.strerror or str(error)).lower()
     return str(error)

@@ -1,21 +1,31 @@
-"""Log records of every process, one line each on stderr with the time to the microsecond."""
+"""The log of every process, on stderr: the local time to the microsecond, the name, the message.
+
+Example: ``2024/05/31 23:59:58.123456 go-cache-plugin: listening on 127.0.0.1:5151``
+"""
 
 import logging
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .options import Options
+
 
 class _Formatter(logging.Formatter):
-    def formatTime(self, record, datefmt=None):
+    def formatTime(self, record: logging.LogRecord, datefmt: "str | None" = None) -> str:
         seconds = time.localtime(record.created)
         return time.strftime("%Y/%m/%d %H:%M:%S", seconds) + f".{int(record.created % 1 * 1e6):06}"
 
 
-def setup(options, least: int = logging.WARNING) -> None:
-    """Send what this process logs to its stderr: from ``least`` on, more with -v, all with --debug."""
+def setup(options: "Options", level: int = logging.WARNING) -> None:
+    """Send the log of this process to its stderr.
+
+    Records from ``level`` upwards are written; with -v those from INFO, with --debug all.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter("%(asctime)s go-cache-plugin: %(message)s"))
     logger = logging.getLogger(__package__)
     logger.handlers[:] = [handler]
     logger.propagate = False
-    logger.setLevel(logging.DEBUG if options.debug else logging.INFO if options.verbose else least)
-    logging.raiseExceptions = False  # a reader of stderr that went away is no trouble of ours
+    logger.setLevel(logging.DEBUG if options.debug else logging.INFO if options.verbose else level)
+    logging.raiseExceptions = False  # a closed stderr must not end the program

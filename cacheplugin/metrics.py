@@ -1,4 +1,7 @@
-"""Counters by REFERENCE names, histograms, and the summary at exit."""
+"""Counters, latency histograms, and the summary at exit.
+
+The names of groups and counters are those that /metrics, /debug/vars and the summary show.
+"""
 
 from _bisect import bisect_left
 
@@ -37,27 +40,55 @@ _NAMES = {
 
 
 class Counters:
-    """One attribute for each counter; all counts of things or bytes, from 0 upwards."""
+    """One attribute for each counter; they count requests or bytes, from 0 upwards.
+
+    ``drain_s`` is the time that close waited for uploads, in seconds.
+    """
 
     __slots__ = (*_NAMES[SERVER], *_NAMES[HOST], "drain_s")
+
+    get_requests: int
+    get_hits: int
+    get_hit_bytes: int
+    get_misses: int
+    get_errors: int
+    put_requests: int
+    put_bytes: int
+    put_errors: int
+    get_local_hit: int
+    get_fault_hit: int
+    get_fault_miss: int
+    get_fault_damaged: int
+    get_fault_error: int
+    get_fault_skipped: int
+    get_fault_bytes: int
+    put_skip_small: int
+    put_skip_read_only: int
+    put_s3_found: int
+    put_s3_action: int
+    put_s3_object: int
+    put_s3_bytes: int
+    put_s3_error: int
+    put_s3_skipped: int
+    drain_s: float
 
     def __init__(self) -> None:
         for name in self.__slots__:
             setattr(self, name, 0)
 
     def add(self, other: "Counters") -> None:
-        """Count what another has counted as well."""
+        """Add the counts of ``other`` to these."""
         for name in self.__slots__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
-    def as_dict(self) -> dict:
-        """{group: {name: count}}"""
+    def as_dict(self) -> "dict[str, dict[str, int]]":
+        """{group: {name: count}}, without ``drain_s``."""
         return {
             group: {name: getattr(self, name) for name in names} for group, names in _NAMES.items()
         }
 
     def summary(self) -> str:
-        """The counters that counted, then one line for a person."""
+        """The text for stderr at exit: one line for each group, and one in plain words."""
         lines = [group_text(group, counts) for group, counts in self.as_dict().items()]
         rate = 100 * self.get_hits / self.get_requests if self.get_requests else 0
         lines.append(
@@ -69,14 +100,14 @@ class Counters:
         return "\n".join(lines) + "\n"
 
 
-def group_text(group: str, counts: dict) -> str:
-    """A line with those of a group's counters that counted."""
+def group_text(group: str, counts: "dict[str, int]") -> str:
+    """One line with the counters of a group that are not 0."""
     shown = " ".join(f"{name}={count}" for name, count in counts.items() if count)
     return f"{group}: {shown or '(nothing)'}"
 
 
 class Histogram:
-    """How many observations lie at or below each of BOUNDS_S, in seconds, and their sum."""
+    """Counts observations by latency, and sums them up. BOUNDS_S are the buckets' upper bounds."""
 
     BOUNDS_S = (
         0.00005,
@@ -100,17 +131,18 @@ class Histogram:
     )
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(self.BOUNDS_S) + 1)  # not cumulative; the last: above all bounds
+        # For each bucket its own observations (not cumulative); the last bucket has no upper bound.
+        self.counts = [0] * (len(self.BOUNDS_S) + 1)
         self.sum_s = 0.0
 
     def add(self, seconds: float, count: int = 1) -> None:
-        """Note ``count`` observations that took so long each."""
+        """Count ``count`` observations of ``seconds`` each."""
         self.counts[bisect_left(self.BOUNDS_S, seconds)] += count
         self.sum_s += seconds * count
 
 
 def byte_text(count: int) -> str:
-    """A number of bytes for a person, in the decimal units that --max-size takes."""
+    """A number of bytes as text, in decimal units, such as 1.5 GB."""
     amount = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if amount < 1000:

@@ -10,6 +10,11 @@ import os
 
 from .errors import UsageError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
 # (flag, variable or None, field of Options, kind, default)
 FLAGS = (
     ("cache-dir", "GOCACHE_DIR", "cache_dir", "path", None),
@@ -98,24 +103,63 @@ class Options:
 
     __slots__ = tuple(row[2] for row in FLAGS)
 
-    def __init__(self, **fields) -> None:
+    cache_dir: str
+    bucket: str
+    region: str
+    endpoint_url: str
+    path_style: bool
+    prefix: str
+    min_upload_bytes: int
+    upload: str
+    drain_timeout_s: "float | None"
+    layout: str
+    scope: str
+    prefetch_limit_bytes: int
+    read_only: bool
+    expiry_s: float
+    max_size_bytes: int
+    fetches_at_once: int
+    uploads_at_once: int
+    metrics: bool
+    verbose: bool
+    debug: int
+    plugin_port: int
+    http: "tuple[str, int] | None"
+    allow_other_users: bool
+    client_timeout_s: float
+    idle_exit_s: float
+    stop_timeout_s: float
+    modproxy: bool
+    modproxy_upstream: str
+    modproxy_max_age_s: float
+    sumdb: str
+    nosumdb: str
+    min_age_s: float
+    dry_run: bool
+    remote: bool
+    json: bool
+    sha256: bool
+    repair: bool
+    timeout_s: "float | None"
+
+    def __init__(self, **fields: "Any") -> None:
         for _, _, field, _, default in FLAGS:
             object.__setattr__(self, field, fields.pop(field, default))
         if fields:
             raise TypeError(f"no such option: {', '.join(fields)}")
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("options do not change")
 
-    def replaced(self, **fields) -> "Options":
-        """The same but for these fields."""
+    def replaced(self, **fields: "Any") -> "Options":
+        """A copy with other values for ``fields``."""
         return Options(**{**self.as_dict(), **fields})
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> "dict[str, Any]":
         return {field: getattr(self, field) for field in self.__slots__}
 
 
-def load(argv, environ):
+def load(argv: "Sequence[str]", environ: "Mapping[str, str]") -> "tuple[list[str], Options]":
     """(positional words, Options) of a command line without its program name.
 
     Raises UsageError, with the flag or variable at fault in its text.
@@ -140,7 +184,7 @@ def load(argv, environ):
     return words, Options(**fields)
 
 
-def split(argv):
+def split(argv: "Sequence[str]") -> "tuple[list[str], dict[str, str]]":
     """(positional words, {flag: text}); flags may stand before and after the words."""
     words, texts = [], {}
     rest = list(argv)
@@ -172,7 +216,7 @@ def split(argv):
     return words, texts
 
 
-def _value(kind, text, origin):
+def _value(kind: str, text: str, origin: str) -> "Any":
     if kind == "bool":
         if text in _TRUE:
             return True
@@ -242,7 +286,7 @@ def parse_amount(text: str) -> int:
     return int(number) * (1024 if unit.endswith("I") else 1000) ** power
 
 
-def parse_address(text: str, origin: str):
+def parse_address(text: str, origin: str) -> "tuple[str, int]":
     """(host, port) of ``[host]:port``; an empty host is the loopback. Raises UsageError."""
     host, colon, port = text.rpartition(":")
     bare = host[1:-1] if host[:1] == "[" and host[-1:] == "]" else host
@@ -251,7 +295,7 @@ def parse_address(text: str, origin: str):
     return bare or "127.0.0.1", _value("port", port, origin)
 
 
-def is_given(flag: str, argv, environ) -> bool:
+def is_given(flag: str, argv: "Sequence[str]", environ: "Mapping[str, str]") -> bool:
     """Whether a command line that loads, or the environment, has something to say about a flag."""
     return flag in split(argv)[1] or bool(environ.get(_BY_FLAG[flag][1]))
 

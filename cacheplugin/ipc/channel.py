@@ -1,36 +1,42 @@
-"""Messages between processes: tuples of plain values over a pipe, each behind its length.
+"""Messages between processes, over a pipe: each is a marshalled tuple after its length.
 
-marshal is what the interpreter itself brings, so it costs the front no import; both ends run the
-same interpreter, so its format is the same. Neither end ever blocks on the other.
+marshal is built into the interpreter, so the front needs no import for it. Its format depends on
+the interpreter, and both ends run the same interpreter. Neither end ever blocks on the other.
 """
 
 import marshal
 import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Fields = tuple[Any, ...]  # whatever marshal takes
 
 _LENGTH_BYTES = 4
 _READ_BYTES = 65536
 
 
 class Sender:
-    """The writing end. What the pipe does not take at once waits here for ``flush``."""
+    """The writing end. Keeps what the pipe does not take at once, until the next ``flush``."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self._buffer = bytearray()
         os.set_blocking(fd, False)
 
-    def queue(self, message: tuple) -> None:
-        """Have a message sent by the next ``flush``."""
+    def queue(self, message: "Fields") -> None:
+        """Add a message, which the next ``flush`` sends."""
         data = marshal.dumps(message)
         self._buffer += len(data).to_bytes(_LENGTH_BYTES, "big") + data
 
-    def send(self, message: tuple) -> bool:
-        """Queue a message and flush; raises OSError where the other end is gone."""
+    def send(self, message: "Fields") -> bool:
+        """Queue a message and flush; raises OSError if the other end is closed."""
         self.queue(message)
         return self.flush()
 
     def flush(self) -> bool:
-        """Write what the pipe takes now; returns whether everything is out."""
+        """Write as much as the pipe takes now; returns whether everything is written."""
         while self._buffer:
             try:
                 written = os.write(self.fd, self._buffer)
@@ -41,15 +47,15 @@ class Sender:
 
 
 class Receiver:
-    """The reading end."""
+    """The reading end. Keeps a message that has come in part, until the rest comes."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self._buffer = bytearray()
         os.set_blocking(fd, False)
 
-    def receive(self) -> list:
-        """The messages that are whole by now; raises EOFError once the other end is gone."""
+    def receive(self) -> "list[Fields]":
+        """The messages that are complete now; raises EOFError if the other end is closed."""
         try:
             data = os.read(self.fd, _READ_BYTES)
         except BlockingIOError:
@@ -58,13 +64,15 @@ class Receiver:
             raise EOFError
         buffer = self._buffer
         buffer += data
-        messages, position = [], 0
+        messages: list[Fields] = []
+        position = 0
         while len(buffer) - position >= _LENGTH_BYTES:
             start = position + _LENGTH_BYTES
             end = start + int.from_bytes(buffer[position:start], "big")
             if len(buffer) < end:
                 break
-            messages.append(marshal.loads(buffer[start:end]))
+            # The sender is another process of this program.
+            messages.append(marshal.loads(buffer[start:end]))  # noqa: S302
             position = end
         del buffer[:position]
         return messages
