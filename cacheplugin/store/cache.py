@@ -1,7 +1,8 @@
-"""The local cache a process writes to: the store, and what stands in for it when it is full.
+"""The local cache a process writes to: the store, and a substitute for when its disk is full.
 
-A body that the store cannot take goes, first, where room was made by removing what is oldest and
-unused, and then to a store of the session's own in the temporary directory.
+When a write finds the disk full, the least recently used bodies are removed and the write is tried
+again. If that does not help, it goes to a session store: a store of this process alone in the
+temporary directory.
 """
 
 import errno
@@ -12,42 +13,58 @@ import time
 import xxhash
 
 from ..errors import BodyMismatch
-from .tree import EMPTY_OUTPUT, MIN_AGE_S, Store
+from .tree import EMPTY_OUTPUT, MIN_AGE_S, Store, TempFile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import BinaryIO, TypeVar
+
+    from .tree import Hit
+
+    _T = TypeVar("_T")
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _COPY_BYTES = 1 << 18
-_MIN_ROOM_BYTES = 64 << 20  # made at once, so that a full disk is not searched at every put
+_MIN_ROOM_BYTES = 64 << 20  # freed at once, so that not every put scans the store
 _SEARCH_INTERVAL_S = 30
 
 
 class LocalCache:
-    """The stores of one process: ``store``, and ``session_store`` once that is needed.
+    """The stores of one process: ``store``, and ``session_store`` (None until it is needed).
 
-    ``writable`` False sends every write to the session's store; ``spill`` False (a worker, whose
-    bodies can be fetched again) never makes one.
+    ``writable`` False: every write goes to the session store. ``spill`` False: there never is a
+    session store; for workers, which can fetch a body again.
     """
 
     def __init__(self, store: Store, writable: bool = True, spill: bool = True) -> None:
         self.store = store
-        self.session_store = None
-        self._session_dir = None
+        self.session_store: Store | None = None
+        self._session_dir: object = None  # keeps the SessionDir's lock
         self._writable = writable
         self._spill = spill
         self._next_search_s = 0.0
 
-    def lookup(self, action: str):
-        """As Store.lookup, in both stores; what was put last counts."""
+    def lookup(self, action: str) -> "Hit | None":
+        """As Store.lookup, in both stores; the entry that was put last wins.
+
+        The store may hold an older record that this process could not replace.
+        """
         found = self.store.lookup(action)
-        if self.session_store is not None:
-            ours = self.session_store.lookup(action)
-            if ours is not None and (found is None or ours[2] >= found[2]):
-                return ours  # the store may hold an older record that we cannot replace
-        return found
+        if self.session_store is None:
+            return found
+        spilled = self.session_store.lookup(action)
+        if spilled is None or found is None:
+            return spilled or found
+        _, _, put_time, _, _ = found
+        _, _, spilled_time, _, _ = spilled
+        return spilled if spilled_time >= put_time else found
 
-    def adopt(self, action: str, output: str, time_ns: int):
-        """(size, path) of a body that is here under another action, now with a record for this one.
+    def adopt(self, action: str, output: str, time_ns: int) -> "tuple[int, str] | None":
+        """Write a record that maps ``action`` to a body already in the store.
 
-        The body is read and checked; None where it is not here or not right.
+        Returns the body's (size, path). The body is read and checked first: None if it is missing
+        or wrong; a wrong one is removed. Raises OSError.
         """
         store = self.first_store()
         path = store.output_path(output)
@@ -69,18 +86,23 @@ class LocalCache:
         return size, path
 
     def writer(self, action: str, output: str, size: int) -> "EntryWriter":
-        """A writer for one entry; ids are hex, ``size`` is what the body must turn out to have."""
+        """Return a writer for one entry; ids are hex, ``size`` is the expected size in bytes."""
         return EntryWriter(self, action, output, size)
 
     def first_store(self) -> Store:
-        """The store a write starts in; raises OSError where there is none to write to."""
+        """Return the store to try first. Raises OSError if the session store cannot be made."""
         return self.store if self._writable else self._session()
 
     def next_store(self, store: Store, error: OSError) -> Store:
-        """Where to go on after ``error`` in ``store``: maybe there again; else raises ``error``."""
-        if store is self.store and error.errno in _FULL and self._make_room():
+        """Return the store to retry in after ``error`` in ``store``; or raise ``error``.
+
+        It is the same store again if its disk was full and some space could be freed.
+        """
+        if store is self.session_store:
+            raise error
+        if error.errno in _FULL and self._make_room():
             return store
-        if store is self.session_store or not self._spill:
+        if not self._spill:
             raise error
         try:
             return self._session()
@@ -108,29 +130,29 @@ class LocalCache:
 
 
 class Draft:
-    """A file being written under tmp/ of one of a cache's stores; where that is full, of the next.
+    """A file being written under tmp/ of one of a cache's stores; it moves on when a disk is full.
 
-    ``temp`` is the store.TempFile, None before the first write. As a context manager it leaves
-    nothing behind.
+    ``temp`` is its TempFile, None before the first write. Leaving the context manager removes the
+    file, unless it was renamed.
     """
 
     def __init__(self, cache: LocalCache) -> None:
         self.store = cache.first_store()
-        self.temp = None
+        self.temp: TempFile | None = None
         self._cache = cache
 
-    def open(self):
-        """The TempFile, made where there was none yet."""
+    def open(self) -> TempFile:
+        """Return the TempFile; the first call creates it. Raises OSError."""
         if self.temp is None:
             self.temp = self.store.temporary()
         return self.temp
 
     def write(self, data: bytes) -> None:
-        """Append ``data``; raises OSError where no store can take it."""
+        """Append ``data``. Raises OSError if no store can take it."""
         self.attempt(lambda: self.open().write(data))
 
-    def attempt(self, step):
-        """Do ``step``, where the cache says to go on each time it fails."""
+    def attempt(self, step: "Callable[[], _T]") -> "_T":
+        """Return ``step()``; after each OSError repeat it in the cache's next store."""
         while True:
             try:
                 return step()
@@ -140,16 +162,17 @@ class Draft:
                 self._move(store)
 
     def _move(self, store: Store) -> None:
-        """Go on in ``store`` with what has been written so far."""
+        """Copy what has been written so far to a new file in ``store``, and continue there."""
         old, self.store, self.temp = self.temp, store, None
         if old is not None:
             with old:
                 self.temp = store.temporary()
-                # No further than old.size: behind it may be a part of what is to be written again.
+                # Stop at old.size: bytes after it belong to the failed write, which is repeated.
                 while left := old.size - self.temp.size:
                     self.temp.write(os.pread(old.fd, min(left, _COPY_BYTES), self.temp.size))
 
     def discard(self) -> None:
+        """Close and remove the file, if there is one."""
         if self.temp is not None:
             self.temp.discard()
             self.temp = None
@@ -157,14 +180,14 @@ class Draft:
     def __enter__(self) -> "Draft":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.discard()
 
 
 class EntryWriter:
-    """Takes one body in chunks, checks it as it passes, and publishes it with its record.
+    """Takes one body in chunks, checks its size and SHA-256, and publishes it with its record.
 
-    Use it as a context manager: leaving it without ``commit`` leaves nothing behind.
+    Leaving the context manager without ``commit`` removes the partial body.
     """
 
     def __init__(self, cache: LocalCache, action: str, output: str, size: int) -> None:
@@ -175,12 +198,13 @@ class EntryWriter:
         self._sha256 = hashlib.sha256()
         self._xxh3 = xxhash.xxh3_64()
         self._draft = Draft(cache)
-        self._published_in = self._path = None
+        self._published_in: Store | None = None
+        self._path = ""
 
     def write(self, data: bytes) -> None:
-        """Take the next bytes of the body.
+        """Append the next bytes of the body.
 
-        Raises OSError where no store can take them, BodyMismatch once there are too many.
+        Raises OSError if no store can take them, BodyMismatch if the body exceeds its size.
         """
         self._received += len(data)
         if self._received > self.size:
@@ -189,8 +213,8 @@ class EntryWriter:
         self._xxh3.update(data)
         self._draft.write(data)
 
-    def fill(self, write_to) -> None:
-        """Let ``write_to(file)`` write the whole body into a seekable file, in any order."""
+    def fill(self, write_to: "Callable[[BinaryIO], object]") -> None:
+        """Let ``write_to(file)`` write the whole body to a seekable file, in any order of parts."""
         temp = self._draft.open()
         with open(temp.fd, "wb", closefd=False) as file:
             write_to(file)
@@ -201,29 +225,33 @@ class EntryWriter:
         temp.size = self._received
 
     def commit(self, time_ns: int) -> str:
-        """Publish body and record and return the body's path; raises as ``write`` does."""
+        """Publish body and record; return the path of the body. Raises as ``write`` does.
+
+        ``time_ns``: the time of the put in nanoseconds since the epoch.
+        """
         if self._received != self.size:
             raise BodyMismatch(f"the body has {self._received} bytes in place of {self.size}")
         if self._sha256.hexdigest() != self.output:
             raise BodyMismatch("the body's SHA-256 is not its output id")
         return self._draft.attempt(lambda: self._publish(time_ns))
 
-    def _publish(self, time_ns):
+    def _publish(self, time_ns: int) -> str:
         store = self._draft.store
         if self._published_in is not store:
             if self.size == 0:
                 self._path = store.publish_empty()
             else:
-                self._path = store.publish_output(self._draft.temp, self.output, self.size)
+                self._path = store.publish_output(self._draft.open(), self.output, self.size)
             self._published_in = store
         store.publish_record(self.action, self.output, self.size, time_ns, self._xxh3.intdigest())
         return self._path
 
     def discard(self) -> None:
+        """Remove what was written and not published."""
         self._draft.discard()
 
     def __enter__(self) -> "EntryWriter":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.discard()

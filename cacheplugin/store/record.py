@@ -1,27 +1,33 @@
-"""The action record: one line of text that says which output an action has.
+"""The action record: one line of text that maps an action to its output.
 
-``v1 <output id, hex> <size> <time> <xxh3-64 of the body, hex> <crc32, hex>`` and a newline. The time
-is that of the put, in UTC, as the protocol spells it, so that a hit copies it. The CRC runs over
-the action's id and then the line up to the CRC, so that a torn or garbled record, and a whole one
-under another action's name, are both told from a good one.
+``v1 <output id, hex> <size> <time> <xxh3-64 of the body, hex> <crc32, hex>`` and a newline. The
+time is that of the put, in UTC, in the protocol's own format, so that a hit copies it unchanged.
+The CRC covers the action id and then the line up to the CRC. It detects a truncated or damaged
+record, and also an intact record stored under the name of another action.
 """
 
 from binascii import crc32
 
-MAX_BYTES = 512
-MAX_TIME_NS = 253402300799_999999999  # the last instant of year 9999, the last RFC 3339 can say
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    # output id, size in bytes, time as timestamp writes it, xxh3 as 16 hex digits. A plain tuple,
+    # because a named one would make each hit slower.
+    Fields = tuple[str, int, str, str]
 
-_days = {}  # day since the epoch: its date, for timestamp
+MAX_BYTES = 512
+MAX_TIME_NS = 253402300799_999999999  # the end of year 9999, the latest time RFC 3339 can express
+
+_days: "dict[int, str]" = {}  # days since the epoch to "YYYY-MM-DD"; a cache for timestamp
 
 
 def encode(action: str, output: str, size: int, time_ns: int, xxh3: int) -> bytes:
-    """The record's bytes; ids are hex, ``xxh3`` is the 64-bit digest as an integer."""
+    """Return the record's bytes; ids are hex, ``xxh3`` is the 64-bit digest as an integer."""
     line = f"v1 {output} {size} {timestamp(time_ns)} {xxh3:016x} ".encode()
     return b"%b%08x\n" % (line, crc32(line, crc32(action.encode())))
 
 
-def decode(action: str, data: bytes):
-    """(output, size, time as ``timestamp`` gives it, xxh3 as 16 hex digits); None for no good record."""
+def decode(action: str, data: bytes) -> "Fields | None":
+    """Return (output, size, time, xxh3 in hex) of a record's bytes, or None if it is not valid."""
     line = data[:-9]
     try:
         if int(data[-9:], 16) != crc32(line, crc32(action.encode())):
@@ -33,7 +39,7 @@ def decode(action: str, data: bytes):
 
 
 def timestamp(time_ns: int) -> str:
-    """RFC 3339, UTC, nine digits of fraction, of nanoseconds since the epoch up to MAX_TIME_NS."""
+    """Format nanoseconds since the epoch (at most MAX_TIME_NS) as RFC 3339, UTC, nine decimals."""
     seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
     day, second = divmod(seconds, 86400)
     date = _days.get(day)
@@ -42,6 +48,7 @@ def timestamp(time_ns: int) -> str:
 
         if len(_days) > 1000:
             _days.clear()
-        date = _days[day] = "%04d-%02d-%02d" % gmtime(seconds)[:3]
+        year, month, day_of_month, *_ = gmtime(seconds)
+        date = _days[day] = f"{year:04}-{month:02}-{day_of_month:02}"
     minute, second = divmod(second, 60)
     return f"{date}T{minute // 60:02}:{minute % 60:02}:{second:02}.{nanoseconds:09}Z"

@@ -1,19 +1,19 @@
-"""What is still to be uploaded, kept where no crash of a process loses it.
+"""The spool: entries that still have to be uploaded, kept so that no crash of a process loses them.
 
 ::
 
-    spool/<target>/target              JSON: where it goes (TARGET_FIELDS of Options)
-    spool/<target>/<session>/journal   a line for each put, and one for each that S3 has
-    spool/<target>/<session>/ending    there once nobody waits for the session, and it still uploads
-    spool/<target>/<session>/<output>  hard link to a body, which prune may unlink meanwhile
+    spool/<target>/target              JSON: where the entries go (TARGET_FIELDS of Options)
+    spool/<target>/<session>/journal   a line for each put, and a line for each finished upload
+    spool/<target>/<session>/ending    exists while an ended session still uploads
+    spool/<target>/<session>/<output>  hard link to a body, because prune may remove the body itself
 
-A session's journal is locked while its process lives; what is left of a dead one is any uploader's.
-Journal lines are ``put <action> <output> <size> <unix nanoseconds>`` and ``done <line number>``,
-each one write. What a kill leaves of one has no newline at its end and counts for nothing.
+A process locks the journal of its session as long as it lives. Any uploader may claim the session
+of a dead process. Journal lines are ``put <action> <output> <size> <unix nanoseconds>`` and ``done
+<line number>``; each is one write. A process that is killed in the middle of a write leaves a line
+without a newline, which is ignored.
 """
 
 import errno
-import fcntl
 import json
 import os
 import re
@@ -23,42 +23,60 @@ import time
 import xxhash
 
 from ..options import LAYOUTS
+from .locks import try_lock
 from .tree import Store, unlink_quietly
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ..options import Options
 
 TARGET_FIELDS = ("endpoint_url", "bucket", "prefix", "region", "path_style", "layout", "scope")
 _JOURNAL = "journal"
 _ENDING = "ending"
 _PUT = re.compile(rb"put ([0-9a-f]{2,128}) ([0-9a-f]{64}) ([0-9]{1,19}) ([0-9]{1,19})")
 _DONE = re.compile(rb"done ([0-9]{1,19})")
-_BIRTH_S = 60  # from a session's directory to its journal it takes no longer, by far
+_BIRTH_S = 60  # upper bound, by far, of the time between a session's directory and its journal
 
 
 class Entry:
-    """One put: hex ids, size in bytes, time in nanoseconds since the epoch, where its body is."""
+    """One put: hex ids, size in bytes, time in nanoseconds since the epoch, path of the body."""
 
     __slots__ = ("action", "output", "path", "size", "time_ns")
 
-    def __init__(self, action, output, size, time_ns, path) -> None:
+    def __init__(self, action: str, output: str, size: int, time_ns: int, path: str) -> None:
         self.action, self.output, self.size = action, output, size
         self.time_ns, self.path = time_ns, path
 
 
-class SpoolSession:
-    """One session's entries: this process's own (``create``), or a dead one's (``claim``).
+class _Body:
+    """A body that pending entries need: how many of them, and its path."""
 
-    ``pending`` maps line numbers to entries that S3 does not have yet. Not for two threads.
+    __slots__ = ("entries", "path")
+
+    def __init__(self, path: str) -> None:
+        self.entries = 0
+        self.path = path
+
+
+class SpoolSession:
+    """One session's entries: of this process (``create``) or of a dead process (``claim``).
+
+    ``pending`` maps line numbers of the journal to entries that S3 does not have yet. Not safe for
+    use by two threads.
     """
 
     def __init__(self, directory: str, journal_fd: int) -> None:
         self.directory = directory
-        self.pending = {}
+        self.pending: dict[int, Entry] = {}
         self._fd = journal_fd
         self._lines = 0
-        self._bodies = {}  # output: [how many pending entries have it, where it is]
+        self._bodies: dict[str, _Body] = {}  # by output id
 
     @classmethod
-    def create(cls, store: Store, options, scope: str) -> "SpoolSession":
-        """A new session of this process; raises OSError. ``scope``: its own, "" where it has none."""
+    def create(cls, store: Store, options: "Options", scope: str) -> "SpoolSession":
+        """Start a session of this process; ``scope`` is "" if it has none. Raises OSError."""
         fields = {field: getattr(options, field) for field in TARGET_FIELDS} | {"scope": scope}
         target = json.dumps(fields, sort_keys=True)
         home = f"{store.root}/spool/{xxhash.xxh3_64_hexdigest(target.encode())}"
@@ -70,13 +88,13 @@ class SpoolSession:
                 temp.rename(f"{home}/target")
         with store.temporary() as temp:
             fd = os.open(temp.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-            fcntl.flock(fd, fcntl.LOCK_EX)  # before it has the name by which others look for it
+            try_lock(fd)  # before it gets the name by which uploaders find it
             temp.rename(f"{directory}/{_JOURNAL}")
         return cls(directory, fd)
 
     @classmethod
-    def claim(cls, store: Store, directory: str):
-        """What a dead process left in ``directory``; None where it lives or cannot be read."""
+    def claim(cls, store: Store, directory: str) -> "SpoolSession | None":
+        """Take over the session of a dead process; None if it lives or cannot be read."""
         try:
             fd = os.open(f"{directory}/{_JOURNAL}", os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -85,19 +103,19 @@ class SpoolSession:
         except OSError:
             return None
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.fstat(fd).st_nlink:
-                raise BlockingIOError  # it ended between the two calls
-            session = cls(directory, fd)
-            os.ftruncate(fd, session._replay(store))  # or what is appended went on with a torn line
+            # Without a link the session was finished and removed between open and lock.
+            if try_lock(fd) and os.fstat(fd).st_nlink:
+                session = cls(directory, fd)
+                os.ftruncate(fd, session._replay(store))  # cut an incomplete last line
+                return session
         except OSError:
-            os.close(fd)
-            return None
-        return session
+            pass
+        os.close(fd)
+        return None
 
     @classmethod
     def read(cls, store: Store, directory: str) -> "SpoolSession":
-        """A session as its journal stands, dead or alive, to look at only."""
+        """Read a session's journal, of a live or dead process; the session must not be changed."""
         try:
             fd = os.open(f"{directory}/{_JOURNAL}", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -107,23 +125,23 @@ class SpoolSession:
         os.close(fd)
         return session
 
-    def _replay(self, store) -> int:
-        """Read the journal; returns how many bytes of it are whole lines."""
+    def _replay(self, store: Store) -> int:
+        """Fill ``pending`` from the journal; return how many bytes of it are complete lines."""
         with open(self._fd, "rb", closefd=False) as file:
             data = file.read()
         *lines, torn = data.split(b"\n")
         self._lines = len(lines)
-        entries, intact = {}, True
+        entries: dict[int, Entry] = {}
+        intact = True
         for number, line in enumerate(lines):
             if put := _PUT.fullmatch(line):
-                action, output, size, time_ns = put.groups()
-                output = output.decode()
+                action, output = put[1].decode(), put[2].decode()
                 path = f"{self.directory}/{output}"
                 if not os.path.exists(path):
                     path = store.output_path(output)
-                entries[number] = Entry(action.decode(), output, int(size), int(time_ns), path)
+                entries[number] = Entry(action, output, int(put[3]), int(put[4]), path)
             elif done := _DONE.fullmatch(line):
-                # Behind what a power cut garbled, lines are no longer those that it counts.
+                # After a line that a power cut damaged, line numbers can no longer be relied on.
                 if intact:
                     entries.pop(int(done[1]), None)
             else:
@@ -132,14 +150,14 @@ class SpoolSession:
             self._expect(number, entry)
         return len(data) - len(torn)
 
-    def _expect(self, number, entry) -> None:
+    def _expect(self, number: int, entry: Entry) -> None:
         self.pending[number] = entry
-        self._bodies.setdefault(entry.output, [0, entry.path])[0] += 1
+        self._bodies.setdefault(entry.output, _Body(entry.path)).entries += 1
 
     def add(self, action: str, output: str, size: int, time_ns: int, path: str) -> int:
-        """Note a put whose body is at ``path``; returns its number. Raises OSError."""
+        """Record a put whose body is at ``path``; return its line number. Raises OSError."""
         if output in self._bodies:
-            path = self._bodies[output][1]
+            path = self._bodies[output].path
         elif size:
             path = _pin(path, f"{self.directory}/{output}")
         number = self._lines
@@ -153,35 +171,35 @@ class SpoolSession:
         return number
 
     def done(self, number: int) -> None:
-        """Note that S3 has an entry, or that nobody can ever upload it."""
+        """Record that an entry was uploaded, or that it never can be."""
         entry = self.pending.pop(number)
         try:
             self._append(f"done {number}\n")
         except OSError:
-            pass  # if nobody gets to release this session, it is uploaded once more
+            pass  # if this process is killed before its release, the entry is uploaded again
         body = self._bodies[entry.output]
-        body[0] -= 1
-        if not body[0]:
+        body.entries -= 1
+        if not body.entries:
             del self._bodies[entry.output]
             unlink_quietly(f"{self.directory}/{entry.output}")
 
     def mark_ending(self) -> None:
-        """Say that the session goes on only to upload, so that it is worth waiting for."""
+        """Mark the session as one that only finishes uploads, so that ``flush`` waits for it."""
         try:
             open(f"{self.directory}/{_ENDING}", "wb").close()
         except OSError:
-            pass  # then nobody waits
+            pass  # then ``flush`` does not wait
 
     def _append(self, line: str) -> None:
         data = line.encode()
         written = os.write(self._fd, data)
-        if written < len(data):  # and the next line would go on with this one
+        if written < len(data):  # remove the partial line, or the next one would continue it
             os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._lines += 1
 
     def release(self) -> bool:
-        """Let go of it, removing it where nothing is pending; returns whether nothing is."""
+        """Unlock the session; remove it if nothing is pending. Returns whether that is so."""
         finished = not self.pending
         if finished:
             unlink_quietly(f"{self.directory}/{_JOURNAL}")
@@ -190,16 +208,16 @@ class SpoolSession:
         return finished
 
 
-def session_directories(root: str) -> list:
-    """(target directory, session directory) of every session in the spool, alive or dead."""
-    found = []
+def session_directories(root: str) -> list[tuple[str, str]]:
+    """Return (target directory, session directory) of every session, of live and dead processes."""
+    found: list[tuple[str, str]] = []
     for target in _directories(f"{root}/spool"):
         found += [(target, session) for session in _directories(target)]
     return found
 
 
-def ending_journals(root: str) -> list:
-    """Descriptors of the journals of sessions that are ending, to wait for their locks."""
+def ending_journals(root: str) -> list[int]:
+    """Open the journals of sessions marked as ending, for a caller that waits for their locks."""
     found = []
     for _, directory in session_directories(root):
         try:
@@ -211,18 +229,18 @@ def ending_journals(root: str) -> list:
 
 
 def is_waiting(root: str) -> bool:
-    """Whether the spool holds what a dead session left."""
+    """Return whether the spool holds a session of a dead process."""
     return any(_is_dead(directory) for _, directory in session_directories(root))
 
 
 def _is_dead(directory: str) -> bool:
+    """Return whether a session has a journal that no process locks."""
     try:
         fd = os.open(f"{directory}/{_JOURNAL}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return True
+        return try_lock(fd, shared=True)
     except OSError:
         return False
     finally:
@@ -230,15 +248,15 @@ def _is_dead(directory: str) -> bool:
 
 
 def count_pending(store: Store) -> int:
-    """Entries that wait in the spool, those of live sessions among them."""
+    """Count the entries that still have to be uploaded, including those of live sessions."""
     return sum(
         len(SpoolSession.read(store, directory).pending)
         for _, directory in session_directories(store.root)
     )
 
 
-def describe(store: Store) -> list:
-    """A line for each target that entries wait for: how many, where to, and whose they still are."""
+def describe(store: Store) -> list[str]:
+    """Describe, one line for each target, the entries that still have to be uploaded to it."""
     lines = []
     for target in _directories(f"{store.root}/spool"):
         sessions = _directories(target)
@@ -251,27 +269,27 @@ def describe(store: Store) -> list:
             if fields["endpoint_url"]:
                 where += f" at {fields['endpoint_url']}"
         except (OSError, ValueError):
-            where = "a target that cannot be read"
-        alive = "" if all(map(_is_dead, sessions)) else "; a session is still running"
-        lines.append(f"{count} entries for {where} remain in {target}{alive}")
+            where = "an unknown bucket (its file 'target' cannot be read)"
+        note = "" if all(map(_is_dead, sessions)) else "; a session is still running"
+        lines.append(f"{count} entries for {where} remain in {target}{note}")
     return lines
 
 
-def read_target(directory: str) -> dict:
-    """The fields of Options that say where a target's entries go; raises OSError, ValueError."""
+def read_target(directory: str) -> "dict[str, Any]":
+    """Return the TARGET_FIELDS of a target directory. Raises OSError, ValueError."""
     with open(f"{directory}/target", encoding="utf-8") as file:
-        fields = json.load(file)
+        fields: dict[str, Any] = json.load(file)
     if (
         not isinstance(fields, dict)
         or set(fields) != set(TARGET_FIELDS)
         or fields["layout"] not in LAYOUTS
     ):
-        raise ValueError(f"{directory}/target is of another version")
+        raise ValueError(f"{directory}/target was written by another version of the program")
     return fields
 
 
 def _pin(path: str, link: str) -> str:
-    """Make ``link`` hold the body at ``path``; where that cannot be, the body itself has to do."""
+    """Link or copy the body at ``path`` to ``link``; return ``link``, or ``path`` if both fail."""
     try:
         os.link(path, link)
         return link
@@ -289,7 +307,7 @@ def _pin(path: str, link: str) -> str:
 
 
 def _remove_unborn(directory: str) -> None:
-    """Remove a session's directory whose process died before it had a journal, or after."""
+    """Remove a directory without a journal, unless its session may just be about to create it."""
     try:
         if os.stat(directory).st_mtime < time.time() - _BIRTH_S:
             shutil.rmtree(directory, ignore_errors=True)
@@ -297,7 +315,7 @@ def _remove_unborn(directory: str) -> None:
         pass
 
 
-def _directories(path: str) -> list:
+def _directories(path: str) -> list[str]:
     try:
         with os.scandir(path) as entries:
             return sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))

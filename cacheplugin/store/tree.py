@@ -2,20 +2,31 @@
 
 ::
 
-    action/<xx>/<action id>    the record, replaced whole by every put (see record.py)
-    output/<xx>/<output id>    the body, published once by hard link, never rewritten
-    tmp/                       what is being written; a name gets out of here only when it is whole
+    action/<xx>/<action id>    the record of an action; each put replaces the whole file (record.py)
+    output/<xx>/<output id>    the body of an output; published once by hard link, never rewritten
+    tmp/                       files being written; each moves to its final name once complete
 
-Ids are lower-case hex and <xx> their first two digits. Any number of processes may use one store.
-A name that exists under output/ is the same body by construction, so publishing it twice is
-harmless. The clock of use is the mtime of the body and of the record.
+Ids are lower-case hex; <xx> is the first two digits of the id. Any number of processes may use one
+store at the same time. An output id is the SHA-256 of the body, so publishing the same output twice
+is harmless. The mtime of a body or a record is the time of its last use.
 """
 
 import os
 from errno import EEXIST, EMLINK, ENOENT, ENOTSUP, EPERM, EXDEV
 
-from ..errors import UsageError
+from ..errors import UsageError, reason_of
 from . import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    _T = TypeVar("_T")
+    # The answer of a lookup: output id, size in bytes, time of the put (as record.timestamp writes
+    # it), path of the body, time of last use in seconds since the epoch. A plain tuple, because a
+    # named one would make each hit slower.
+    Hit = tuple[str, int, str, str, float]
 
 _open, _read, _close, _stat = os.open, os.read, os.close, os.stat
 _READ = os.O_RDONLY | os.O_CLOEXEC
@@ -23,16 +34,17 @@ _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 EMPTY_OUTPUT = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
-# What was used within this time is never removed: tools open files after close, live builds hold paths.
+# Files used within this time are never removed: running builds hold their paths, and tools open
+# them after the session has ended.
 MIN_AGE_S = 3600
 
 _NO_LINKS = (EMLINK, EXDEV, EPERM, ENOTSUP)
 
 
 def prepare(cache_dir: str, read_only: bool) -> bool:
-    """Make the cache directory usable; returns whether it can be written to.
+    """Create the cache directory if it is missing; return whether it is writable.
 
-    Raises UsageError where it has to be, and cannot.
+    Raises UsageError if it is not writable, unless ``read_only`` allows that.
     """
     if os.access(cache_dir, os.R_OK | os.W_OK | os.X_OK) and os.path.isdir(cache_dir):
         return True
@@ -42,20 +54,22 @@ def prepare(cache_dir: str, read_only: bool) -> bool:
             return True
         reason = "permission denied"
     except OSError as error:
-        reason = error.strerror.lower()
+        reason = reason_of(error)
     if read_only:
         return False
     raise UsageError(f"the cache directory {cache_dir} cannot be used: {reason}")
 
 
 class Store:
-    """One directory tree. ``root`` is absolute; it and its parts are created when first written."""
+    """One directory tree at the absolute path ``root``; the first write creates directories."""
+
+    is_checked = False  # whether entries are verified before use; see crash_safety.CheckedStore
 
     def __init__(self, root: str) -> None:
         self.root = root
         self._actions = f"{root}/action/"
         self._outputs = f"{root}/output/"
-        self._tmp = f"{root}/tmp/"
+        self._tmp = f"{root}/tmp/"  # noqa: S108 - inside the store, not the shared /tmp
         self._has_empty = False
 
     def action_path(self, action: str) -> str:
@@ -64,13 +78,11 @@ class Store:
     def output_path(self, output: str) -> str:
         return f"{self._outputs}{output[:2]}/{output}"
 
-    def lookup(self, action: str):
-        """(output, size, time, path, clock of use in seconds since the epoch), or None for a miss.
+    def lookup(self, action: str) -> "Hit | None":
+        """Return (output, size, time of the put, path, time of last use); None is a miss.
 
-        ``time`` is that of the put, as record.timestamp gives it.
-
-        A record that cannot be trusted, and a body that is gone or has another size than its
-        record says, are misses and are cleaned away.
+        An invalid record is a miss and is removed. So is a record whose body is missing or has
+        another size than the record says; such a body is removed too.
         """
         path = f"{self._actions}{action[:2]}/{action}"
         try:
@@ -91,7 +103,8 @@ class Store:
         body = f"{self._outputs}{output[:2]}/{output}"
         try:
             if size == 0 and output == EMPTY_OUTPUT:
-                # The body of a quarter of all actions: its own clock would tell nothing of theirs.
+                # A quarter of all actions share the empty body, so its mtime says nothing about the
+                # use of one action: take the mtime of the record.
                 if not self._has_empty:
                     self.publish_empty()
                     self._has_empty = True
@@ -108,41 +121,31 @@ class Store:
             return None
         return output, size, time, body, status.st_mtime
 
-    def names(self):
-        """(actions that have a record, outputs that have a body), two sets, whatever they are worth.
-
-        Fast: nothing is opened.
-        """
-        found = set(), set()
-        for names, top in zip(found, (self._actions, self._outputs)):
-            try:
-                for directory in os.listdir(top):
-                    names.update(os.listdir(top + directory))
-            except OSError:
-                pass  # none yet, or what is not ours: then more is looked at than need be
-        return found
+    def names(self) -> "tuple[set[str], set[str]]":
+        """Return the names of all records and of all bodies; no file is opened or checked."""
+        return _names_below(self._actions), _names_below(self._outputs)
 
     def hold(self, output: str) -> bool:
-        """Set a body's clock of use to now, so that no prune takes it; False where one has."""
+        """Mark a body as used now, so that no prune removes it; False if it is already gone."""
         return _touch(self.output_path(output))
 
     def touch(self, action: str) -> None:
-        """Set a record's clock of use to now, after its body's."""
+        """Mark a record as used now. Mark its body first, so that the record never outlives it."""
         _touch(self.action_path(action))
 
     def temporary(self) -> "TempFile":
-        """A new file under tmp/, of this process alone."""
+        """Create a file under tmp/ with a name of its own."""
         path = f"{self._tmp}{os.getpid()}-{os.urandom(8).hex()}"
         return TempFile(path, _make_dirs(_open, path, _CREATE, 0o644))
 
     def publish_output(self, temp: "TempFile", output: str, size: int) -> str:
-        """Give a whole body its name and return the path."""
+        """Give a complete body its final name; return that path. Raises OSError."""
         path = self.output_path(output)
         try:
             _make_dirs(os.link, temp.path, path)
         except OSError as error:
             if error.errno == EEXIST:
-                # The same body, unless the disk lost some of it, or a prune takes it just now.
+                # Normally the same body. Replace it if it was truncated or has just been pruned.
                 if _touch(path) and _size(path) == size:
                     return path
             elif error.errno not in _NO_LINKS:
@@ -151,7 +154,10 @@ class Store:
         return path
 
     def publish_empty(self) -> str:
-        """Make sure that the empty body is there; it is made, not linked, as links can run out."""
+        """Create the empty body if it is missing; return its path. Raises OSError.
+
+        It is created in place, because hard links to one file can run out.
+        """
         path = self.output_path(EMPTY_OUTPUT)
         try:
             _close(_make_dirs(_open, path, _CREATE, 0o644))
@@ -164,49 +170,60 @@ class Store:
         return path
 
     def publish_record(self, action: str, output: str, size: int, time_ns: int, xxh3: int) -> None:
-        """Write the action's record, in place of any older one."""
+        """Write the action's record, replacing an older one. Raises OSError."""
         with self.temporary() as temp:
             temp.write(record.encode(action, output, size, time_ns, xxh3))
             temp.rename(self.action_path(action))
 
 
 class TempFile:
-    """A file being written. As a context manager it leaves nothing behind."""
+    """A file being written. Leaving it as a context manager removes it, unless it was renamed."""
 
     def __init__(self, path: str, fd: int) -> None:
-        self.path = path
+        self.path = path  # "" once the file was renamed or removed
         self.fd = fd
         self.size = 0
 
     def write(self, data: bytes) -> None:
-        """Append ``data``; after an OSError the same call may be made again."""
+        """Append ``data``. Raises OSError; the same call may then be repeated."""
         done = 0
         while done < len(data):
             done += os.pwrite(self.fd, data[done:] if done else data, self.size + done)
         self.size += len(data)
 
     def rename(self, path: str) -> None:
-        """Put the file in the place of whatever ``path`` names."""
+        """Move the file to ``path``, replacing an existing file. Raises OSError."""
         _make_dirs(os.replace, self.path, path)
-        self.path = None
+        self.path = ""
 
     def discard(self) -> None:
+        """Close the file, and remove it unless it was renamed."""
         if self.fd >= 0:
             _close(self.fd)
             self.fd = -1
         if self.path:
             unlink_quietly(self.path)
-            self.path = None
+            self.path = ""
 
     def __enter__(self) -> "TempFile":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.discard()
 
 
-def _make_dirs(call, *args):
-    """``call(*args)``; where a directory is missing, make that of each path named and try again."""
+def _names_below(top: str) -> "set[str]":
+    names: set[str] = set()
+    try:
+        for directory in os.listdir(top):
+            names.update(os.listdir(top + directory))
+    except OSError:
+        pass  # no directory yet, or a foreign file in it: the caller looks up more entries itself
+    return names
+
+
+def _make_dirs(call: "Callable[..., _T]", *args: "str | int") -> "_T":
+    """Return ``call(*args)``; if a directory is missing, create that of each path and retry."""
     try:
         return call(*args)
     except OSError as error:
@@ -219,7 +236,7 @@ def _make_dirs(call, *args):
 
 
 def unlink_quietly(path: str) -> None:
-    """Remove a file; nothing is raised where it is gone or cannot be removed."""
+    """Remove a file if possible; an OSError is ignored."""
     try:
         os.unlink(path)
     except OSError:
@@ -227,7 +244,7 @@ def unlink_quietly(path: str) -> None:
 
 
 def _touch(path: str) -> bool:
-    """Whether the file is there; another user's keeps its clock."""
+    """Set a file's times to now; False if it does not exist. Another user's file stays as it is."""
     try:
         os.utime(path)
     except FileNotFoundError:
@@ -238,6 +255,7 @@ def _touch(path: str) -> bool:
 
 
 def _size(path: str) -> int:
+    """Return a file's size in bytes, -1 if it cannot be examined."""
     try:
         return os.stat(path).st_size
     except OSError:
