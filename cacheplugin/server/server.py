@@ -87,7 +87,7 @@ class Server(Front):
         self._was_told = False  # a signal came
         self._hurried = False  # a second one
         self._drain_timer = None
-        self.is_cut = False  # those who were to finish have had their time
+        self.is_cut_off = False  # those who were to finish have had their time
         self._given_up = False  # on uploads that were not done in time
         self._done = False
 
@@ -133,7 +133,7 @@ class Server(Front):
                     self._end(client, 0)
         if self._ended:
             self._let_go_of_transfers()
-        if self.is_stopping and not self._clients and (self.is_cut or not self._web_is_busy):
+        if self.is_stopping and not self._clients and (self.is_cut_off or not self._web_is_busy):
             self._drain()
 
     # -- clients come ------------------------------------------------------------------------------
@@ -283,7 +283,7 @@ class Server(Front):
 
     def _cut(self) -> None:
         """The time of those who were to finish is over."""
-        self.is_cut = True
+        self.is_cut_off = True
         for client in [*self._clients]:
             client.fault = "the server is stopping"
             client.end()

@@ -1,20 +1,41 @@
-"""The HTTP process's end of its socket to the server (weblink.py has the other)."""
+"""The HTTP process's side of its socket to the server. The other side: server/http_process.py."""
+
+from __future__ import annotations
 
 import asyncio
 import itertools
+from typing import TYPE_CHECKING
 
 from ..ipc import channel, jobs
+from ..ipc.web_messages import (
+    Answer,
+    BusyNotice,
+    FetchRequest,
+    SnapshotRequest,
+    UploadRequest,
+    pack,
+)
 
-_QUIET_S = 1.0  # without a request, before a go command that makes many is taken for done
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ..ipc.web_messages import Request, Snapshot
+
+_QUIET_S = 1.0  # a go command pauses for less than this between two requests of one download
 
 
 class Activity:
-    """Has the server know whether requests are under way; each is for a context of this."""
+    """Counts the requests under way and tells the server when the first begins and the last ends.
 
-    def __init__(self, link) -> None:
+    Each request is served inside ``with activity:``. The end is told _QUIET_S late, so that a go
+    command that makes many requests counts as busy throughout.
+    """
+
+    def __init__(self, link: ServerClient) -> None:
         self._link = link
         self._count = 0
-        self._timer = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
         self._count += 1
@@ -24,7 +45,7 @@ class Activity:
         elif self._count == 1:
             self._link.note_busy(True)
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._count -= 1
         if not self._count:
             self._timer = asyncio.get_running_loop().call_later(_QUIET_S, self._end)
@@ -35,59 +56,63 @@ class Activity:
 
 
 class ServerClient:
-    """Lives in the running event loop; ``on_end()`` is called when the server is gone."""
+    """Sends requests to the server from the running event loop, and gives their answers.
 
-    def __init__(self, fd: int, on_end) -> None:
+    ``on_end()`` is called once the server has closed the socket.
+    """
+
+    def __init__(self, fd: int, on_end: Callable[[], None]) -> None:
         self._sender, self._receiver = channel.Sender(fd), channel.Receiver(fd)
         self._on_end = on_end
         self._numbers = itertools.count(1)
-        self._waiting = {}  # number of a question: future
+        self._waiting: dict[int, asyncio.Future[Any]] = {}  # by the number of the request
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(fd, self._hear)
+        self._loop.add_reader(fd, self._receive)
 
-    async def snapshot(self, timeout_s: float) -> dict:
-        """What Server.snapshot gives, with ``pool`` (a PoolStatus as a plain tuple, or None).
-
-        Raises TimeoutError where the server does not answer.
-        """
+    async def snapshot(self, timeout_s: float) -> Snapshot:
+        """The server's state now. Raises TimeoutError if the server does not answer in time."""
         try:
-            return await asyncio.wait_for(self._ask("snapshot"), timeout_s)
+            snapshot: Snapshot = await asyncio.wait_for(self._ask(SnapshotRequest), timeout_s)
+            return snapshot
         except (asyncio.TimeoutError, OSError) as error:
             raise TimeoutError(str(error)) from None
 
     async def fetch_file(self, key: str, path: str, limit: int) -> jobs.FileResult:
-        """Have the object of a key (behind the prefix), of at most ``limit`` bytes, written to a file."""
-        return await self._ask_for_file("fetch", key, path, limit)
+        """Have the server write an object of at most ``limit`` bytes to the file ``path``.
+
+        ``key`` is without the prefix.
+        """
+        return await self._ask_for_file(lambda number: FetchRequest(number, key, path, limit))
 
     async def upload_file(self, key: str, path: str, replace: bool) -> jobs.FileResult:
-        """Have a file uploaded; ``replace``: the bucket may hold another one."""
-        return await self._ask_for_file("upload", key, path, replace)
+        """Have the server upload a file; ``replace``: overwrite the object that the bucket has."""
+        return await self._ask_for_file(lambda number: UploadRequest(number, key, path, replace))
 
     def note_busy(self, is_busy: bool) -> None:
-        """Tell the server whether somebody is served here."""
+        """Tell the server whether this process serves requests now."""
         try:
-            self._send("busy", 0, is_busy)
+            self._send(BusyNotice(0, is_busy))
         except OSError:
-            pass  # it is gone, which is heard
+            pass  # the server is gone; _receive notices that
 
-    async def _ask_for_file(self, *question) -> jobs.FileResult:
+    async def _ask_for_file(self, make: Callable[[int], Request]) -> jobs.FileResult:
         try:
-            return jobs.FileResult(*await self._ask(*question))
-        except OSError as error:  # the server is gone, and this process goes as well
+            return jobs.FileResult(*await self._ask(make))
+        except OSError as error:  # the server is gone, so this process ends soon
             return jobs.FileResult(0, jobs.LOST, 0, str(error))
 
-    async def _ask(self, kind, *arguments):
-        """The answer to a question; raises OSError where it cannot be asked."""
+    async def _ask(self, make: Callable[[int], Request]) -> Any:
+        """The value of the answer to ``make(number)``; raises OSError if it cannot be sent."""
         number = next(self._numbers)
         future = self._waiting[number] = self._loop.create_future()
         try:
-            self._send(kind, number, *arguments)
+            self._send(make(number))
             return await future
         finally:
             del self._waiting[number]
 
-    def _send(self, *message) -> None:
-        if not self._sender.send(message):
+    def _send(self, request: Request) -> None:
+        if not self._sender.send(pack(request)):
             self._loop.add_writer(self._sender.fd, self._flush)
 
     def _flush(self) -> None:
@@ -95,15 +120,16 @@ class ServerClient:
             if self._sender.flush():
                 self._loop.remove_writer(self._sender.fd)
         except OSError:
-            self._loop.remove_writer(self._sender.fd)  # its end is heard as well
+            self._loop.remove_writer(self._sender.fd)  # _receive notices the end of the socket
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         try:
             messages = self._receiver.receive()
         except (EOFError, OSError):
             self._on_end()
             return
-        for number, answer in messages:
-            future = self._waiting.get(number)
+        for fields in messages:
+            answer = Answer(*fields)
+            future = self._waiting.get(answer.number)
             if future is not None and not future.done():
-                future.set_result(answer)
+                future.set_result(answer.value)
