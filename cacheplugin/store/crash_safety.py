@@ -1,28 +1,33 @@
-"""What a session leaves on disk so that an unclean shutdown of the machine can do no harm.
+"""Detection and repair of entries that an unclean shutdown of the machine may have damaged.
 
-No put is synced: that costs half a millisecond each. The kernel writes what was put when it likes
-and in the order it likes, so after a power cut a record may be there whose body is zeros or holes.
-A process that dies alone does no such harm: what it wrote is the kernel's.
+No put is synced to disk: that would cost half a millisecond each. The kernel writes data back later
+and in any order, so after a power cut a record may exist whose body is all zeros or has holes. A
+process that crashes alone causes no such damage: the kernel keeps what the process wrote.
 
-So a session that writes first makes a marker, ``open/<boot id>-<pid>-<random>``, has it synced, and
-removes it at its clean end, after a sync of all: only then is what it wrote as durable as the
-absence of its marker says. A marker of another boot means that the machine went down in
-between, and what has changed since the marker's mtime, the session's start, is not served unread.
+Therefore a session that writes first creates a marker, ``open/<boot id>-<pid>-<random>``, and syncs
+it. At its clean end it syncs everything and then removes the marker. A marker of an earlier boot
+means that the machine went down during that session. Files changed since the session began (the
+mtime of its marker) are suspect: they are read and checked before they are served.
 
-A marker's process holds a lock on it for as long as it lives, wherever it runs: a process id means
-nothing in another container, or on another machine of a shared file system.
+The process of a marker locks it as long as it lives. A lock works where a process id does not: from
+another container, or from another machine that shares the file system.
 """
 
 import os
-from _thread import start_new_thread  # threading is a dear import
+from _thread import start_new_thread  # the threading module is slow to import
 
-from .tree import EMPTY_OUTPUT, Store, unlink_quietly
+from .tree import EMPTY_OUTPUT, Store, TempFile, unlink_quietly
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .tree import Hit
+    from .verify import Report
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
-def boot_id():
-    """A text that is this boot's alone; None where the system has none: then nothing is marked."""
+def boot_id() -> "str | None":
+    """Return a text that identifies this boot of the machine; None if the system offers none."""
     try:
         fd = os.open(_BOOT_ID, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -33,7 +38,8 @@ def boot_id():
         os.close(fd)
 
 
-def _boot_session_uuid():
+def _boot_session_uuid() -> "str | None":
+    """Return what macOS has in place of a boot id."""
     if os.uname().sysname != "Darwin":
         return None
     import subprocess
@@ -46,141 +52,141 @@ def _boot_session_uuid():
     return done.stdout.decode().strip() or None
 
 
-def suspect_since(root: str):
-    """Since when (seconds since the epoch) files may be wrong, or None: there was no such shutdown.
+def suspect_since(root: str) -> "float | None":
+    """Return the time (seconds since the epoch) from which files are suspect; None if none are.
 
-    On the way to the first hit of every session: one listdir where there is nothing to know.
+    Runs before the first hit of every session; without markers it is one listdir.
     """
-    stale = _left_behind(root, this_boot=False)
+    stale = _abandoned_markers(root, this_boot=False)
     return min((status.st_mtime for _, status in stale), default=None)
 
 
-def guard(store: Store):
-    """Make ``store`` check what an unclean shutdown may have harmed.
-
-    Returns its Suspects, or None where nothing is suspect and the store is as it was.
-    """
-    since = suspect_since(store.root)
-    if since is None:
-        return None
-    suspects = Suspects(store, since)
-    store.lookup, store.publish_output = suspects.lookup, suspects.publish_output
-    return suspects
+def open_store(root: str) -> Store:
+    """Return a Store, or a CheckedStore if an unclean shutdown may have damaged entries."""
+    since = suspect_since(root)
+    return Store(root) if since is None else CheckedStore(root, since)
 
 
 class OpenMarker:
-    """Says, durably, that this process writes to the store at ``root``; made before it does.
+    """Marks on disk that this process writes to the store at ``root``; create it before writing.
 
-    Where it cannot be made the session goes on without: OSErrors are kept from the caller.
+    If it cannot be created, the session works without it: no OSError is raised.
     """
 
     def __init__(self, root: str) -> None:
-        self._temp = self._path = None
+        self._temp: TempFile | None = None
+        self._path = ""
         boot = boot_id()
         if boot is not None:
             try:
-                self._make(root, f"{boot}-{os.getpid()}-{os.urandom(8).hex()}")
+                self._create(root, f"{boot}-{os.getpid()}-{os.urandom(8).hex()}")
             except OSError:
-                self._let_go()
+                self._remove()
 
-    def _make(self, root, name) -> None:
-        import fcntl
+    def _create(self, root: str, name: str) -> None:
+        from .locks import try_lock
 
         directory = f"{root}/open"
         is_new = not os.path.isdir(directory)
-        dead = _left_behind(root, this_boot=True)
+        abandoned = _abandoned_markers(root, this_boot=True)
         self._temp = Store(root).temporary()
         fd = self._temp.fd
-        # Before it has a name by which others look for it: unlocked, it is a dead one's.
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # What the dead of this boot wrote was never synced: their start is ours now.
-        start_ns = min([os.fstat(fd).st_mtime_ns, *(status.st_mtime_ns for _, status in dead)])
+        # Lock the file before it gets its name: an unlocked marker counts as abandoned.
+        try_lock(fd)
+        # Processes of this boot that were killed synced nothing: take over their start time.
+        start_ns = min([os.fstat(fd).st_mtime_ns, *(status.st_mtime_ns for _, status in abandoned)])
         os.utime(fd, ns=(start_ns, start_ns))
         self._temp.rename(f"{directory}/{name}")
         self._path = f"{directory}/{name}"
-        # The first put does not wait for the disk: a journal keeps the order in which names were
-        # made, so what this session writes before the marker is on disk goes down with it.
+        # The first put does not wait for this sync. A journaling file system keeps the order in
+        # which names were created: if the marker is lost, so is everything written after it.
         try:
             start_new_thread(_sync, (os.dup(fd), directory, root if is_new else directory))
         except RuntimeError:
-            pass  # no thread to be had: the kernel syncs it when it likes
-        for path, _ in dead:
+            pass  # no thread could be started: the kernel syncs the marker at a time of its choice
+        for path, _ in abandoned:
             unlink_quietly(path)
 
     def close(self) -> None:
-        """The session's clean end, when nobody waits: sync what it wrote, remove the marker."""
-        if self._path is not None:
+        """Sync what the session wrote and remove the marker; call it when no client waits."""
+        if self._path:
             os.sync()
-        self._let_go()
+        self._remove()
 
-    def _let_go(self) -> None:
-        if self._path is not None:
+    def _remove(self) -> None:
+        if self._path:
             unlink_quietly(self._path)
-            self._path = None
+            self._path = ""
         if self._temp is not None:
             self._temp.discard()
             self._temp = None
 
 
-class Suspects:
-    """Stands before ``store``: what has a ctime from ``since`` on is read before it is trusted."""
+class CheckedStore(Store):
+    """A store that reads and checks a suspect entry before its first use.
 
-    def __init__(self, store: Store, since: float) -> None:
-        self._store = store
+    Suspect is a body or record with a ctime of ``since`` (seconds since the epoch) or later.
+    """
+
+    is_checked = True
+
+    def __init__(self, root: str, since: float) -> None:
+        super().__init__(root)
         self._since = since
-        self._lookup, self._publish_output = store.lookup, store.publish_output
-        self._right = set()  # outputs whose body was read, or written, by this process
+        self._good: set[str] = set()  # outputs whose body this process has read or written
 
-    def lookup(self, action: str):
-        """As Store.lookup; an entry that turns out to be wrong is cleaned away and is a miss."""
-        found = self._lookup(action)
-        if found is None or found[0] in self._right or found[0] == EMPTY_OUTPUT:
+    def lookup(self, action: str) -> "Hit | None":
+        """As Store.lookup; a damaged entry is a miss and is removed."""
+        found = super().lookup(action)
+        if found is None:
+            return None
+        output, _, _, path, _ = found
+        if output in self._good or output == EMPTY_OUTPUT:
             return found
-        output, path = found[0], found[3]
         try:
-            if not self._is_suspect(path) and not self._is_suspect(self._store.action_path(action)):
+            if not self._is_suspect(path) and not self._is_suspect(self.action_path(action)):
                 return found
         except OSError:
             return None
         if not self._check(action, output, path):
             return None
-        self._right.add(output)
+        self._good.add(output)
         return found
 
-    def publish_output(self, temp, output: str, size: int) -> str:
-        """As Store.publish_output, but a suspect body gives way to the one just written."""
-        path = self._store.output_path(output)
+    def publish_output(self, temp: TempFile, output: str, size: int) -> str:
+        """As Store.publish_output, but the new body replaces a suspect one."""
+        path = self.output_path(output)
         try:
-            suspect = output not in self._right and self._is_suspect(path)
+            suspect = output not in self._good and self._is_suspect(path)
         except OSError:
             suspect = False
         if suspect:
             temp.rename(path)
         else:
-            path = self._publish_output(temp, output, size)
-        self._right.add(output)
+            path = super().publish_output(temp, output, size)
+        self._good.add(output)
         return path
 
-    def lift(self) -> None:
-        """All was checked: the store is as it was."""
-        self._store.lookup, self._store.publish_output = self._lookup, self._publish_output
-
-    def _is_suspect(self, path) -> bool:
+    def _is_suspect(self, path: str) -> bool:
         return os.stat(path).st_ctime >= self._since
 
-    def _check(self, action, output, path) -> bool:
+    def _check(self, action: str, output: str, path: str) -> bool:
+        """Return whether the body matches its record; remove both if it does not."""
         from . import record, verify
 
-        record_path = self._store.action_path(action)
+        record_path = self.action_path(action)
         try:
             with open(record_path, "rb", buffering=0) as file:
                 fields = record.decode(action, file.read(record.MAX_BYTES))
             contents = verify.digest(path)
         except OSError:
             return False
-        if fields is None or fields[0] != output:
-            return False  # replaced meanwhile: a miss is always right
-        if (contents.size, contents.xxh3) == (fields[1], fields[3]):
+        if fields is None:
+            return False
+        recorded_output, size, _, xxh3 = fields
+        if recorded_output != output:
+            return False  # the record was replaced since the lookup: a miss is always safe
+        if (contents.size, contents.xxh3) == (size, xxh3):
             return True
         unlink_quietly(record_path)
         try:
@@ -189,47 +195,47 @@ class Suspects:
             pass
         return False
 
-    @staticmethod
-    def settle(root: str):
-        """Check and repair all that is suspect, then remove the stale markers.
 
-        For the end of a session, with nobody waiting. Returns verify's report, None where there
-        was nothing to do or another process is at it; raises OSError.
-        """
-        import fcntl
+def settle(root: str) -> "Report | None":
+    """Check and repair all suspect files, then remove the markers that made them suspect.
 
-        from . import verify
+    Takes long; call it when no client waits. Returns the report of the check; None if nothing is
+    suspect or another process is doing this already. Raises OSError.
+    """
+    from . import verify
+    from .locks import try_lock
 
+    try:
+        directory = os.open(f"{root}/open", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
         try:
-            directory = os.open(f"{root}/open", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
+            if not try_lock(directory):
+                return None
+        except OSError:
+            return None  # the file system has no locks
+        stale = _abandoned_markers(root, this_boot=False)
+        if not stale:
             return None
-        try:
-            try:
-                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                return None
-            stale = _left_behind(root, this_boot=False)
-            if not stale:
-                return None
-            since = min(status.st_mtime for _, status in stale)
-            report = verify.check(Store(root), since=since, repair=True)
-            os.sync()  # what was removed stays removed if the machine goes down once more
-            for path, _ in stale:
-                unlink_quietly(path)
-            return report
-        finally:
-            os.close(directory)
+        since = min(status.st_mtime for _, status in stale)
+        report = verify.check(Store(root), since=since, repair=True)
+        os.sync()  # the removals must be on disk before the markers go
+        for path, _ in stale:
+            unlink_quietly(path)
+        return report
+    finally:
+        os.close(directory)
 
 
-def _left_behind(root, this_boot) -> list:
-    """[(path, os.stat's result)] of markers, of this boot or of others, whose process is gone."""
+def _abandoned_markers(root: str, this_boot: bool) -> list[tuple[str, os.stat_result]]:
+    """Return (path, status) of each marker without a live process, of this boot or of others."""
     try:
         names = os.listdir(f"{root}/open")
     except OSError:
         return []
     boot = boot_id() if names else None
-    found = []
+    found: list[tuple[str, os.stat_result]] = []
     for name in names if boot is not None else ():
         path = f"{root}/open/{name}"
         if name.startswith(f"{boot}-") == this_boot and not _is_held(path):
@@ -240,27 +246,24 @@ def _left_behind(root, this_boot) -> list:
     return found
 
 
-def _is_held(path) -> bool:
-    """Whether a marker's process lives, maybe on another machine. Shared: all may ask at once."""
-    import fcntl
+def _is_held(path: str) -> bool:
+    """Return whether a live process, maybe of another machine, locks the marker."""
+    from .locks import try_lock
 
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
+        return not try_lock(fd, shared=True)  # shared: several processes may ask at the same time
     except OSError:
         return False
     finally:
         os.close(fd)
 
 
-def _sync(fd, *directories) -> None:
-    """Make a file durable (its descriptor is closed), and the names in ``directories``."""
+def _sync(fd: int, *directories: str) -> None:
+    """Sync a file and close its descriptor, then sync the directories."""
     try:
         os.fsync(fd)
         os.close(fd)
@@ -269,4 +272,4 @@ def _sync(fd, *directories) -> None:
             os.fsync(fd)
             os.close(fd)
     except OSError:
-        pass  # then an unclean shutdown may go unnoticed
+        pass  # then an unclean shutdown may go undetected
