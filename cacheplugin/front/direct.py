@@ -156,8 +156,10 @@ class Direct(Front):
     def _tidy_up(self) -> None:
         """Check what an unclean shutdown left, prune if asked to, make this session's end durable."""
         try:
-            if self.suspects is not None:
-                self.suspects.settle(self.store.root)
+            if self.store.is_checked:
+                from ..store.crash_safety import settle
+
+                settle(self.store.root)
             if self.options.expiry_s or self.options.max_size_bytes:
                 from ..store.prune import prune_at_close
 

@@ -33,9 +33,8 @@ class Front:
         self.options = options
         self.counters = Counters()
         self.debug = options.debug & DEBUG_BUILD_CACHE
-        self.store = Store(options.cache_dir)
+        self.store = _open_store(options.cache_dir)
         self._marker = None  # says on disk that this process writes
-        self.suspects = _suspects(self.store)
         self.lookup = self.store.lookup  # until a session store may hold entries as well
         self.plain_paths = json_text(options.cache_dir) == options.cache_dir
         self.stale_before = time.time() - MIN_AGE_S / 2
@@ -80,10 +79,11 @@ class Front:
         return self._marker is not None
 
     def trust_store(self) -> None:
-        """What was suspect has been checked."""
-        if self.suspects is not None:
-            self.suspects.lift()
-            self.suspects = None
+        """Serve all entries unchecked: those that a shutdown may have damaged were repaired."""
+        if self.store.is_checked:
+            self.store = Store(self.store.root)
+            if self._local is not None:
+                self._local.store = self.store
             self.lookup = (self._local or self.store).lookup
 
     def take_marker(self):
@@ -207,13 +207,13 @@ class Front:
             logger.debug("answered %s", text.rstrip())
 
 
-def _suspects(store):
-    """What an unclean shutdown of the machine made doubtful, checked before it is served; or None."""
+def _open_store(root: str) -> Store:
+    """Return the store at ``root``; after an unclean shutdown one that checks what it serves."""
     try:
-        if not os.listdir(f"{store.root}/open"):
-            return None
+        if not os.listdir(f"{root}/open"):
+            return Store(root)
     except OSError:
-        return None
-    from ..store.crash_safety import guard
+        return Store(root)
+    from ..store.crash_safety import open_store
 
-    return guard(store)
+    return open_store(root)

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from ..ipc.web_messages import ServerSnapshot
     from ..loop import Loop
     from ..options import Options
-    from ..store.crash_safety import OpenMarker, Suspects
+    from ..store.crash_safety import OpenMarker
+    from ..store.tree import Store
 
 
 class AcceptorServer(Protocol):
@@ -48,7 +49,7 @@ class AcceptorServer(Protocol):
 class MaintenanceServer(Protocol):
     """What Maintenance uses: a server with a store and perhaps a bucket. Server implements it."""
 
-    suspects: Suspects | None
+    store: Store
 
     @property
     def loop(self) -> Loop: ...

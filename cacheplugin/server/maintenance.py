@@ -14,7 +14,7 @@ from _thread import start_new_thread
 from ..errors import reason_of
 from ..ipc.spawn import spawn_apart
 from ..options import Options
-from ..store.crash_safety import Suspects
+from ..store.crash_safety import settle
 from ..store.prune import prune_at_close
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Maintenance:
         now = time.monotonic()
         prunes = server.options.expiry_s or server.options.max_size_bytes
         is_due = prunes and (self._pruned_at is None or now - self._pruned_at >= _PRUNE_S)
-        if server.writable and "upkeep" not in running and (is_due or server.suspects is not None):
+        if server.writable and "upkeep" not in running and (is_due or server.store.is_checked):
             self._pruned_at = now
             try:
                 fields = json.dumps(server.options.as_dict())
@@ -88,7 +88,7 @@ def main(text: str) -> None:
     options = Options(**json.loads(text))
     status = 0
     try:
-        Suspects.settle(options.cache_dir)
+        settle(options.cache_dir)
         if options.expiry_s or options.max_size_bytes:
             prune_at_close(options)
     except OSError:

@@ -12,7 +12,13 @@ import pytest
 import cacheplugin
 from cacheplugin.store import crash_safety, verify
 from cacheplugin.store.cache import LocalCache
-from cacheplugin.store.crash_safety import OpenMarker, Suspects, guard, suspect_since
+from cacheplugin.store.crash_safety import (
+    CheckedStore,
+    OpenMarker,
+    open_store,
+    settle,
+    suspect_since,
+)
 from cacheplugin.store.tree import EMPTY_OUTPUT, Store
 from entries import action_id, files, output_id, put, read
 
@@ -153,7 +159,7 @@ def test_a_live_session_of_another_machine_is_no_suspicion(root):
     with open(leave_marker(root)) as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert suspect_since(root) is None
-        assert Suspects.settle(root) is None and len(markers(root)) == 1
+        assert settle(root) is None and len(markers(root)) == 1
     assert suspect_since(root) == 1.0
 
 
@@ -161,7 +167,7 @@ def test_without_a_boot_id_nothing_is_marked(root, monkeypatch):
     monkeypatch.setattr(crash_safety, "boot_id", lambda: None)
     leave_marker(root)
     OpenMarker(root).close()
-    assert len(markers(root)) == 1 and suspect_since(root) is None and guard(Store(root)) is None
+    assert len(markers(root)) == 1 and suspect_since(root) is None and type(open_store(root)) is Store
 
 
 @pytest.mark.parametrize("name", ["fsync", "utime"])
@@ -219,7 +225,8 @@ def test_zeros_that_a_shutdown_left_are_not_served(cache):
     damage(path, len(BODY))
     assert cache.lookup(A)
     leave_marker(cache.store.root)
-    assert guard(cache.store)
+    cache = LocalCache(open_store(cache.store.root))
+    assert type(cache.store) is CheckedStore and cache.store.is_checked
     assert cache.lookup(A) is None
     assert files(f"{cache.store.root}/output") == files(f"{cache.store.root}/action") == {}
 
@@ -233,9 +240,9 @@ def test_good_entries_are_served_and_read_once(cache, monkeypatch):
     reads = []
     digest = verify.digest
     monkeypatch.setattr(verify, "digest", lambda path: reads.append(path) or digest(path))
-    suspects = Suspects(cache.store, 0)
+    checked = CheckedStore(cache.store.root, 0)
     for _ in range(2):
-        assert {name: suspects.lookup(action_id(name)) for name in plain} == plain
+        assert {name: checked.lookup(action_id(name)) for name in plain} == plain
     assert reads == [plain["a"][3]]
 
 
@@ -243,8 +250,8 @@ def test_what_is_earlier_is_served_unread(cache, monkeypatch):
     """What has not changed since before the session began was safe on disk."""
     path = put(cache, "a", BODY)
     monkeypatch.setattr(verify, "digest", lambda path: pytest.fail("it was read"))
-    suspects = Suspects(cache.store, os.stat(cache.store.action_path(A)).st_ctime + 1)
-    assert suspects.lookup(A)[3] == path
+    checked = CheckedStore(cache.store.root, os.stat(cache.store.action_path(A)).st_ctime + 1)
+    assert checked.lookup(A)[3] == path
 
 
 @pytest.mark.parametrize("part", ["body", "record"])
@@ -252,10 +259,10 @@ def test_one_later_file_makes_an_entry_suspect(cache, monkeypatch, part):
     """The body or the record alone."""
     path = put(cache, "a", BODY)
     damage(path, len(BODY))
-    suspects = Suspects(cache.store, 0)
+    checked = CheckedStore(cache.store.root, 0)
     later = path if part == "body" else cache.store.action_path(A)
-    monkeypatch.setattr(suspects, "_is_suspect", lambda path: path == later)
-    assert suspects.lookup(A) is None
+    monkeypatch.setattr(checked, "_is_suspect", lambda path: path == later)
+    assert checked.lookup(A) is None
 
 
 def test_a_put_replaces_a_suspect_body(cache):
@@ -263,7 +270,7 @@ def test_a_put_replaces_a_suspect_body(cache):
     damage(put(cache, "a", BODY), len(BODY))
     os.unlink(cache.store.action_path(A))
     leave_marker(cache.store.root)
-    guard(cache.store)
+    cache = LocalCache(open_store(cache.store.root))
     path = put(cache, "b", BODY)
     assert read(path) == BODY
     inode = os.stat(path).st_ino
@@ -275,13 +282,13 @@ def test_a_put_replaces_a_suspect_body(cache):
 
 def test_the_empty_body_needs_no_reading(cache):
     put(cache, "empty", b"")
-    assert Suspects(cache.store, 0).lookup(action_id("empty"))[0] == EMPTY_OUTPUT
+    assert CheckedStore(cache.store.root, 0).lookup(action_id("empty"))[0] == EMPTY_OUTPUT
 
 
 def test_an_entry_put_and_lost_meanwhile_is_a_miss(cache, monkeypatch):
     """A body that is pruned while it is about to be checked raises nothing."""
     path = put(cache, "a", BODY)
-    suspects = Suspects(cache.store, 0)
+    checked = CheckedStore(cache.store.root, 0)
     digest = verify.digest
 
     def vanish(name):
@@ -289,7 +296,7 @@ def test_an_entry_put_and_lost_meanwhile_is_a_miss(cache, monkeypatch):
         return digest(name)
 
     monkeypatch.setattr(verify, "digest", vanish)
-    assert suspects.lookup(A) is None and not os.path.exists(path)
+    assert checked.lookup(A) is None and not os.path.exists(path)
 
 
 # -- settling --------------------------------------------------------------------------------------
@@ -305,13 +312,13 @@ def test_settle_mends_and_ends_suspicion(cache):
     leave_marker(root, name="1-a")
     leave_marker(root, name="2-b")
     live = OpenMarker(root)
-    report = Suspects.settle(root)
+    report = settle(root)
     assert (report.faults, report.removed) == (2, 2)
     assert suspect_since(root) is None and len(markers(root)) == 1
     live.close()
     assert cache.lookup(A) is None and read(cache.lookup(action_id("b"))[3]) == b"good"
     assert verify.check(cache.store, sha256=True).faults == 0
-    assert Suspects.settle(root) is None
+    assert settle(root) is None
 
 
 def test_settle_syncs_before_the_markers_go(cache, monkeypatch):
@@ -322,7 +329,7 @@ def test_settle_syncs_before_the_markers_go(cache, monkeypatch):
     leave_marker(root)
     seen = []
     monkeypatch.setattr(os, "sync", lambda: seen.append((os.path.exists(path), len(markers(root)))))
-    Suspects.settle(root)
+    settle(root)
     assert seen == [(False, 1)] and markers(root) == []
 
 
@@ -335,7 +342,7 @@ def test_an_interrupted_settle_keeps_the_markers(cache, monkeypatch):
 
     monkeypatch.setattr(verify, "check", fail)
     with pytest.raises(OSError):
-        Suspects.settle(cache.store.root)
+        settle(cache.store.root)
     assert suspect_since(cache.store.root) == 1.0
 
 
@@ -345,15 +352,15 @@ def test_one_settles_at_a_time(cache):
     leave_marker(root)
     fd = os.open(f"{root}/open", os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_EX)
-    assert Suspects.settle(root) is None and len(markers(root)) == 1
+    assert settle(root) is None and len(markers(root)) == 1
     os.close(fd)
-    assert Suspects.settle(root).faults == 0
+    assert settle(root).faults == 0
 
 
 def test_settle_reads_only_what_is_later(cache):
     """What was on disk before the session began is not read again."""
     put(cache, "a", BODY)
     leave_marker(cache.store.root, start=time.time() + 100)
-    assert Suspects.settle(cache.store.root).bodies == 0
+    assert settle(cache.store.root).bodies == 0
     leave_marker(cache.store.root)
-    assert Suspects.settle(cache.store.root).bodies == 1
+    assert settle(cache.store.root).bodies == 1
