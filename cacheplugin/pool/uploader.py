@@ -12,6 +12,7 @@ from ..ipc.spawn import spawn_apart
 from ..loop import Loop
 from ..options import Options
 from ..store import spool
+from ..store.locks import try_lock
 from ..store.tree import Store
 from .client import PoolClient
 
@@ -62,11 +63,8 @@ def _failed_path(root: str) -> str:
 
 def lock_until(fd: int, deadline) -> None:
     """Take the lock of a file; raises TimeoutError at ``deadline`` (monotonic, None: never)."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if try_lock(fd):
         return
-    except BlockingIOError:
-        pass
 
     def give_up(*_):
         raise TimeoutError

@@ -1,27 +1,28 @@
-"""What is done when a disk is full: room made in the store, or a store for one session."""
+"""Measures against a full disk: free space in the store, or a directory for one session."""
 
 import errno
-import fcntl
 import os
 import shutil
 import tempfile
 import time
 
+from .locks import try_lock
 from .tree import MIN_AGE_S
 
 _PREFIX = "go-cache-plugin-"
 
 
 def free_space(root: str, wanted: int, min_age_s: float) -> int:
-    """Remove the least recently used bodies of the store at ``root`` until ``wanted`` bytes are free.
+    """Remove the least recently used bodies of a store until ``wanted`` bytes have been freed.
 
-    What was used within ``min_age_s`` seconds stays; older temporary files are a dead process's.
-    Returns the bytes freed (disk blocks, so that a body that is linked elsewhere counts for
-    nothing). Records left without a body are misses.
+    Files used within ``min_age_s`` seconds stay. Older temporary files are left over from dead
+    processes and are removed too. Returns the bytes freed, by disk blocks; a body with a second
+    hard link frees none and stays. Records left without a body become misses.
     """
     oldest_kept = time.time() - min_age_s
-    candidates = []
-    for directory in (f"{root}/tmp", *(entry.path for entry in _scan(f"{root}/output"))):
+    candidates: list[tuple[float, str, int]] = []
+    temporary = f"{root}/tmp"  # noqa: S108 - inside the store, not the shared /tmp
+    for directory in (temporary, *(entry.path for entry in _scan(f"{root}/output"))):
         for entry in _scan(directory):
             try:
                 status = entry.stat(follow_symlinks=False)
@@ -35,7 +36,7 @@ def free_space(root: str, wanted: int, min_age_s: float) -> int:
         if freed >= wanted:
             break
         try:
-            if os.stat(path).st_mtime == mtime:  # not used since it was seen
+            if os.stat(path).st_mtime == mtime:  # unchanged: not used since the scan
                 os.unlink(path)
                 freed += size
         except OSError:
@@ -46,25 +47,27 @@ def free_space(root: str, wanted: int, min_age_s: float) -> int:
 class SessionDir:
     """A directory for one session under the temporary directory, locked while its process lives.
 
-    It outlives the session, because tools open the files of a build after it has ended; it goes
-    when a later session makes a directory and nothing was written here for MIN_AGE_S.
+    It remains after the session, because tools open the files of a build after its end. A later
+    session that creates such a directory removes it once it has not changed for MIN_AGE_S.
     """
 
     def __init__(self) -> None:
         prefix = f"{_PREFIX}{os.getuid()}-"
-        base = os.environ.get("TMPDIR") or "/tmp"  # gettempdir would come to the working directory
+        # Not tempfile.gettempdir: it falls back to the working directory.
+        base = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - mkdtemp below picks a unique name
         _remove_abandoned(base, prefix)
         try:
             base.encode()
-        except UnicodeEncodeError as error:  # the go command could not be told of a file in it
+        except UnicodeEncodeError as error:  # the protocol cannot express such a path
             raise OSError(errno.EINVAL, "TMPDIR is not valid UTF-8") from error
         self.path = tempfile.mkdtemp(prefix=prefix, dir=base)
         self._lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.chmod(self.path, 0o755)
+        try_lock(self._lock)
+        os.chmod(self.path, 0o755)  # noqa: S103 - as a store: the go command's tools read it
 
 
 def _remove_abandoned(base: str, prefix: str) -> None:
+    """Remove directories of this user's dead processes that have not changed for MIN_AGE_S."""
     for entry in _scan(base):
         if not entry.name.startswith(prefix):
             continue
@@ -73,11 +76,9 @@ def _remove_abandoned(base: str, prefix: str) -> None:
         except OSError:
             continue
         try:
-            if (
-                os.fstat(fd).st_uid == os.getuid()
-                and os.fstat(fd).st_mtime < time.time() - MIN_AGE_S
-            ):
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            status = os.fstat(fd)
+            is_old = status.st_uid == os.getuid() and status.st_mtime < time.time() - MIN_AGE_S
+            if is_old and try_lock(fd):
                 shutil.rmtree(entry.path, ignore_errors=True)
         except OSError:
             pass
@@ -85,7 +86,7 @@ def _remove_abandoned(base: str, prefix: str) -> None:
             os.close(fd)
 
 
-def _scan(path: str):
+def _scan(path: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(path) as entries:
             return list(entries)

@@ -1,15 +1,15 @@
-"""Prune: bound the store in age and size by removing what was not used for longest.
+"""Prune: limit the age and size of the store by removing the least recently used files.
 
-The clock of use is the mtime, so one pass of stat decides, and no record is read. There is one
-cutoff: what was last used before it goes, actions first, so that no lookup meets a record whose
-body prune took. Each file is looked at again right before its unlink, as a live build may have
-used it since. Nothing else changes: wherever a prune is stopped, it leaves a valid store.
+The mtime of a file is the time of its last use, so one pass of stat over all files is enough and
+no record is read. It yields one cutoff: every file last used before it is removed. Actions go
+first, so that no lookup finds a record whose body is gone. Each file is examined again right before
+its removal, because a running build may have used it since. A prune may be stopped at any point;
+the store stays valid.
 
-Files under ``module/`` and ``revproxy/`` count and go as outputs do; ``spool/`` is never touched,
-and neither is any name that the store would not have made.
+Files under ``module/`` and ``revproxy/`` are treated as outputs are. ``spool/`` is never touched,
+nor is any file whose name the store would not have chosen.
 """
 
-import fcntl
 import os
 import re
 import signal
@@ -17,11 +17,18 @@ import time
 from array import array
 from contextlib import contextmanager
 from stat import S_ISREG
-from typing import NamedTuple
 
+from ..tuples import NamedTuple
+from .locks import try_lock
 from .tree import EMPTY_OUTPUT, MIN_AGE_S
 
-# (tree, what its files are in a report), in the order of removal
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ..options import Options
+
+# (directory below the root, kind of its files in a report), in the order of removal
 TREES = (("action", "actions"), ("output", "outputs"), ("module", "other"), ("revproxy", "other"))
 KINDS = ("actions", "outputs", "other")
 
@@ -29,14 +36,14 @@ LOCK_NAME = "prune.lock"
 STAMP_NAME = "prune.stamp"
 CLOSE_INTERVAL_S = 3600
 
-_NEVER = -(1 << 63)  # a cutoff that nothing is older than
-_BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own is
-_COARSE_BITS = 42  # of a time in nanoseconds: steps of 73 minutes
+_NEVER = -(1 << 63)  # a cutoff in nanoseconds that no file is older than
+_BLOCK_BYTES = 512  # the unit of st_blocks on every file system
+_COARSE_BITS = 42  # low bits of a time in nanoseconds to drop: the rest counts steps of 73 minutes
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Tally:
-    """How many files, and the bytes of disk that they take."""
+    """A number of files and the bytes they occupy on disk."""
 
     __slots__ = ("bytes", "count")
 
@@ -50,28 +57,29 @@ class Tally:
 
 
 class Result(NamedTuple):
-    """What one prune did, or would do. ``kept`` and ``removed`` hold a Tally for each of KINDS.
+    """What one prune did, or would do in a dry run.
 
-    The bytes removed are those the disk got back: a body that the spool still links frees none.
-    ``cutoff_ns`` is None where nothing could expire; ``failure`` is the first OSError, or None.
+    ``kept`` and ``removed`` hold a Tally for each of KINDS. The bytes removed are those freed on
+    disk: a body that the spool still links frees none. ``cutoff_ns`` is None if no limit of age or
+    size applied. ``failure`` is the first OSError of ``failures``, or None.
     """
 
-    kept: dict
-    removed: dict
-    cutoff_ns: int
+    kept: dict[str, Tally]
+    removed: dict[str, Tally]
+    cutoff_ns: "int | None"
     seconds: float
     failures: int
-    failure: OSError
+    failure: "OSError | None"
 
 
 class _Group(NamedTuple):
-    """The files of one directory that may go; the names are joined to take little memory."""
+    """The files of one directory that may be removed; names are joined by "/" to save memory."""
 
     tree: str
     directory: str
     names: str
-    mtimes: array
-    blocks: array
+    mtimes: "array[int]"
+    blocks: "array[int]"
 
 
 def prune(
@@ -80,32 +88,37 @@ def prune(
     max_size_bytes: int = 0,
     min_age_s: float = MIN_AGE_S,
     dry_run: bool = False,
-    progress=lambda text, done, total: None,
+    progress: "Callable[[str, int, int], None]" = lambda text, done, total: None,
 ) -> Result:
-    """Prune the store at ``root``; 0 for ``expiry_s`` and ``max_size_bytes`` is no such bound.
+    """Prune the store at ``root``; 0 for ``expiry_s`` or ``max_size_bytes`` means no such limit.
 
-    What was used within ``min_age_s`` stays, even where it is more than ``max_size_bytes``. The
-    caller holds the lock. Raises OSError where ``root`` cannot be read.
+    Files used within ``min_age_s`` stay, even if they exceed ``max_size_bytes``. The caller holds
+    the lock (see ``lock``). ``progress`` is called with a text, the steps done and their total.
+    Raises OSError if ``root`` cannot be read.
     """
     return _Prune(root, dry_run, progress).run(expiry_s, max_size_bytes, min_age_s)
 
 
 class _Prune:
-    def __init__(self, root, dry_run, progress) -> None:
+    """One run of ``prune``."""
+
+    def __init__(
+        self, root: str, dry_run: bool, progress: "Callable[[str, int, int], None]"
+    ) -> None:
         self.root = root
         self.dry_run = dry_run
         self.progress = progress
         self.seen = {kind: Tally() for kind in KINDS}
         self.removed = {kind: Tally() for kind in KINDS}
         self.failures = 0
-        self.failure = None
+        self.failure: OSError | None = None
 
-    def run(self, expiry_s, max_size_bytes, min_age_s) -> Result:
+    def run(self, expiry_s: float, max_size_bytes: int, min_age_s: float) -> Result:
         begin, now_ns = time.monotonic(), time.time_ns()
         os.close(os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         youngest = now_ns - int(min_age_s * 1e9)
         cutoff = min(youngest, now_ns - int(expiry_s * 1e9)) if expiry_s else _NEVER
-        groups = self._look(youngest if max_size_bytes else cutoff)
+        groups = self._scan(youngest if max_size_bytes else cutoff)
         if max_size_bytes:
             excess = sum(tally.bytes for tally in self.seen.values()) - max_size_bytes
             cutoff = max(cutoff, _cutoff_for(-(-excess // _BLOCK_BYTES), groups, youngest))
@@ -114,8 +127,11 @@ class _Prune:
             self.progress("removing", done, len(groups))
             self._remove(group, cutoff)
         kept = {
-            kind: Tally(seen.count - gone.count, seen.bytes - gone.bytes)
-            for (kind, seen), gone in zip(self.seen.items(), self.removed.values())
+            kind: Tally(
+                self.seen[kind].count - self.removed[kind].count,
+                self.seen[kind].bytes - self.removed[kind].bytes,
+            )
+            for kind in KINDS
         }
         return Result(
             kept,
@@ -126,8 +142,8 @@ class _Prune:
             self.failure,
         )
 
-    def _look(self, limit_ns) -> list:
-        """Count all; a _Group for each directory with files last used before ``limit_ns``."""
+    def _scan(self, limit_ns: int) -> list[_Group]:
+        """Count all files; return a _Group of each directory with files older than ``limit_ns``."""
         groups = []
         directories = [
             (tree, kind, name)
@@ -139,13 +155,16 @@ class _Prune:
             self.progress("looking", done, len(directories))
             with self._open(tree, name) as fd:
                 if fd is not None:
-                    group = self._look_into(fd, tree, kind, name, limit_ns)
+                    group = self._scan_directory(fd, tree, kind, name, limit_ns)
                     if group.mtimes:
                         groups.append(group)
         return groups
 
-    def _look_into(self, fd, tree, kind, directory, limit_ns) -> _Group:
-        names, mtimes, blocks = [], array("q"), array("q")
+    def _scan_directory(
+        self, fd: int, tree: str, kind: str, directory: str, limit_ns: int
+    ) -> _Group:
+        names: list[str] = []
+        mtimes, blocks = array("q"), array("q")
         count = total = 0
         with os.scandir(fd) as entries:
             for entry in entries:
@@ -165,17 +184,18 @@ class _Prune:
         self.seen[kind].add(count, total * _BLOCK_BYTES)
         return _Group(tree, directory, "/".join(names), mtimes, blocks)
 
-    def _remove(self, group, cutoff) -> None:
+    def _remove(self, group: _Group, cutoff: int) -> None:
+        """Remove the files of a group that are older than ``cutoff``, in nanoseconds."""
         kind = dict(TREES)[group.tree]
-        ours = re.compile(f"{group.directory}[0-9a-f]*").fullmatch
+        is_store_name = re.compile(f"{group.directory}[0-9a-f]*").fullmatch
         with self._open(group.tree, group.directory) as fd:
             if fd is not None:
-                for name, mtime in zip(group.names.split("/"), group.mtimes):
-                    if mtime < cutoff and ours(name) and name != EMPTY_OUTPUT:
+                for name, mtime in zip(group.names.split("/"), group.mtimes, strict=True):
+                    if mtime < cutoff and is_store_name(name) and name != EMPTY_OUTPUT:
                         self._remove_file(fd, name, kind, cutoff)
 
-    def _remove_file(self, fd, name, kind, cutoff) -> None:
-        """Unlink a file that is still older than the cutoff."""
+    def _remove_file(self, fd: int, name: str, kind: str, cutoff: int) -> None:
+        """Remove a file of the directory ``fd`` if it is still older than the cutoff."""
         try:
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
             if status.st_mtime_ns >= cutoff:
@@ -189,8 +209,8 @@ class _Prune:
             return
         self.removed[kind].add(1, status.st_blocks * _BLOCK_BYTES if status.st_nlink == 1 else 0)
 
-    def _clean_tmp(self, cutoff) -> None:
-        """Remove what dead processes left in tmp/; what is younger is being written."""
+    def _clean_tmp(self, cutoff: int) -> None:
+        """Remove what dead processes left in tmp/; younger files are still being written."""
         with self._open("tmp") as fd:
             if fd is None:
                 return
@@ -200,30 +220,29 @@ class _Prune:
                 except FileNotFoundError:
                     continue
                 if S_ISREG(status.st_mode) and status.st_mtime_ns < cutoff:
-                    single = status.st_nlink == 1  # else it counts under the name that it was given
+                    single = status.st_nlink == 1  # else it is counted under its final name
                     self.seen["other"].add(1, status.st_blocks * _BLOCK_BYTES if single else 0)
                     self._remove_file(fd, name, "other", cutoff)
 
-    # -- directories: a symlink below the root is never followed ---------------------------------
+    # -- directories: a symbolic link below the root is never followed ---------------------------
 
     @contextmanager
-    def _open(self, tree, name=None):
-        """A descriptor of ``<root>/<tree>[/<name>]``; None where there is no such directory.
+    def _open(self, tree: str, name: "str | None" = None) -> "Iterator[int | None]":
+        """Open ``<root>/<tree>[/<name>]``; the block gets None if there is no such directory.
 
-        An OSError in the block ends the block only, and is counted.
+        An OSError in the block ends the block and is counted as a failure.
         """
-        fds = []
+        fds: list[int] = []
+        found = None
         try:
             fds.append(os.open(f"{self.root}/{tree}", _OPEN_DIR))
             if name is not None:
                 fds.append(os.open(name, _OPEN_DIR, dir_fd=fds[0]))
+            found = fds[-1]
         except (FileNotFoundError, NotADirectoryError):
-            found = None
+            pass
         except OSError as error:
             self._fail(error)
-            found = None
-        else:
-            found = fds[-1]
         try:
             yield found
         except OSError as error:
@@ -232,26 +251,26 @@ class _Prune:
             for fd in fds:
                 os.close(fd)
 
-    def _list(self, tree) -> list:
+    def _list(self, tree: str) -> list[str]:
         with self._open(tree) as fd:
             if fd is not None:
                 return sorted(os.listdir(fd))
         return []
 
-    def _fail(self, error) -> None:
+    def _fail(self, error: OSError) -> None:
         self.failures += 1
         self.failure = self.failure or error
 
 
-def _cutoff_for(excess_blocks, groups, youngest) -> int:
-    """The least cutoff with ``excess_blocks`` before it; ``youngest`` where there are fewer."""
+def _cutoff_for(excess_blocks: int, groups: list[_Group], youngest: int) -> int:
+    """Return the lowest cutoff that removes ``excess_blocks``; ``youngest`` if none does."""
     if excess_blocks <= 0:
         return _NEVER
-    # A sum for each coarse step, then the times within the one step that holds the cutoff: sorting
-    # them all would take more memory than the names do.
-    sums = {}
+    # First a sum of blocks for each coarse step of time, then the exact times within the step that
+    # holds the cutoff: sorting all times would take more memory than the names do.
+    sums: dict[int, int] = {}
     for group in groups:
-        for mtime, blocks in zip(group.mtimes, group.blocks):
+        for mtime, blocks in zip(group.mtimes, group.blocks, strict=True):
             step = mtime >> _COARSE_BITS
             sums[step] = sums.get(step, 0) + blocks
     for step in sorted(sums):
@@ -263,44 +282,39 @@ def _cutoff_for(excess_blocks, groups, youngest) -> int:
     within = sorted(
         (mtime, blocks)
         for group in groups
-        for mtime, blocks in zip(group.mtimes, group.blocks)
+        for mtime, blocks in zip(group.mtimes, group.blocks, strict=True)
         if mtime >> _COARSE_BITS == step
     )
     for mtime, blocks in within:
         excess_blocks -= blocks
         if excess_blocks <= 0:
             return mtime + 1
-    raise AssertionError("the step holds what it was chosen for")
+    raise AssertionError("the chosen step holds fewer blocks than its sum")
 
 
 # -- one prune at a time --------------------------------------------------------------------------
 
 
 @contextmanager
-def lock(root):
-    """Whether this is the only prune of ``root``, while the block runs. Raises OSError."""
+def lock(root: str) -> "Iterator[bool]":
+    """Lock ``root`` for the block; it gets False if another prune is running. Raises OSError."""
     path = f"{root}/{LOCK_NAME}"
     flags = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        fd = os.open(path, flags | os.O_RDWR, 0o644)  # NFS locks only what is open for writing
+        fd = os.open(path, flags | os.O_RDWR, 0o644)  # NFS can lock only files open for writing
     except PermissionError:
-        fd = os.open(path, flags & ~os.O_CREAT | os.O_RDONLY)  # another user's
+        fd = os.open(path, flags & ~os.O_CREAT | os.O_RDONLY)  # of another user
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            alone = True
-        except BlockingIOError:
-            alone = False
-        yield alone
+        yield try_lock(fd)
     finally:
         os.close(fd)
 
 
-def prune_at_close(options) -> None:
-    """Prune as a session's options say, at most once an hour for a directory; never raises OSError.
+def prune_at_close(options: "Options") -> None:
+    """Prune at the end of a session by its options, at most once an hour for a directory.
 
-    The caller has let go of stdout and stderr, and has nothing to do after this but to leave: a
-    signal ends the process.
+    Never raises OSError. The caller has closed stdout and stderr and does nothing afterwards:
+    SIGINT and SIGTERM end the process during the prune.
     """
     handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
@@ -308,7 +322,7 @@ def prune_at_close(options) -> None:
             signal.signal(number, signal.SIG_DFL)
         with lock(options.cache_dir) as alone:
             if alone and _stamp_is_due(options.cache_dir):
-                os.nice(10)  # the next build may have begun
+                os.nice(10)  # the next build may already run
                 prune(
                     options.cache_dir, options.expiry_s, options.max_size_bytes, options.min_age_s
                 )
@@ -319,8 +333,11 @@ def prune_at_close(options) -> None:
             signal.signal(number, handler)
 
 
-def _stamp_is_due(root) -> bool:
-    """Whether the last prune at close was long ago; if so, this one is noted. Raises OSError."""
+def _stamp_is_due(root: str) -> bool:
+    """Return whether the last prune at close was an hour ago; if so, set the time to now.
+
+    Raises OSError.
+    """
     path = f"{root}/{STAMP_NAME}"
     try:
         if 0 <= time.time() - os.stat(path).st_mtime < CLOSE_INTERVAL_S:

@@ -1,17 +1,22 @@
-"""What sessions leave of their counters, for ``stats``: ``sessions.jsonl``, a JSON line for each.
+"""The session log for ``stats``: ``sessions.jsonl``, a JSON line of counters for each session.
 
-It is a help, not a record: lines may be lost, and a garbled one is passed over.
+It is informative only: lines may be lost, and readers skip a damaged line.
 """
 
 import os
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..metrics import Counters
+
 _NAME = "sessions.jsonl"
 _KEEP_LINES = 1000
 _MAX_LINES = 2000
-_LEAST_LINE_BYTES = 100  # with fewer bytes a line there is no need to count lines
+_LEAST_LINE_BYTES = 100  # no line is shorter, so the file's size tells when to count its lines
 
-# Field of a line: counter. Besides: "end", seconds since the epoch, and "waited_s".
+# Fields of a line and the counters they hold. A line also has "end", in seconds since the epoch,
+# and "waited_s".
 _FIELDS = (
     ("gets", "get_requests"),
     ("local_hits", "get_local_hit"),
@@ -23,14 +28,14 @@ _FIELDS = (
 )
 
 
-def append_session(root: str, counters) -> None:
-    """Add a session that has ended to the history of the store at ``root``.
+def append_session(root: str, counters: "Counters") -> None:
+    """Add a session that has ended to the log of the store at ``root``. Never raises OSError.
 
-    Never raises OSError; one that neither asked nor stored anything is left out.
+    A session without gets and puts is left out.
     """
     if not counters.get_requests and not counters.put_requests:
         return
-    # Written by hand: json would cost the end of each session more than all the rest here.
+    # Not with the json module: importing it would take longer than everything else here.
     numbers = "".join(f'"{field}":{getattr(counters, name)},' for field, name in _FIELDS)
     line = f'{{"end":{time.time():.3f},{numbers}"waited_s":{counters.drain_s:.3f}}}\n'
     try:
@@ -45,16 +50,14 @@ def append_session(root: str, counters) -> None:
         pass
 
 
-def _cut(root, fd) -> None:
+def _cut(root: str, fd: int) -> None:
     """Replace the file by its last lines; a line that is added meanwhile may be lost."""
-    import fcntl
-
+    from .locks import try_lock
     from .tree import Store
 
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     path = f"{root}/{_NAME}"
-    if not os.path.samestat(os.fstat(fd), os.stat(path)):
-        return  # another session has just done it
+    if not try_lock(fd) or not os.path.samestat(os.fstat(fd), os.stat(path)):
+        return  # another session is doing it or has just done it
     lines = os.pread(fd, os.fstat(fd).st_size, 0).splitlines(keepends=True)
     if len(lines) > _MAX_LINES:
         with Store(root).temporary() as temp:
@@ -62,8 +65,8 @@ def _cut(root, fd) -> None:
             temp.rename(path)
 
 
-def read_sessions(root: str) -> list:
-    """[{"end": seconds since the epoch, "gets": …, "waited_s": …}], the oldest first."""
+def read_sessions(root: str) -> "list[dict[str, float]]":
+    """Return [{"end": seconds since the epoch, "gets": …, "waited_s": …}], the oldest first."""
     import json
 
     try:

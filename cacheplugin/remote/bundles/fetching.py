@@ -1,10 +1,11 @@
 """The fetching half of the plan: prefetches the working set, and serves the gets that wait for it."""
 
-import fcntl
 import logging
 import os
 
 from ...ipc import jobs
+from ...store.locks import try_lock
+from ...store.tree import unlink_quietly
 from .ranges import DONE, IDLE, QUEUED, Queue, cut
 
 log = logging.getLogger(__name__)
@@ -153,8 +154,7 @@ class PrefetchLock:
         except OSError:
             return True
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(fd), os.stat(self._path)):
+            if try_lock(fd) and os.path.samestat(os.fstat(fd), os.stat(self._path)):
                 self._fd = fd
                 return True
         except OSError:
@@ -164,10 +164,7 @@ class PrefetchLock:
 
     def release(self) -> None:
         if self._fd >= 0:
-            try:
-                os.unlink(self._path)
-            except OSError:
-                pass
+            unlink_quietly(self._path)
             os.close(self._fd)
             self._fd = -1
 

@@ -9,7 +9,7 @@ from collections import namedtuple
 from contextlib import suppress
 
 from ...errors import reason_of
-from ...store.tree import MIN_AGE_S
+from ...store.tree import MIN_AGE_S, unlink_quietly
 from . import names
 
 log = logging.getLogger(__name__)
@@ -74,8 +74,8 @@ class Disk:
         download.path = f"{draft.store.root}/{key}"
         self._counters["put_local_bytes"] += download.size
         if self._local.session_store not in (None, draft.store):
-            with suppress(OSError):  # an older one, from when the disk was full
-                os.unlink(f"{self._local.session_store.root}/{key}")
+            # An older one, from when the disk was full.
+            unlink_quietly(f"{self._local.session_store.root}/{key}")
 
     def remove_leftovers(self) -> None:
         """Remove what processes that died were writing; what is younger than MIN_AGE_S may be alive."""
