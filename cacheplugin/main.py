@@ -58,7 +58,7 @@ def direct(chosen: options.Options) -> int:
 
     from .front.direct import Direct
 
-    return Direct(chosen, writable).run(0, out)
+    return Direct(chosen, writable, 0, out).run()
 
 
 def _own_stdout():

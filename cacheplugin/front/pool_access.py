@@ -1,44 +1,56 @@
-"""The front's way to S3, which all its sessions share: the pool, and what comes back from it.
+"""The front's way to S3, shared by all its sessions: starts the pool, passes its results on.
 
-It is made where there is a bucket, and it never waits: the pool (poollink.py) does the work, and
-what comes back is heard in the front's loop. What a session has of it is its Transfers.
+Made only with a bucket. It never waits: the pool (pool/client.py) does the work, and results arrive
+in the front's loop. Each session has a Transfers of its own on top.
 """
 
 import os
 import time
 
-_RETRY_S = 60  # a bucket that was of no use is tried again after so long, for a session that begins
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from ..ipc import jobs
+    from ..metrics import Counters, Histogram
+    from ..pool.client import PoolClient
+    from .contracts import PoolHost, PoolSession
+    from .transfers import Transfers
+
+_RETRY_S = 60  # a bucket that was given up is tried again by a session that begins after so long
 
 
 class PoolAccess:
     """``front`` is the Front, whose counters, store and loop it shares."""
 
-    def __init__(self, front) -> None:
+    def __init__(self, front: "PoolHost") -> None:
         self.front = front
-        self.usable = True  # False while the bucket is of no use
-        self.has_worked = False  # it answered once; what comes after is worth keeping for it
-        self.damaged = set()  # outputs that are wrong in the bucket
+        self.usable = True  # False while the bucket is given up
+        self.has_answered = False  # S3 has answered once, so that puts are worth keeping for it
+        self.damaged: set[str] = set()  # outputs whose copy in the bucket is damaged
         self.upload_failed = False
-        self.left_some = False  # whether a session left something in the spool
-        self.latencies = {}  # name of a kind of result: a metrics.Histogram of seconds, if wanted
-        self._ask_status = []  # what takes the PoolStatus that is due
+        self.left_spooled = False  # a session has left entries in the spool
+        self.latencies: dict[str, Histogram] = {}  # by name of the result's class; server only
+        self._status_callbacks: list[Callable[[jobs.PoolStatus], None]] = []
         self._options = front.options
-        self._pool = None
-        self._ending = []  # ids of pools that were let go of
-        self._retry_at = 0.0
-        self._transfers = {}  # number of a session: its Transfers
-        self._expected = {}  # number of a job: what takes its result
+        self._pool: PoolClient | None = None
+        self._abandoned: list[int] = []  # process ids of abandoned pools, still to be waited for
+        self._retry_at = 0.0  # monotonic
+        self._sessions: dict[int, PoolSession] = {}  # by their numbers in the pool
+        # By number of the job: the callback for its result, and when the job was sent (monotonic).
+        self._expected: dict[int, tuple[Callable[[Any], None], float]] = {}
 
     @property
-    def waits(self) -> bool:
-        """Whether close waits for uploads."""
+    def uploads_before_close(self) -> bool:
+        """Whether the answer to close waits for uploads."""
         return self._options.upload == "wait"
 
     @property
-    def lingers(self) -> bool:
-        """Whether a bundle that was begun goes on without the go command.
+    def uploads_after_close(self) -> bool:
+        """Whether this process goes on uploading when the go command has gone.
 
-        (Single objects are left to an uploader.)
+        It does so for bundles; single objects are left to a detached uploader.
         """
         return self._options.upload == "background" and self._options.layout != "objects"
 
@@ -46,45 +58,59 @@ class PoolAccess:
     def uploads_wanted(self) -> bool:
         return self._options.upload != "off" and not self._options.read_only
 
-    def attach(self, counters, find_scopes):
-        """The Transfers of a session that begins; see there."""
+    def attach(
+        self, counters: "Counters", find_scopes: "Callable[[], Iterable[str]]"
+    ) -> "Transfers":
+        """The Transfers of a session that begins, made from the same arguments."""
         from .transfers import Transfers
 
-        self._try_again()
+        self._retry_bucket()
         return Transfers(self, counters, find_scopes)
 
-    def _try_again(self) -> None:
-        """Take a bucket that was of no use for usable, once its time is over."""
+    def _retry_bucket(self) -> None:
+        """Use a bucket that was given up again, once its pause is over."""
         if not self.usable and time.monotonic() >= self._retry_at:
             if self._pool is not None and self._pool.alive:
                 self._pool.abandon()
-                self._ending.append(self._pool.process_id)
+                self._abandoned.append(self._pool.process_id)
             self._pool, self.usable = None, True
-            self._ending = [one for one in self._ending if os.waitpid(one, os.WNOHANG) == (0, 0)]
+            self._abandoned = [
+                process_id
+                for process_id in self._abandoned
+                if os.waitpid(process_id, os.WNOHANG) == (0, 0)
+            ]
 
-    def fetch_file(self, key: str, path: str, limit: int, take) -> None:
-        """Have an object of at most ``limit`` bytes written to a file.
+    def fetch_file(
+        self, key: str, path: str, limit: int, on_result: "Callable[[jobs.FileResult], None]"
+    ) -> None:
+        """Write the object ``key``, of at most ``limit`` bytes, to the file ``path``.
 
-        ``take(FileResult)`` is called, maybe at once.
+        ``on_result(FileResult)`` is called later, or at once while the bucket is given up.
         """
-        self._ask_for_file(take, lambda pool: pool.fetch_file(key, path, limit))
+        self._send_file_job(on_result, lambda pool: pool.fetch_file(key, path, limit))
 
-    def upload_file(self, key: str, path: str, replace: bool, take) -> None:
-        """Have a file uploaded, and ``take(FileResult)`` called, maybe at once."""
-        self._ask_for_file(take, lambda pool: pool.upload_file(key, path, replace))
+    def upload_file(
+        self, key: str, path: str, replace: bool, on_result: "Callable[[jobs.FileResult], None]"
+    ) -> None:
+        """Upload the file ``path`` as ``key``; ``on_result`` as in ``fetch_file``."""
+        self._send_file_job(on_result, lambda pool: pool.upload_file(key, path, replace))
 
-    def _ask_for_file(self, take, send) -> None:
+    def _send_file_job(
+        self,
+        on_result: "Callable[[jobs.FileResult], None]",
+        send: "Callable[[PoolClient], int]",
+    ) -> None:
         from ..ipc import jobs
 
-        self._try_again()
+        self._retry_bucket()
         pool = self.pool()
         if pool is None:
-            take(jobs.FileResult(0, jobs.SKIPPED, 0, "the bucket is not used"))
+            on_result(jobs.FileResult(0, jobs.SKIPPED, 0, "the bucket is not used"))
         else:
-            self.expect(send(pool), take)
+            self.expect(send(pool), on_result)
 
-    def pool(self):
-        """The PoolClient, which is started where there is none; None where the bucket is of no use."""
+    def pool(self) -> "PoolClient | None":
+        """The pool, started if there is none; None while the bucket is given up."""
         if self.usable and self._pool is None:
             from ..pool.client import PoolClient
 
@@ -92,68 +118,79 @@ class PoolAccess:
             try:
                 if not front.writable:
                     fields["cache_dir"] = front.local.first_store().root
-                    fields["prefetch_limit_bytes"] = 0  # the pool does not know what is here
+                    # The pool would not see what the unwritable store holds, and fetch it again.
+                    fields["prefetch_limit_bytes"] = 0
                 self._pool = PoolClient((fields,), front.loop, self._on_message)
             except OSError as error:
                 self._give_up()
-                front.warn(f"bucket {self._options.bucket} is not used: {error.strerror}")
+                self._warn_unused(str(error.strerror))
         return self._pool if self.usable else None
 
-    def begin(self, transfers) -> int:
-        """Tell the pool of a session; returns the number by which it is known there."""
+    def begin(self, pool: "PoolClient", session: "PoolSession") -> int:
+        """Announce a session to ``pool``; returns its number there."""
         self.front.mark_open()
-        number = self._pool.begin(transfers.scopes)
-        self._transfers[number] = transfers
+        number = pool.begin(session.scopes)
+        self._sessions[number] = session
         return number
 
-    def end(self, transfers) -> None:
-        """Nothing more comes for these Transfers."""
-        self._transfers = {key: one for key, one in self._transfers.items() if one is not transfers}
+    def end(self, session: "PoolSession") -> None:
+        """A session gets no more messages."""
+        self._sessions = {key: one for key, one in self._sessions.items() if one is not session}
 
-    def expect(self, number: int, take) -> None:
-        """Have ``take(result)`` called with the result of a job."""
-        self._expected[number] = (take, time.monotonic())
+    # Any: each kind of job has its own kind of result.
+    def expect(self, number: int, on_result: "Callable[[Any], None]") -> None:
+        """Have ``on_result(result)`` called with the result of job ``number``."""
+        self._expected[number] = (on_result, time.monotonic())
 
-    def _on_message(self, message) -> None:
+    def _on_message(self, message: "jobs.JobResult | jobs.Notice") -> None:
         from ..ipc import jobs
 
         if isinstance(message, jobs.Transferred):
-            transfers = self._transfers.get(message.session)
-            counters = self.front.counters if transfers is None else transfers.counters
+            session = self._sessions.get(message.session)
+            counters = self.front.counters if session is None else session.counters
             counters.get_fault_bytes += message.received
             counters.put_s3_bytes += message.sent
             counters.get_fault_damaged += message.damaged
         elif isinstance(message, jobs.Expected):
-            self.has_worked = True
-            if message.session in self._transfers:
-                self._transfers[message.session].learn(message)
+            self.has_answered = True
+            if message.session in self._sessions:
+                self._sessions[message.session].on_expected(message)
         elif isinstance(message, jobs.PoolStatus):
-            asked, self._ask_status = self._ask_status, []
-            for take in asked:
-                take(message)
+            callbacks, self._status_callbacks = self._status_callbacks, []
+            for on_status in callbacks:
+                on_status(message)
         elif isinstance(message, jobs.Disabled):
             self._give_up()
-            if not self._pool.alive:
-                self.front.warn(f"bucket {self._options.bucket} is not used: {message.reason}")
+            if self._pool is not None and not self._pool.alive:
+                self._warn_unused(message.reason)  # a living pool logs its own warning
         else:
-            if isinstance(message, jobs.FetchResult):
-                self.has_worked |= message.status in (jobs.HIT, jobs.MISS, jobs.DAMAGED)
-            elif isinstance(message, (jobs.UploadResult, jobs.FileResult)):
-                self.has_worked |= message.status in (jobs.HIT, jobs.MISS, jobs.STORED)
-            take, begun_s = self._expected.pop(message.number, (None, 0))
-            if take is not None:
-                if type(message).__name__ in self.latencies:
-                    self.latencies[type(message).__name__].add(time.monotonic() - begun_s)
-                take(message)
+            self._on_result(message)
+
+    def _on_result(self, result: "jobs.JobResult") -> None:
+        from ..ipc import jobs
+
+        if isinstance(result, jobs.FetchResult):
+            self.has_answered |= result.status in (jobs.HIT, jobs.MISS, jobs.DAMAGED)
+        elif isinstance(result, (jobs.UploadResult, jobs.FileResult)):
+            self.has_answered |= result.status in (jobs.HIT, jobs.MISS, jobs.STORED)
+        on_result, sent_at = self._expected.pop(result.number, (None, 0.0))
+        if on_result is not None:
+            histogram = self.latencies.get(type(result).__name__)
+            if histogram is not None:
+                histogram.add(time.monotonic() - sent_at)
+            on_result(result)
 
     def _give_up(self) -> None:
         self.usable = False
         self._retry_at = time.monotonic() + _RETRY_S
 
-    def start_uploader(self):
-        """Start an uploader for what dead sessions left in the spool, if there is any.
+    def _warn_unused(self, reason: str) -> None:
+        self.front.warn(f"bucket {self._options.bucket} is not used: {reason}")
 
-        Returns its process id, None where none was started.
+    def start_uploader(self) -> "int | None":
+        """Start a detached uploader if dead sessions left entries in the spool.
+
+        Returns its process id, None if none was started.
         """
         if self.usable and self.uploads_wanted:
             try:
@@ -165,15 +202,15 @@ class PoolAccess:
                 pass  # a later session tries again
         return None
 
-    def ask_status(self, take) -> bool:
-        """Have ``take(PoolStatus)`` called soon; False where there is no pool."""
+    def ask_status(self, on_status: "Callable[[jobs.PoolStatus], None]") -> bool:
+        """Have ``on_status(PoolStatus)`` called soon; False if no pool runs."""
         if self._pool is None or not self._pool.alive:
             return False
-        self._ask_status.append(take)
+        self._status_callbacks.append(on_status)
         self._pool.ask_status()
         return True
 
     def close(self) -> None:
-        """Let go of the pool."""
+        """Let the pool end."""
         if self._pool is not None:
             self._pool.close()

@@ -1,141 +1,178 @@
-"""What one session has of S3: the gets that a fetch is to answer, the puts that are to be uploaded.
+"""What one session has to do with S3: gets that wait for a fetch, puts that are to be uploaded.
 
-It outlives the session until all is uploaded. A session of hits needs neither pool nor jobs, so
-these are imported late.
+It outlives its session until everything is uploaded. A session of local hits needs neither the pool
+nor ipc.jobs, so these are imported late.
 """
 
 from ..store.record import timestamp
 from .protocol import hit_answer, json_text
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ..ipc import jobs
+    from ..metrics import Counters
+    from ..pool.client import PoolClient
+    from ..store.spool import Entry, SpoolSession
+    from .contracts import TransferHost, WaitingSession
+
+
+class _WaitingGet:
+    """A get that waits for a fetch: ``number`` is its request id."""
+
+    __slots__ = ("number", "session")
+
+    def __init__(self, session: "WaitingSession", number: int) -> None:
+        self.session, self.number = session, number
+
 
 class Transfers:
-    """One session's part of ``pool_access``, the PoolAccess. ``counters`` count what comes of it.
+    """One session's part of ``pool_access``. ``counters`` count what it transfers.
 
-    ``find_scopes()`` gives the session's scopes, its own first, and is called when they are needed.
+    ``find_scopes()`` returns the session's scopes, its own first; it is called when first needed.
     With bundles, ``used`` are the actions that the session used, in order, and ``expected`` those
-    that came or come from bundles and did not hit yet; both are None with the objects layout.
+    that came or will come from bundles and have not hit yet. Both are None with the objects layout.
     """
 
-    def __init__(self, pool_access, counters, find_scopes) -> None:
+    def __init__(
+        self,
+        pool_access: "TransferHost",
+        counters: "Counters",
+        find_scopes: "Callable[[], Iterable[str]]",
+    ) -> None:
         self.counters = counters
-        self.expected = None
+        self.expected: set[str] | None = None
         self._pool_access = pool_access
         self._front = pool_access.front
         self._options = options = pool_access.front.options
-        self.used = [] if options.layout != "objects" else None
+        self.used: list[str] | None = [] if options.layout != "objects" else None
         self._find_scopes = find_scopes if self.used is not None else lambda: ("",)
-        self._scopes = None
-        self._number = None  # as its pool knows the session, once it does
-        self._pool = None
-        self._is_over = False  # what a client asks behind its close is not for the pool
-        self._fetching = {}  # action: [(session, request id)] that wait for it
-        self._known = None  # all actions that bundles have
-        self._complete = False  # whether nothing else is in the bucket
-        self._spool = None
-        self._spooled = {}  # number of an upload job: number of its entry in the spool
-        self._finishing = set()  # numbers of FinishJobs that write something
+        self._scopes: tuple[str, ...] | None = None
+        self._pool: PoolClient | None = None  # the pool that knows the session
+        self._number = 0  # of the session in that pool
+        self._is_over = False  # finish was called: requests after a close do not reach the pool
+        self._waiting: dict[str, list[_WaitingGet]] = {}  # by action, for the fetch of it
+        self._known: set[str] = set()  # all actions in bundles, once ``expected`` is known
+        self._complete = False  # the bucket holds nothing else
+        self._spool: SpoolSession | None = None
+        # Number of an upload job: number of its entry in the spool, None if it is not there.
+        self._uploading: dict[int, int | None] = {}
+        self._finishing: set[int] = set()  # numbers of FinishJobs that write a manifest
 
     @property
     def pending(self) -> int:
-        """How many uploads are not done, the manifest among them."""
-        return len(self._spooled) + len(self._finishing)
+        """The number of uploads that are not done; a manifest counts as one."""
+        return len(self._uploading) + len(self._finishing)
 
     def pending_text(self) -> str:
-        """What ``pending`` counts, for a person."""
-        return f"{len(self._spooled)} uploads" if self._spooled else "the manifest"
+        """What ``pending`` counts, for a message."""
+        return f"{len(self._uploading)} uploads" if self._uploading else "the manifest"
 
     @property
-    def scopes(self):
-        """Those of scope.find, a tuple."""
+    def scopes(self) -> tuple[str, ...]:
+        """The scopes of the session, its own first; ("",) with the objects layout."""
         if self._scopes is None:
             self._scopes = tuple(self._find_scopes())
         return self._scopes
 
     def prefetch(self) -> None:
-        """Much will be missed: have it fetched now, where the layout knows what that is."""
-        if self.used is not None and self._start():
-            self._pool.prefetch(self._number)
+        """Fetch what the session will ask for, if the layout knows it."""
+        if self.used is not None:
+            pool = self._find_pool()
+            if pool is not None:
+                pool.prefetch(self._number)
 
-    def _start(self) -> bool:
-        """Whether there is a pool to give jobs to; it knows the session by now."""
+    def _find_pool(self) -> "PoolClient | None":
+        """The pool, which by now knows the session; None if no job can be sent."""
         if self._is_over:
-            return False
+            return None
         pool = self._pool_access.pool()
         if pool is not None and pool is not self._pool:
-            self._pool, self._number = pool, self._pool_access.begin(self)
-        return pool is not None
+            self._pool, self._number = pool, self._pool_access.begin(pool, self)
+        return pool
 
-    def learn(self, message) -> None:
-        """Take an Expected."""
+    def on_expected(self, message: "jobs.Expected") -> None:
+        """Note which actions the bundles of the session hold."""
         self.expected = set(message.actions)
         self._known = self.expected | set(message.others)
         self._complete = message.complete
 
     # -- gets --------------------------------------------------------------------------------------
 
-    def fetch(self, session, number: int, action: str) -> None:
-        """Answer a get that misses locally, now or later. One fetch an action."""
-        waiting = self._fetching.get(action)
+    def fetch(self, session: "WaitingSession", number: int, action: str) -> None:
+        """Answer a get that missed in the store, now or later. Gets of one action share a fetch."""
+        waiting = self._waiting.get(action)
         if waiting is not None:
-            waiting.append((session, number))
+            waiting.append(_WaitingGet(session, number))
             session.outstanding += 1
         elif self._complete and self._pool_access.usable and action not in self._known:
             self.counters.get_fault_miss += 1
             session.answer_miss(number)
-        elif self._start():
-            self._fetching[action] = [(session, number)]
-            session.outstanding += 1
-            self._pool_access.expect(self._pool.fetch(self._number, action), self.on_fetched)
         else:
-            session.answer_miss(number)
+            pool = self._find_pool()
+            if pool is None:
+                session.answer_miss(number)
+                return
+            self._waiting[action] = [_WaitingGet(session, number)]
+            session.outstanding += 1
+            self._pool_access.expect(pool.fetch(self._number, action), self.on_fetched)
 
-    def on_fetched(self, result) -> None:
-        """Take a FetchResult."""
+    def on_fetched(self, result: "jobs.FetchResult") -> None:
+        """Answer the gets that wait for this result."""
+        from ..ipc import jobs
+
+        self.counters.get_fault_bytes += result.received
+        waiting = self._waiting.pop(result.action, [])
+        if result.status == jobs.ARRIVED:
+            answered = [self._answer_from_store(get, result.action) for get in waiting]
+            if not all(answered):
+                self.counters.get_fault_error += 1
+        elif result.status == jobs.HIT and result.output and result.path:
+            put_time, path = timestamp(result.time_ns), json_text(result.path)
+            for get in waiting:
+                answer = hit_answer(get.number, result.output, result.size, put_time, path)
+                self._answer_hit(get, answer, result.action, result.size)
+        else:
+            self._count_miss(result)
+            for get in waiting:
+                get.session.answer_miss(get.number)
+        for get in waiting:
+            get.session.outstanding -= 1
+        for session in {get.session for get in waiting}:
+            session.flush()
+
+    def _count_miss(self, result: "jobs.FetchResult") -> None:
+        """Count why a fetch found nothing, once for all gets that waited for it."""
         from ..ipc import jobs
 
         counters = self.counters
-        counters.get_fault_bytes += result.received
-        waiting = self._fetching.pop(result.action, ())
-        if result.status == jobs.ARRIVED:
-            if not all([self._answer_arrived(*one, result.action) for one in waiting]):
-                counters.get_fault_error += 1
-        elif result.status == jobs.HIT:
-            put_time, path = timestamp(result.time_ns), json_text(result.path)
-            for session, number in waiting:
-                answer = hit_answer(number, result.output, result.size, put_time, path)
-                self._answer_hit(session, answer, result.action, result.size)
-        else:
-            if result.status == jobs.MISS:
-                counters.get_fault_miss += 1
-            elif result.status == jobs.DAMAGED:
-                counters.get_fault_damaged += 1
+        if result.status == jobs.MISS:
+            counters.get_fault_miss += 1
+        elif result.status == jobs.DAMAGED:
+            counters.get_fault_damaged += 1
+            if result.output is not None:
                 self._pool_access.damaged.add(result.output)
-            elif result.status == jobs.SKIPPED:
-                counters.get_fault_skipped += 1
-            else:
-                counters.get_fault_error += 1
-            for session, number in waiting:
-                session.answer_miss(number)
-        for session, _ in waiting:
-            session.outstanding -= 1
-        for session in {session for session, _ in waiting}:
-            session.flush()
+        elif result.status == jobs.SKIPPED:
+            counters.get_fault_skipped += 1
+        else:
+            counters.get_fault_error += 1
 
-    def _answer_arrived(self, session, number, action) -> bool:
-        """Answer a get of what a worker has stored; False where it is gone again, a miss."""
+    def _answer_from_store(self, get: _WaitingGet, action: str) -> bool:
+        """Answer a get of an entry that a worker has stored; False, and a miss, if it is gone."""
         front = self._front
         found = front.lookup(action)
         if found is not None:
             output, size, put_time, path, mtime = found
             if mtime >= front.stale_before or front.note_use(action, output):
-                answer = hit_answer(number, output, size, put_time, json_text(path))
-                self._answer_hit(session, answer, action, size)
+                answer = hit_answer(get.number, output, size, put_time, json_text(path))
+                self._answer_hit(get, answer, action, size)
                 return True
-        session.answer_miss(number)
+        get.session.answer_miss(get.number)
         return False
 
-    def _answer_hit(self, session, answer, action, size) -> None:
-        session.answer(answer)
+    def _answer_hit(self, get: _WaitingGet, answer: str, action: str, size: int) -> None:
+        get.session.answer(answer)
         if self.used is not None:
             self.used.append(action)
         if self.expected:
@@ -147,7 +184,7 @@ class Transfers:
     # -- puts --------------------------------------------------------------------------------------
 
     def upload(self, action: str, output: str, size: int, time_ns: int, path: str) -> None:
-        """Have a stored entry uploaded, if it is to be."""
+        """Upload a stored entry, or count why not; ``path`` is its body."""
         pool_access = self._pool_access
         if self.used is not None:
             self.used.append(action)
@@ -155,41 +192,50 @@ class Transfers:
             self.counters.put_skip_read_only += 1
         elif size < self._options.min_upload_bytes:
             self.counters.put_skip_small += 1
-        elif not pool_access.usable and not pool_access.has_worked:
-            self.counters.put_s3_skipped += 1  # a spool that nothing ever empties only grows
+        elif not pool_access.usable and not pool_access.has_answered:
+            # Not spooled either: a bucket that never answered would let the spool grow for ever.
+            self.counters.put_s3_skipped += 1
         else:
             entry, number = self._spool_entry(action, output, size, time_ns, path)
-            if pool_access.uploads_wanted and self._start():
-                job = self._pool.upload(self._number, entry, replace=output in pool_access.damaged)
-                self._spooled[job] = number
-                pool_access.expect(job, self.on_uploaded)
-            else:
+            pool = self._find_pool() if pool_access.uploads_wanted else None
+            if pool is None:
                 self.counters.put_s3_skipped += 1
+            else:
+                replace = output in pool_access.damaged
+                job = pool.upload(self._number, entry, replace=replace)
+                self._uploading[job] = number
+                pool_access.expect(job, self.on_uploaded)
 
-    def _spool_entry(self, *put):
-        """(entry, its number in the spool or None): what is answered shall survive this process."""
+    def _spool_entry(
+        self, action: str, output: str, size: int, time_ns: int, path: str
+    ) -> "tuple[Entry, int | None]":
+        """Add an entry to the spool, so that its upload survives the death of this process.
+
+        Returns the entry and its number in the spool; None if the spool could not be written.
+        """
         from ..store import spool
 
         try:
-            number = self._own_spool().add(*put)
-            return self._spool.pending[number], number
+            session = self._own_spool()
+            number = session.add(action, output, size, time_ns, path)
+            return session.pending[number], number
         except OSError:
-            return spool.Entry(*put), None  # a full disk: it has to do without
+            return spool.Entry(action, output, size, time_ns, path), None
 
-    def _own_spool(self):
+    def _own_spool(self) -> "SpoolSession":
         if self._spool is None:
             from ..store.spool import SpoolSession
 
             self._spool = SpoolSession.create(self._front.store, self._options, self.scopes[0])
         return self._spool
 
-    def on_uploaded(self, result) -> None:
-        """Take an UploadResult."""
+    def on_uploaded(self, result: "jobs.UploadResult") -> None:
+        """Count an upload, and take its entry out of the spool unless it is to be tried again."""
         from ..ipc import jobs
 
         counters = self.counters
         counters.put_s3_bytes += result.sent
-        number = self._spooled.pop(result.number)
+        number = self._uploading.pop(result.number)
         if result.status not in (jobs.STORED, jobs.DAMAGED):
             self._pool_access.upload_failed = True
         elif number is not None and self._spool is not None:
@@ -208,36 +254,38 @@ class Transfers:
     # -- the end -----------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """The session has ended: have its last bundle and its manifest written.
+        """The session has ended: write its last bundle and its manifest.
 
-        Also where S3 is turned off, as what is gathered for a bundle has to be answered.
+        The pool is told even while the bucket is given up: it answers the uploads that it has
+        gathered for a bundle.
         """
         self._is_over = True
         if self._pool is None or not self._pool.alive:
             return
-        writes = self.used is not None and self._pool_access.uploads_wanted
-        used = list(dict.fromkeys(self.used)) if writes else None
+        used = None
+        if self.used is not None and self._pool_access.uploads_wanted:
+            used = list(dict.fromkeys(self.used))
         number = self._pool.finish(self._number, used)
-        if writes:
+        if used is not None:
             self._finishing.add(number)
             self._pool_access.expect(number, self.on_finished)
 
-    def on_finished(self, result) -> None:
-        """Take a FinishResult."""
+    def on_finished(self, result: "jobs.FinishResult") -> None:
+        """The manifest is written, or has failed."""
         self._finishing.discard(result.number)
 
     def mark_ending(self) -> None:
-        """Let a flush wait for what the session still writes, be it a manifest alone."""
+        """Have a flush wait for the uploads that are pending, even if only a manifest is."""
         if not self.pending:
             return
         try:
             self._own_spool().mark_ending()
         except OSError:
-            pass  # then it does not wait
+            pass  # a flush then does not wait for this session
 
     def release(self) -> None:
-        """Let go of the spool: what is in it belongs to whoever uploads next."""
+        """Unlock the spool of the session, whose entries the next uploader may take."""
         if self._spool is not None:
             if not self._spool.release():
-                self._pool_access.left_some = True
+                self._pool_access.left_spooled = True
             self._spool = None

@@ -387,10 +387,12 @@ def pack(message: "Message") -> "tuple[Any, ...]":
     return (_KINDS.index(type(message)), *message)
 
 
-def unpack(fields: "Sequence[Any]") -> "Message":
-    """The message that ``pack`` made ``fields`` of."""
-    message: Message = _KINDS[fields[0]](*fields[1:])
-    return message
+def unpack(fields: "Sequence[Any]") -> "Any":
+    """The Message that ``pack`` made ``fields`` of.
+
+    The caller annotates which messages its peer sends.
+    """
+    return _KINDS[fields[0]](*fields[1:])
 
 
 def status_of(error: Exception, uploading: bool) -> str:

@@ -36,7 +36,7 @@ class _Client(Session):
         self.control = control  # the socket to connect, or None
         self.wants_summary = wants_summary
         self.stalls = 0
-        self.moves_seen = -1
+        self.io_count_seen = -1
 
     def on_readable(self, _=None) -> None:
         """As Session's, but what nobody foresaw ends this session alone."""
@@ -125,7 +125,7 @@ class Server(Front):
             for client in closing:
                 if client.ended:
                     continue
-                if client.waiting:
+                if client.has_unsent:
                     self._closing.append(client)
                 else:
                     client.ended = True
@@ -169,7 +169,7 @@ class Server(Front):
         now = time.monotonic()
         if now - self._clock_from >= _CLOCK_S:
             self._clock_from = now
-            self.renew_clock()
+            self.forget_uses()
         counters, transfers = Counters(), None
         if self.pool_access is not None:
             transfers = self.pool_access.attach(counters, find_scopes)
@@ -198,7 +198,7 @@ class Server(Front):
 
     def begin_close(self, session) -> None:
         """The client asked to close: its session ends when it has the answer."""
-        session.answer(close_answer(session.closing))
+        session.answer(close_answer(session.close_id))
         self._closing.append(session)
 
     def session_ended(self, session) -> None:
@@ -252,10 +252,10 @@ class Server(Front):
         """Give up clients that have stopped in the middle of something."""
         self.loop.after(self.options.client_timeout_s / _STALL_CHECKS, self._check_stalls)
         for client in [*self._clients]:
-            if client.is_stalled and client.moves == client.moves_seen:
+            if client.is_stalled and client.io_count == client.io_count_seen:
                 client.stalls += 1
             else:
-                client.stalls, client.moves_seen = 0, client.moves
+                client.stalls, client.io_count_seen = 0, client.io_count
             if client.stalls >= _STALL_CHECKS:
                 client.fault = "the client has stopped in the middle of a request"
                 client.end()

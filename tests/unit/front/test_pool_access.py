@@ -209,7 +209,7 @@ def test_what_does_not_come_is_a_miss(driver, status, counter):
     driver.result(2, status)
     assert driver.session.answers == {1: None, 2: None} and driver.session.outstanding == 0
     assert counted(transfers) == {counter: 1}
-    assert driver.link.has_worked is (status in (jobs.MISS, jobs.DAMAGED))
+    assert driver.link.has_answered is (status in (jobs.MISS, jobs.DAMAGED))
 
 
 def test_what_has_arrived_is_looked_for(driver):
@@ -282,7 +282,7 @@ def test_what_is_expected_is_noted_by_session(make):
     driver.fetch(second, 2)
     driver.pool.say(jobs.Expected([A], [action_id("b")], True, 1))
     driver.pool.say(jobs.Expected([], [], False, 77))
-    assert first.expected == {A} and second.expected is None and driver.link.has_worked
+    assert first.expected == {A} and second.expected is None and driver.link.has_answered
     driver.fetch(first, 3, action=action_id("b"))
     driver.fetch(first, 4, action=action_id("c"))
     assert driver.session.answers == {4: None} and driver.pool.kinds().count("fetch") == 3
@@ -401,7 +401,7 @@ def test_an_upload_is_in_the_spool_until_it_is_done(driver):
     driver.uploaded(2)
     assert transfers.pending == 0 and driver.spooled() == 0
     transfers.release()
-    assert not driver.link.left_some and not driver.link.upload_failed
+    assert not driver.link.left_spooled and not driver.link.upload_failed
     assert counted(transfers) == {"put_s3_action": 1, "put_s3_object": 1, "put_s3_bytes": 19}
 
 
@@ -425,7 +425,7 @@ def test_uploads_that_did_not_go(driver, status, found, counts, is_kept):
     assert transfers.pending == 0 and counted(transfers) == counts
     assert (driver.spooled() == 1) is is_kept is driver.link.upload_failed
     transfers.release()
-    assert driver.link.left_some is is_kept and (driver.spooled() == 1) is is_kept
+    assert driver.link.left_spooled is is_kept and (driver.spooled() == 1) is is_kept
 
 
 @pytest.mark.parametrize(
@@ -487,7 +487,7 @@ def test_a_spool_that_takes_nothing(driver, monkeypatch):
     assert driver.pool.kinds() == ["begin", "upload"] and transfers.pending == 1
     driver.uploaded(2)
     transfers.release()
-    assert not transfers.pending and not driver.link.left_some
+    assert not transfers.pending and not driver.link.left_spooled
 
 
 def test_spools_of_sessions_are_apart(driver):
@@ -497,10 +497,10 @@ def test_spools_of_sessions_are_apart(driver):
     driver.put(second, "b", b"other")
     driver.uploaded(4)
     second.release()
-    assert not driver.link.left_some and first.pending == 1 and driver.spooled() == 1
+    assert not driver.link.left_spooled and first.pending == 1 and driver.spooled() == 1
     driver.uploaded(2, jobs.FAILED)
     first.release()
-    assert driver.link.left_some and driver.spooled() == 1
+    assert driver.link.left_spooled and driver.spooled() == 1
 
 
 def test_results_that_come_after_the_spool_was_let_go_of(driver):
@@ -510,7 +510,7 @@ def test_results_that_come_after_the_spool_was_let_go_of(driver):
     transfers.release()
     driver.uploaded(2)
     assert transfers.pending == 0 and transfers.counters.put_s3_object == 1
-    assert driver.link.left_some
+    assert driver.link.left_spooled
 
 
 # -- the end ---------------------------------------------------------------------------------------
@@ -582,7 +582,7 @@ def test_files_need_no_session(driver):
         1: ("fetch_file", "module/ab/abcd", "/cache/tmp/1", 1000),
         2: ("upload_file", "module/ab/abcd", "/cache/module/ab/abcd", True),
     }
-    assert results == [] and not driver.link.has_worked
+    assert results == [] and not driver.link.has_answered
     uploaded, fetched = jobs.FileResult(2, jobs.STORED, 5, ""), jobs.FileResult(1, jobs.HIT, 9, "")
     for result in (uploaded, fetched, fetched, jobs.FileResult(99, jobs.HIT, 1, "")):
         driver.pool.say(result)
@@ -610,7 +610,7 @@ def test_files_tell_whether_the_bucket_works(driver, status, worked):
     for number in (1, 2):
         driver.pool.say(jobs.FileResult(number, status, 0, "why"))
     assert [result.status for result in results] == [status] * 2
-    assert driver.link.has_worked is worked and not driver.warnings and driver.link.usable
+    assert driver.link.has_answered is worked and not driver.warnings and driver.link.usable
 
 
 def test_files_take_their_time(driver):

@@ -141,7 +141,7 @@ def test_a_put_is_in_the_spool_until_it_is_uploaded(front, tmp_path):
     pool.say(jobs.FinishResult(3, jobs.STORED, ""))
     assert not transfers.pending
     transfers.release()
-    assert journals() == [] and not link.left_some and transfers.counters.put_s3_object == 1
+    assert journals() == [] and not link.left_spooled and transfers.counters.put_s3_object == 1
 
 
 def test_a_bucket_of_no_use_is_tried_again(front):

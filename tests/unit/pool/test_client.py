@@ -7,7 +7,7 @@ import pytest
 
 from cacheplugin.ipc import channel, jobs
 from cacheplugin.pool import client
-from cacheplugin.pool.client import STARTS, PoolClient
+from cacheplugin.pool.client import MAX_STARTS, PoolClient
 from entries import action_id, output_id
 
 
@@ -59,7 +59,7 @@ class Driver:
 
     def turn(self) -> list:
         """Have the link hear; returns what it said to the front since the last turn."""
-        self.link._hear(None)
+        self.link._on_results(None)
         messages, self.messages[:] = self.messages[:], []
         return messages
 
@@ -120,12 +120,12 @@ def test_files_of_a_pool_that_died(driver):
 
 def test_files_of_a_pool_that_died_for_good(driver):
     """First it is said that the bucket is of no use, then each is lost."""
-    for _ in range(STARTS - 1):
+    for _ in range(MAX_STARTS - 1):
         assert driver.die() == []
     numbers = [driver.link.fetch_file("k", "/p", 1000), driver.link.upload_file("k", "/p", True)]
     disabled, *results = driver.die()
     assert isinstance(disabled, jobs.Disabled) and not driver.link.alive
-    assert len(driver.pools) == STARTS
+    assert len(driver.pools) == MAX_STARTS
     assert results == [jobs.FileResult(number, jobs.LOST, 0, "") for number in numbers]
 
 
