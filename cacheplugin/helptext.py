@@ -1,7 +1,21 @@
-"""What help prints. USAGE is also the grammar that docopt reads."""
+"""The texts of ``help``. The list of options in them is generated from options.FLAGS.
 
-USAGE = """\
-A build cache for the go command, kept on disk and in Amazon S3.
+``usage()`` is also the grammar that docopt reads.
+"""
+
+from __future__ import annotations
+
+import textwrap
+
+from .options import FLAGS, Flag, format_of
+from .tuples import NamedTuple
+
+_INDENT = 26
+_WIDTH = 100
+_NO_BREAK_SPACE = "\xa0"
+
+_USAGE = """\
+A build cache for the go command, on the local disk and in Amazon S3.
 
 Usage:
   go-cache-plugin [options]
@@ -14,182 +28,315 @@ Usage:
   go-cache-plugin [options] help [<topic>]
   go-cache-plugin [options] version
 
-Without a command it speaks the GOCACHEPROG protocol on stdin and stdout, for the go command:
+Without a command it speaks the GOCACHEPROG protocol on stdin and stdout with the go command:
 
   GOCACHEPROG="go-cache-plugin --bucket my-bucket" go build ./...
 
-serve does so for many go commands at once, and connect is one go command's way to it: see help
-serve-mode. prune removes what was not used for longest, verify checks what is stored, stats says what is there
-and how it served, flush uploads what earlier sessions left. See help direct-mode.
+Commands:
+  serve     serve many go commands at once, and Go modules; see help serve-mode
+  connect   connect one go command to the server on a port
+  prune     remove entries that were not used for a long time
+  verify    check all stored entries
+  stats     show what is stored, and the hit rates of the last sessions
+  flush     upload what earlier sessions left
+  help      show this text, or the text of a topic
+  version   show the version
 
-Options:
-  --cache-dir=PATH        where entries are kept  [GOCACHE_DIR; the user's cache directory]
-  --bucket=NAME           the S3 bucket; without it the cache is local only  [GOCACHE_S3_BUCKET]
-  --region=NAME           its region  [GOCACHE_S3_REGION; AWS_REGION, the profile, the bucket's own]
-  --s3-endpoint-url=URL   a store that is not AWS  [GOCACHE_S3_ENDPOINT_URL]
-  --s3-path-style         address the bucket in the path  [GOCACHE_S3_PATH_STYLE]
-  --prefix=TEXT           before every key  [GOCACHE_KEY_PREFIX]
-  --min-upload-size=BYTES smaller bodies are not uploaded  [GOCACHE_MIN_SIZE; 0]
-  --upload=MODE           wait: close waits for uploads; background: they go on without the go
-                          command; off: they stay for a later session or flush
-                          [GOCACHE_UPLOAD; wait]
-  --drain-timeout=TIME    at close, wait no longer for uploads: 90s, 1m30s  [GOCACHE_DRAIN_TIMEOUT]
-  --layout=LAYOUT         how entries lie in the bucket: auto, bundles, objects, both
-                          [GOCACHE_LAYOUT; auto]
-  --scope=TEXT            whose working set is prefetched and left for others
-                          [GOCACHE_SCOPE; main module, platform and branch]
-  --prefetch-limit=SIZE   prefetch no more than this, compressed; 0: nothing
-                          [GOCACHE_PREFETCH_LIMIT; 4GiB]
-  --read-only             fetch, store locally, never upload  [GOCACHE_READ_ONLY]
-  --expiry=TIME           prune what was not used for so long: 168h  [GOCACHE_EXPIRY; 0: nothing]
-  --max-size=SIZE         prune the least recently used beyond it: 20GB  [GOCACHE_MAX_SIZE; no limit]
-  -c N                    fetches from S3 at once  [GOCACHE_CONCURRENCY; 32]
-  -u N                    uploads at once  [GOCACHE_S3_CONCURRENCY; 16]
-  --metrics               print counters to stderr at exit  [GOCACHE_METRICS]
-  -v                      say what happens; implies --metrics  [GOCACHE_VERBOSE]
-  --debug=MASK            log 1: the build cache, 2: the module proxy; implies -v  [GOCACHE_DEBUG]
-
-Of serve:
-  --plugin=PORT           the port on 127.0.0.1 where connect finds it  [GOCACHE_PLUGIN]
-  --http=ADDRESS          metrics, health and modules over HTTP on HOST:PORT; :PORT is on 127.0.0.1
-                          [GOCACHE_HTTP]
-  --modproxy              serve Go modules at /mod of --http  [GOCACHE_MODPROXY]
-  --modproxy-upstream=LIST
-                          from where they come, as GOPROXY has it: URL,URL|URL,off
-                          [GOCACHE_MODPROXY_UPSTREAM; GOPROXY without direct]
-  --modproxy-max-age=TIME ask again for lists, @latest and branches after so long
-                          [GOCACHE_MODPROXY_MAX_AGE; 1m]
-  --sumdb=LIST            the checksum databases that modules are compared with, and that are served:
-                          NAME or 'NAME URL', or off  [GOCACHE_SUMDB; sum.golang.org]
-  --nosumdb=PATTERNS      modules that these do not know  [GOCACHE_NOSUMDB; GONOSUMDB, GOPRIVATE]
-  --allow-other-users     serve other users than the server's own and root
-                          [GOCACHE_ALLOW_OTHER_USERS]
-  --client-timeout=TIME   give up a client that stops in the middle of a request for so long
-                          [GOCACHE_CLIENT_TIMEOUT; 10m]
-  --idle-exit=TIME        end after so long without a client  [GOCACHE_IDLE_EXIT; 0: never]
-  --stop-timeout=TIME     after SIGINT or SIGTERM clients may finish for so long
-                          [GOCACHE_STOP_TIMEOUT; 1m]
-
-Of prune and stats:
-  --remote                prune the bucket by --expiry, or say what is in it
-
-Of prune:
-  --min-age=TIME          what was used within it stays  [1h]
-  --dry-run               say what would go, remove nothing
-
-Of verify:
-  --sha256                check bodies by SHA-256 too, not by xxh3 alone
-  --repair                remove what is wrong
-
-Of flush:
-  --timeout=TIME          give up after so long, exit 1 if something remains
-
-Of prune, verify and stats:
-  --json                  print JSON
-
-In brackets: the variable that does the same, and the default.
+{options}
+In brackets: the variable that has the same effect, and the default.
+TIME is {time}, SIZE is {size}.
 Topics: {topics}.
 """
 
+# The meaning of each flag, for --help and for the documentation.
+_TEXTS = {
+    "cache-dir": "the directory where entries are kept",
+    "bucket": "the S3 bucket",
+    "region": "the bucket's AWS region",
+    "s3-endpoint-url": "the URL of an S3 service other than AWS",
+    "s3-path-style": "put the bucket's name into the path of URLs, not into the host name",
+    "prefix": "a prefix for all keys in the bucket; a slash is added, and a//b/ becomes a/b",
+    "min-upload-size": "do not upload bodies smaller than this",
+    "upload": "when to upload. wait: the go command waits for uploads when it ends; background: "
+    "uploads go on after the go command has ended; off: uploads are left to a later session or to "
+    "the command flush",
+    "drain-timeout": "wait at most this long for uploads when the go command ends",
+    "layout": "how entries are stored in the bucket",
+    "scope": "the name under which the working set is saved and prefetched",
+    "prefetch-limit": "prefetch at most this much, compressed; 0: do not prefetch",
+    "read-only": "fetch and store locally, but do not upload",
+    "expiry": "prune entries that were not used for this long",
+    "max-size": "prune the least recently used entries above this total size",
+    "c": "how many fetches from S3 run at once",
+    "u": "how many uploads to S3 run at once",
+    "metrics": "print counters to stderr at exit",
+    "v": "log more to stderr; implies --metrics",
+    "debug": "log requests in detail: the sum of 1 (build cache) and 2 (module proxy); implies -v",
+    "plugin": "the port on 127.0.0.1 for go commands",
+    "http": "where to serve metrics, health and modules over HTTP, as HOST:PORT; without HOST it "
+    "is 127.0.0.1",
+    "allow-other-users": "also serve users other than root and the user of the server",
+    "client-timeout": "disconnect a client that stops for this long in the middle of a request, or "
+    "does not read its answers; 0: never",
+    "idle-exit": "exit after this long without a client",
+    "stop-timeout": "after SIGINT or SIGTERM, let clients finish for this long",
+    "modproxy": "serve Go modules under /mod at the address of --http",
+    "modproxy-upstream": "the module proxies to fetch modules from",
+    "modproxy-max-age": "fetch version lists, @latest and branches again after this long",
+    "sumdb": "the checksum databases that verify modules, and that are served to clients",
+    "nosumdb": "modules that are not in the checksum databases, and are not verified",
+    "min-age": "keep everything that was used within this time",
+    "dry-run": "show what would be removed, but remove nothing",
+    "remote": "work on the bucket, not on the cache directory; prune then removes by --expiry",
+    "json": "print JSON",
+    "sha256": "also verify the SHA-256 of bodies, not only their xxh3",
+    "repair": "remove what is damaged",
+    "timeout": "give up after this long, and exit with 1 if something is left",
+}
+
+# What an empty default, or a default of 0, means.
+_EMPTY_DEFAULTS = {
+    "cache-dir": "$XDG_CACHE_HOME/go-cache-plugin or ~/.cache/go-cache-plugin",
+    "bucket": "none: the cache is local only",
+    "region": "AWS_REGION, the profile's or the bucket's own",
+    "s3-endpoint-url": "AWS",
+    "prefix": "none",
+    "drain-timeout": "no limit",
+    "scope": "the main module, platform and branch",
+    "expiry": "nothing expires",
+    "max-size": "no limit",
+    "plugin": "none",
+    "http": "off",
+    "idle-exit": "never",
+    "modproxy-upstream": "GOPROXY without direct",
+    "nosumdb": "GONOSUMDB, GOPRIVATE",
+    "timeout": "no limit",
+}
+
+# What stands for the value of a flag in the usage; other kinds: their own name.
+_PLACEHOLDERS = {
+    "count": "N",
+    "databases": "LIST",
+    "prefix": "TEXT",
+    "proxies": "LIST",
+    "upload": "MODE",
+}
+
+# The kinds whose format stands in the usage beside each flag.
+_FORMATS_SHOWN = ("layout", "proxies", "databases", "patterns")
+
+
+class OptionRow(NamedTuple):
+    """One option in words, for a table in the documentation."""
+
+    flag: str  # with dashes
+    variable: str  # "" for an option without one
+    format: str  # what its values look like
+    default: str
+    commands: tuple[str, ...]  # the only commands that take it; empty: every command
+    text: str
+
+
+def option_rows() -> list[OptionRow]:
+    """All options, in the order of ``help``."""
+    return [
+        OptionRow(
+            flag.spelling,
+            flag.variable or "",
+            format_of(flag.kind),
+            _default(flag),
+            flag.commands,
+            _TEXTS[flag.name],
+        )
+        for flag in FLAGS
+    ]
+
+
+def usage() -> str:
+    """What ``help`` prints."""
+    return _USAGE.format(
+        options="\n".join(_sections()),
+        time=format_of("time"),
+        size=format_of("size"),
+        topics=", ".join(TOPICS),
+    )
+
+
+def topic_text(topic: str) -> str:
+    """What ``help TOPIC`` prints; ``topic`` is a key of TOPICS."""
+    width = max(len(flag.variable or "") for flag in FLAGS)
+    lines = [f"{flag.variable:<{width}}  {flag.spelling}\n" for flag in FLAGS if flag.variable]
+    return TOPICS[topic].format(variables="".join(lines))
+
+
+def _default(flag: Flag) -> str:
+    """The default of an option, in the format of its flag as far as it is one."""
+    meaning = _EMPTY_DEFAULTS.get(flag.name, "")
+    if flag.kind == "bool":
+        return "true" if flag.default else "false"
+    if flag.default in (None, "") or (flag.kind == "port" and not flag.default):
+        return meaning
+    if flag.kind == "time":
+        text = _in_unit(int(flag.default), (("h", 3600), ("m", 60), ("s", 1)))
+    elif flag.kind == "size":
+        text = _in_unit(flag.default, (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)))
+    else:
+        text = str(flag.default)
+    return f"{text}: {meaning}" if meaning else text
+
+
+def _in_unit(amount: int, units: tuple[tuple[str, int], ...]) -> str:
+    """A number in the first of ``units`` that leaves no rest."""
+    for name, factor in units:
+        if amount and amount % factor == 0:
+            return f"{amount // factor}{name}"
+    return str(amount)
+
+
+def _sections() -> list[str]:
+    """The list of options: those of every command, then those of certain commands."""
+    sections: dict[tuple[str, ...], str] = {}
+    for flag in FLAGS:
+        if flag.commands not in sections:
+            *most, last = flag.commands or ("",)
+            title = f"Options of {', '.join(most)}{' and ' if most else ''}{last}:\n"
+            sections[flag.commands] = title if flag.commands else "Options:\n"
+        sections[flag.commands] += _entry(flag)
+    return list(sections.values())
+
+
+def _entry(flag: Flag) -> str:
+    """The lines about one option: flag, placeholder, meaning, and in brackets variable and default.
+
+    docopt reads a line that begins with a dash as another option, so no line is broken there.
+    """
+    left = f"  {flag.spelling}"
+    if flag.kind != "bool":
+        left += "=" if len(flag.name) > 1 else " "
+        left += _PLACEHOLDERS.get(flag.kind, flag.kind.upper())
+    default = "" if flag.kind == "bool" else _default(flag)
+    notes = "; ".join(filter(None, (flag.variable, default)))
+    body = _TEXTS[flag.name]
+    if flag.kind in _FORMATS_SHOWN:
+        body += f": {format_of(flag.kind)}"
+    if notes:
+        body += f"  [{notes}]"
+    lines = textwrap.wrap(
+        body.replace(" -", f"{_NO_BREAK_SPACE}-"),
+        _WIDTH - _INDENT,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    indent = "\n" + " " * _INDENT
+    first = left.ljust(_INDENT) if len(left) + 2 <= _INDENT else left + indent
+    return first + indent.join(lines).replace(_NO_BREAK_SPACE, " ") + "\n"
+
+
 TOPICS = {
     "configure": """\
-Everything can be set by flag or by variable; a flag beats its variable, and an empty variable
-counts as unset. Flags take one or two dashes, --flag=value or --flag value; a boolean is --flag or
---flag=true|false|1|0|t|f. The least for a shared cache is a bucket:
+Every option can be set by a flag or by a variable. A flag beats its variable, and an empty variable
+counts as unset. Flags take one or two dashes, as --flag=value or --flag value; a boolean is --flag
+or --flag=true|false|1|0|t|f. A shared cache needs at least a bucket:
 
   export GOCACHEPROG=go-cache-plugin GOCACHE_S3_BUCKET=my-bucket
   go build ./...
 
---layout says how entries lie in the bucket. With bundles (auto, bundles, both) a session leaves what
-it used as the working set of its scope, by default main module, platform and branch, and the next
-one in that scope fetches it before the go command asks.
+--layout sets how entries are stored in the bucket. With bundles (auto, bundles, both) a session
+saves the list of entries that it used, its working set, under its scope: by default the main
+module, the platform and the branch. The next session with that scope fetches the working set before
+the go command asks for it.
 
-Credentials and region come from where every AWS program takes them: variables, ~/.aws, the
-instance's role. For MinIO, R2, GCS and the like give --s3-endpoint-url, and --s3-path-style where
-bucket names are no host names.
+Credentials and the region are taken from where every AWS program takes them: variables, ~/.aws, the
+role of the instance. For MinIO, R2, GCS and other services set --s3-endpoint-url, and
+--s3-path-style if bucket names cannot be host names.
 """,
     "environment": """\
 {variables}
-AWS_REGION, AWS_PROFILE, AWS_ACCESS_KEY_ID and the other AWS_ variables mean what they mean to every
-AWS program. XDG_CACHE_HOME moves the user's cache directory, TMPDIR the directory where a session
-puts what a full disk does not take.
+AWS_REGION, AWS_PROFILE, AWS_ACCESS_KEY_ID and the other AWS_ variables have their usual meaning.
+XDG_CACHE_HOME sets the user's cache directory. TMPDIR sets the directory for the outputs of a
+session when the disk of the cache directory is full.
 """,
     "direct-mode": """\
 The go command starts the program, one process for each build:
 
   GOCACHEPROG="go-cache-plugin --bucket my-bucket" go build ./...
 
-Hits are answered from the cache directory. What is not there is fetched from the bucket, checked
-against its SHA-256 and kept. What the build makes is stored, answered, and uploaded in the
-background. Trouble with S3 never fails a build: it is one warning, and the entry is built again.
+Hits are answered from the cache directory. An entry that is not there is fetched from the bucket,
+checked against its SHA-256, and stored. New outputs are stored, answered, and uploaded in the
+background. A failure of S3 never fails a build: it is reported with one warning, and the entry is
+built again.
 
-What is to be uploaded is noted in the cache directory until the bucket has it. --upload=wait has
-the go command wait for that (--drain-timeout bounds it), --upload=background goes on without it,
---upload=off leaves it. What remains is uploaded after a later session on that directory, or by
+The cache directory keeps a list of pending uploads. With --upload=wait the go command waits for
+them when it ends, at most for --drain-timeout; with --upload=background it does not wait; with
+--upload=off they stay in the list. A later session on that directory uploads what is left, and so
+does
 
   go-cache-plugin flush --timeout=5m
 
-the last step of a CI job whose machine is thrown away. It exits 1 if something remains.
+which is the last step of a CI job whose machine is deleted afterwards. It exits with 1 if something
+is left.
 
-The directory is kept small by cron, or at most once an hour by sessions given the same bounds
-(GOCACHE_EXPIRY, GOCACHE_MAX_SIZE):
+To limit the size of the directory, run prune from cron, or set the same limits for sessions
+(GOCACHE_EXPIRY, GOCACHE_MAX_SIZE), which then prune at most once an hour:
 
   17 4 * * *  go-cache-plugin prune --expiry=720h --max-size=20GB >/dev/null
 
-What was used within --min-age, and what waits for upload, stays. Builds may run meanwhile, as with
-all commands. The bucket is kept small in the same way, by one machine:
+Entries that were used within --min-age and pending uploads are kept. Builds can run at the same
+time, as with every command. One machine prunes the bucket in the same way:
 
   27 4 * * *  go-cache-plugin prune --remote --expiry=720h >/dev/null
 
-  go-cache-plugin stats              what is there, how old, and the hit rates of the last sessions
-  go-cache-plugin verify --repair    read all of it and remove what is wrong; exit 1 if anything was
+  go-cache-plugin stats              show what is stored, its age, and the last sessions' hit rates
+  go-cache-plugin verify --repair    check all entries and remove damaged ones; exit 1 if any was
 """,
     "serve-mode": """\
-One server for many go commands has its workers, credentials and metrics in one place:
+One server for many go commands shares its workers, credentials and metrics between them:
 
   go-cache-plugin serve --plugin 5151 --bucket my-bucket --http :5152 &
   GOCACHEPROG="go-cache-plugin connect 5151" go build ./...
 
-connect hands the go command's stdin and stdout to the server over a Unix socket (Linux), or copies
-between them and 127.0.0.1:5151; any program that copies bytes to that port can be used in its
-place. Bucket and cache directory are the server's; --scope and --metrics are those of connect. With
---cache-dir connect serves by itself when there is no server; without, it exits 1.
+connect passes the go command's stdin and stdout to the server over a Unix socket (Linux), or copies
+bytes between them and 127.0.0.1:5151. Any other program that copies bytes to that port works too.
+The server's options set bucket and cache directory; --scope and --metrics can be set for connect.
+If there is no server, connect exits with 1; with --cache-dir it serves the go command itself.
 
-Close does not wait for uploads: they go on in the server. On SIGINT or SIGTERM it takes no more
-clients, lets those that are there finish for --stop-timeout, uploads what is due (--drain-timeout
-bounds that), and exits 0. A second signal ends it at once; the next server, or flush, uploads the rest.
+The go command does not wait for uploads: the server goes on with them. On SIGINT or SIGTERM the
+server accepts no more clients, lets its clients finish for --stop-timeout, finishes uploads for
+--drain-timeout, and exits with 0. A second signal ends it at once; the next server or flush uploads
+what is left.
 
-Other users than the server's own and root are turned away, unless --allow-other-users is given.
+Users other than root and the user of the server are refused, unless --allow-other-users is set.
 
---http: /healthz, /metrics (Prometheus), /debug/vars (JSON).
+--http serves /healthz, /metrics (Prometheus) and /debug/vars (JSON).
 """,
     "module-proxy": """\
-serve --modproxy gives Go modules to any number of go commands, from its disk, the bucket, or the
-proxies that --modproxy-upstream lists; without --plugin it does nothing else:
+serve --modproxy serves Go modules to any number of go commands: from its disk, the bucket, or the
+proxies of --modproxy-upstream. Without --plugin it serves modules only:
 
   go-cache-plugin serve --http 0.0.0.0:5152 --modproxy --bucket my-bucket &
   export GOPROXY=http://HOST:5152/mod
   export GOSUMDB='sum.golang.org http://HOST:5152/mod/sumdb/sum.golang.org'
 
-The second variable is not needed: the go command asks the checksum database through its GOPROXY.
+The second variable is optional: the go command uses its GOPROXY for the checksum database too.
 
-What never changes (the files of a version, records and tiles of a checksum database) is asked for
-once and kept. Lists, @latest and branches are asked for again after --modproxy-max-age, and where
-upstream is down the last good copy is given, so a warm cache works without it; with
---modproxy-upstream=off it asks nobody. Before a version is kept or given whole, its zip and go.mod are
-compared with the checksum database; what is not right is refused.
+Files that never change (the files of a version, records and tiles of a checksum database) are
+fetched once and kept. Version lists, @latest and branches are fetched again after
+--modproxy-max-age. If upstream is down, the last good copy is served, so a warm cache works without
+upstream. With --modproxy-upstream=off there are no requests to upstream at all. The zip and go.mod
+of a version are compared with the checksum database before they are kept or served in full; a file
+that does not match is refused.
 
-Modules that no checksum database knows are named by --nosumdb (or GONOSUMDB, GOPRIVATE, as the go
-command has them): for others, the databases of --sumdb are asked by their names. Machines that take
-private modules from elsewhere set GOPRIVATE, and do not ask here for them.
+--nosumdb (or GONOSUMDB, GOPRIVATE) names the modules that no checksum database has. For all others,
+the databases of --sumdb learn the module's name. Machines that fetch private modules from elsewhere
+set GOPRIVATE, so that they do not ask this proxy for them.
 
-Without the flags, upstream is what GOPROXY or go env say when it starts.
+Without these flags, the server takes upstream from GOPROXY or go env when it starts.
 """,
     "reverse-proxy": "The reverse proxy (serve --revproxy) is not supported yet.\n",
     "debug": """\
---debug is a sum of 1 (build cache), 2 (module proxy) and 4 (reverse proxy, which is not supported
-yet). With 1, each answer and each request to S3 that failed is logged to stderr with the time to the
-microsecond; with 2, each request for a module file and its answer. --debug implies -v, and -v implies
+--debug is the sum of 1 (build cache), 2 (module proxy) and 4 (reverse proxy, which is not supported
+yet). With 1, the log has each answer and each request to S3 that failed; with 2, each request for a
+module file and its answer. Times in the log have microseconds. --debug implies -v, and -v implies
 --metrics.
 """,
 }

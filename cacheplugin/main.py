@@ -1,56 +1,75 @@
-"""From exec to the loop: options, the cache directory, the hello line, and only then the rest."""
+"""The entry point. Answers the go command's hello before it loads the rest of the program."""
 
 import os
 import sys
-from _signal import SIG_IGN, SIGINT, signal  # the signal module imports enum
 
 from . import options
 from .errors import UsageError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from signal import SIG_IGN, SIGINT, signal
+else:
+    from _signal import SIG_IGN, SIGINT, signal  # the signal module would import enum
+
 
 def main() -> None:
-    """Run the program and leave with its exit status; the console program's only call."""
-    signal(SIGINT, SIG_IGN)  # until the front has its own way with it
+    """Run the program and end the process with its exit status."""
+    signal(SIGINT, SIG_IGN)  # until the front installs its handler
     chosen = None
     try:
         words, chosen = options.load(sys.argv[1:], os.environ)
-        if words[:1] == ["connect"] and "help" not in words:
-            from .server import connect
-
-            status = connect.run(words[1:], chosen)
-            if status is None:
-                status = direct(chosen)
-        elif words:
-            from . import cli
-
-            status = cli.run(words, sys.argv[1:], chosen)
-        else:
-            status = direct(chosen)
+        status = _run(words, chosen)
     except UsageError as error:
-        text = str(error).replace("\n", "\\n")
-        sys.stderr.write(f"go-cache-plugin: {text}\n")
+        _say(str(error).replace("\n", "\\n"))
         status = 2
     except Exception as error:
-        sys.stderr.write(f"go-cache-plugin: internal error: {error!r}; --debug 1 shows where\n")
-        if chosen is not None and chosen.debug:
-            sys.excepthook(*sys.exc_info())
+        _say_internal_error(error, chosen)
         status = 1
     try:
         sys.stdout.flush()
     except (OSError, ValueError) as error:
-        sys.stderr.write(f"go-cache-plugin: cannot write to stdout: {error}\n")
+        _say(f"cannot write to stdout: {error}")
         status = status or 1
-    # The go command waits for the end of stdout: leave without the interpreter's own farewells.
+    # The go command waits until stdout is closed, so skip the interpreter's own cleanup.
     os._exit(status)
+
+
+def _say(text: str) -> None:
+    from .console import say  # here, because the go command waits for imports at the top
+
+    say(text)
+
+
+def _say_internal_error(error: Exception, chosen: "options.Options | None") -> None:
+    if chosen is not None and not chosen.debug:
+        _say(f"internal error: {error!r}; run again with --debug 1 for a traceback")
+    else:
+        _say(f"internal error: {error!r}")
+        sys.excepthook(type(error), error, error.__traceback__)
+
+
+def _run(words: "list[str]", chosen: options.Options) -> int:
+    """Run the command in ``words``, direct mode if there is none; returns the exit status."""
+    if words[:1] == ["connect"] and "help" not in words:
+        from .server import connect
+
+        status = connect.run(words[1:], chosen)
+        return direct(chosen) if status is None else status
+    if words:
+        from . import cli
+
+        return cli.run(words, sys.argv[1:], chosen)
+    return direct(chosen)
 
 
 def direct(chosen: options.Options) -> int:
     """Serve one go command on stdin and stdout; returns the exit status."""
-    os.umask(0o022)  # a toolchain run by another user must be able to read what is stored
+    os.umask(0o022)  # other users' toolchains must be able to read what is stored
     from .store.tree import prepare
 
     writable = prepare(chosen.cache_dir, chosen.read_only)
-    # stdout belongs to the protocol: whatever else prints, now or in a child, goes to stderr.
+    # stdout belongs to the protocol: everything else that prints, also in children, goes to stderr.
     out = _own_stdout()
     from .front.protocol import HELLO
 
@@ -61,8 +80,9 @@ def direct(chosen: options.Options) -> int:
     return Direct(chosen, writable, 0, out).run()
 
 
-def _own_stdout():
-    for fd in (0, 1, 2):  # a descriptor that is closed would be given to the next file opened
+def _own_stdout() -> int:
+    """Move stdout to a new descriptor, which is returned, and make descriptor 1 mean stderr."""
+    for fd in (0, 1, 2):  # open closed ones, or the next file that is opened would become stdout
         try:
             os.fstat(fd)
         except OSError:
@@ -72,9 +92,9 @@ def _own_stdout():
     return out
 
 
-def _write_all(fd, data):
+def _write_all(fd: int, data: bytes) -> None:
     try:
         while data:
             data = data[os.write(fd, data) :]
     except OSError:
-        pass  # nobody reads: stdin will say so too
+        pass  # the reader is gone, so the end of stdin follows

@@ -1,9 +1,11 @@
-"""Flags and variables → one immutable ``Options``, checked once. All defaults live in this table.
+"""Turns flags and environment variables into one immutable ``Options``, and checks them.
 
-A flag beats its variable; an empty variable counts as unset. Flags take one or two dashes, as
-``--flag=value`` and ``--flag value``; a boolean is ``--flag`` or ``--flag=true|false|1|0|t|f``.
-This is on the way to the go command's first answer, so it imports nothing: what a positional word
-means is the business of cli.py, which has docopt.
+FLAGS is the one list of all options and their defaults. A flag beats its variable; an empty
+variable counts as unset. Flags take one or two dashes, as ``--flag=value`` or ``--flag value``; a
+boolean is ``--flag`` or ``--flag=true|false|1|0|t|f``.
+
+The go command waits while this module is imported, so it imports nothing heavy. Positional words
+are left to cli.py, which has docopt; the help texts are in helptext.py.
 """
 
 import os
@@ -12,122 +14,141 @@ from .errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-# (flag, variable or None, field of Options, kind, default)
-FLAGS = (
-    ("cache-dir", "GOCACHE_DIR", "cache_dir", "path", None),
-    ("bucket", "GOCACHE_S3_BUCKET", "bucket", "text", ""),
-    ("region", "GOCACHE_S3_REGION", "region", "text", ""),
-    ("s3-endpoint-url", "GOCACHE_S3_ENDPOINT_URL", "endpoint_url", "url", ""),
-    ("s3-path-style", "GOCACHE_S3_PATH_STYLE", "path_style", "bool", False),
-    ("prefix", "GOCACHE_KEY_PREFIX", "prefix", "prefix", ""),
-    ("min-upload-size", "GOCACHE_MIN_SIZE", "min_upload_bytes", "size", 0),
-    ("upload", "GOCACHE_UPLOAD", "upload", "upload", "wait"),
-    ("drain-timeout", "GOCACHE_DRAIN_TIMEOUT", "drain_timeout_s", "duration", None),
-    ("layout", "GOCACHE_LAYOUT", "layout", "layout", "auto"),
-    ("scope", "GOCACHE_SCOPE", "scope", "text", ""),
-    ("prefetch-limit", "GOCACHE_PREFETCH_LIMIT", "prefetch_limit_bytes", "amount", 4 << 30),
-    ("read-only", "GOCACHE_READ_ONLY", "read_only", "bool", False),
-    ("expiry", "GOCACHE_EXPIRY", "expiry_s", "duration", 0.0),
-    ("max-size", "GOCACHE_MAX_SIZE", "max_size_bytes", "amount", 0),
-    ("c", "GOCACHE_CONCURRENCY", "fetches_at_once", "count", 32),
-    ("u", "GOCACHE_S3_CONCURRENCY", "uploads_at_once", "count", 16),
-    ("metrics", "GOCACHE_METRICS", "metrics", "bool", False),
-    ("v", "GOCACHE_VERBOSE", "verbose", "bool", False),
-    ("debug", "GOCACHE_DEBUG", "debug", "mask", 0),
-    ("plugin", "GOCACHE_PLUGIN", "plugin_port", "port", 0),
-    ("http", "GOCACHE_HTTP", "http", "address", None),
-    ("allow-other-users", "GOCACHE_ALLOW_OTHER_USERS", "allow_other_users", "bool", False),
-    ("client-timeout", "GOCACHE_CLIENT_TIMEOUT", "client_timeout_s", "duration", 600.0),
-    ("idle-exit", "GOCACHE_IDLE_EXIT", "idle_exit_s", "duration", 0.0),
-    ("stop-timeout", "GOCACHE_STOP_TIMEOUT", "stop_timeout_s", "duration", 60.0),
-    ("modproxy", "GOCACHE_MODPROXY", "modproxy", "bool", False),
-    ("modproxy-upstream", "GOCACHE_MODPROXY_UPSTREAM", "modproxy_upstream", "text", ""),
-    ("modproxy-max-age", "GOCACHE_MODPROXY_MAX_AGE", "modproxy_max_age_s", "duration", 60.0),
-    ("sumdb", "GOCACHE_SUMDB", "sumdb", "text", "sum.golang.org"),
-    ("nosumdb", "GOCACHE_NOSUMDB", "nosumdb", "text", ""),
-    ("min-age", None, "min_age_s", "duration", 3600.0),
-    ("dry-run", None, "dry_run", "bool", False),
-    ("remote", None, "remote", "bool", False),
-    ("json", None, "json", "bool", False),
-    ("sha256", None, "sha256", "bool", False),
-    ("repair", None, "repair", "bool", False),
-    ("timeout", None, "timeout_s", "duration", None),
-)
 
-# The flags that are not for every command, and the commands they are for.
-COMMAND_FLAGS = {
-    "plugin": ("serve",),
-    "http": ("serve",),
-    "allow-other-users": ("serve",),
-    "client-timeout": ("serve",),
-    "idle-exit": ("serve",),
-    "stop-timeout": ("serve",),
-    "modproxy": ("serve",),
-    "modproxy-upstream": ("serve",),
-    "modproxy-max-age": ("serve",),
-    "sumdb": ("serve",),
-    "nosumdb": ("serve",),
-    "min-age": ("prune",),
-    "dry-run": ("prune",),
-    "remote": ("prune", "stats"),
-    "json": ("prune", "verify", "stats"),
-    "sha256": ("verify",),
-    "repair": ("verify",),
-    "timeout": ("flush",),
-}
+class Flag:
+    """One option: its flag without dashes, its variable, its field of Options, and its default.
+
+    ``variable`` is None for an option without one. ``kind`` is a key of _KINDS. ``commands`` are
+    the only commands that take the flag; empty: every command takes it. A plain class, because a
+    named tuple would cost an import.
+    """
+
+    __slots__ = ("commands", "default", "field", "kind", "name", "variable")
+
+    def __init__(
+        self,
+        name: str,
+        variable: "str | None",
+        field: str,
+        kind: str,
+        default: "Any",
+        commands: "tuple[str, ...]" = (),
+    ) -> None:
+        self.name = name
+        self.variable = variable
+        self.field = field
+        self.kind = kind
+        self.default = default
+        self.commands = commands
+
+    @property
+    def spelling(self) -> str:
+        """The flag with its dashes."""
+        return f"--{self.name}" if len(self.name) > 1 else f"-{self.name}"
+
+
+_SERVE = ("serve",)
+
+FLAGS = (
+    Flag("cache-dir", "GOCACHE_DIR", "cache_dir", "path", None),
+    Flag("bucket", "GOCACHE_S3_BUCKET", "bucket", "name", ""),
+    Flag("region", "GOCACHE_S3_REGION", "region", "name", ""),
+    Flag("s3-endpoint-url", "GOCACHE_S3_ENDPOINT_URL", "endpoint_url", "url", ""),
+    Flag("s3-path-style", "GOCACHE_S3_PATH_STYLE", "path_style", "bool", False),
+    Flag("prefix", "GOCACHE_KEY_PREFIX", "prefix", "prefix", ""),
+    Flag("min-upload-size", "GOCACHE_MIN_SIZE", "min_upload_bytes", "bytes", 0),
+    Flag("upload", "GOCACHE_UPLOAD", "upload", "upload", "wait"),
+    Flag("drain-timeout", "GOCACHE_DRAIN_TIMEOUT", "drain_timeout_s", "time", None),
+    Flag("layout", "GOCACHE_LAYOUT", "layout", "layout", "auto"),
+    Flag("scope", "GOCACHE_SCOPE", "scope", "text", ""),
+    Flag("prefetch-limit", "GOCACHE_PREFETCH_LIMIT", "prefetch_limit_bytes", "size", 4 << 30),
+    Flag("read-only", "GOCACHE_READ_ONLY", "read_only", "bool", False),
+    Flag("expiry", "GOCACHE_EXPIRY", "expiry_s", "time", 0.0),
+    Flag("max-size", "GOCACHE_MAX_SIZE", "max_size_bytes", "size", 0),
+    Flag("c", "GOCACHE_CONCURRENCY", "fetches_at_once", "count", 32),
+    Flag("u", "GOCACHE_S3_CONCURRENCY", "uploads_at_once", "count", 16),
+    Flag("metrics", "GOCACHE_METRICS", "metrics", "bool", False),
+    Flag("v", "GOCACHE_VERBOSE", "verbose", "bool", False),
+    Flag("debug", "GOCACHE_DEBUG", "debug", "mask", 0),
+    Flag("plugin", "GOCACHE_PLUGIN", "plugin_port", "port", 0, _SERVE),
+    Flag("http", "GOCACHE_HTTP", "http", "address", None, _SERVE),
+    Flag(
+        "allow-other-users", "GOCACHE_ALLOW_OTHER_USERS", "allow_other_users", "bool", False, _SERVE
+    ),
+    Flag("client-timeout", "GOCACHE_CLIENT_TIMEOUT", "client_timeout_s", "time", 600.0, _SERVE),
+    Flag("idle-exit", "GOCACHE_IDLE_EXIT", "idle_exit_s", "time", 0.0, _SERVE),
+    Flag("stop-timeout", "GOCACHE_STOP_TIMEOUT", "stop_timeout_s", "time", 60.0, _SERVE),
+    Flag("modproxy", "GOCACHE_MODPROXY", "modproxy", "bool", False, _SERVE),
+    Flag(
+        "modproxy-upstream", "GOCACHE_MODPROXY_UPSTREAM", "modproxy_upstream", "proxies", "", _SERVE
+    ),
+    Flag(
+        "modproxy-max-age",
+        "GOCACHE_MODPROXY_MAX_AGE",
+        "modproxy_max_age_s",
+        "time",
+        60.0,
+        _SERVE,
+    ),
+    Flag("sumdb", "GOCACHE_SUMDB", "sumdb", "databases", "sum.golang.org", _SERVE),
+    Flag("nosumdb", "GOCACHE_NOSUMDB", "nosumdb", "patterns", "", _SERVE),
+    Flag("min-age", None, "min_age_s", "time", 3600.0, ("prune",)),
+    Flag("dry-run", None, "dry_run", "bool", False, ("prune",)),
+    Flag("remote", None, "remote", "bool", False, ("prune", "stats")),
+    Flag("json", None, "json", "bool", False, ("prune", "verify", "stats")),
+    Flag("sha256", None, "sha256", "bool", False, ("verify",)),
+    Flag("repair", None, "repair", "bool", False, ("verify",)),
+    Flag("timeout", None, "timeout_s", "time", None, ("flush",)),
+)
 
 UPLOAD_MODES = ("wait", "background", "off")
 LAYOUTS = ("auto", "bundles", "objects", "both")
 
-# Known to the Go program, and not built here yet: refused by name, so that nobody waits for them.
+# Flags of the Go program that this one does not have yet. They get an error of their own.
 LATER_FLAGS = ("revproxy",)
 
+# The bits of --debug.
 DEBUG_BUILD_CACHE = 1
 DEBUG_MODULE_PROXY = 2
 
-_BY_FLAG = {row[0]: row for row in FLAGS}
+_BY_NAME = {flag.name: flag for flag in FLAGS}
 _TRUE = ("1", "t", "T", "true", "TRUE", "True")
-_RANGES = {"count": (1, 1024), "size": (0, 2**63 - 1), "mask": (0, 7), "port": (1, 65535)}
 _FALSE = ("0", "f", "F", "false", "FALSE", "False")
 
 
 class Options:
-    """What a process was asked to do; fields are those named in FLAGS.
+    """The checked options of a process. Immutable; the fields and defaults are those of FLAGS."""
 
-    ``cache_dir`` is absolute. ``drain_timeout_s`` is None where close waits without limit, ``http`` is
-    (host, port) or None, ``plugin_port`` 0 where none is given.
-    """
+    __slots__ = tuple(flag.field for flag in FLAGS)
 
-    __slots__ = tuple(row[2] for row in FLAGS)
-
-    cache_dir: str
+    cache_dir: str  # absolute
     bucket: str
     region: str
     endpoint_url: str
     path_style: bool
-    prefix: str
+    prefix: str  # as clean_prefix returns it
     min_upload_bytes: int
-    upload: str
-    drain_timeout_s: "float | None"
-    layout: str
+    upload: str  # one of UPLOAD_MODES
+    drain_timeout_s: "float | None"  # None: no limit
+    layout: str  # one of LAYOUTS
     scope: str
     prefetch_limit_bytes: int
     read_only: bool
-    expiry_s: float
-    max_size_bytes: int
+    expiry_s: float  # 0: nothing expires
+    max_size_bytes: int  # 0: no limit
     fetches_at_once: int
     uploads_at_once: int
     metrics: bool
     verbose: bool
-    debug: int
-    plugin_port: int
-    http: "tuple[str, int] | None"
+    debug: int  # a sum of DEBUG_ bits
+    plugin_port: int  # 0: none
+    http: "tuple[str, int] | None"  # host, port
     allow_other_users: bool
     client_timeout_s: float
-    idle_exit_s: float
+    idle_exit_s: float  # 0: never
     stop_timeout_s: float
     modproxy: bool
     modproxy_upstream: str
@@ -140,41 +161,41 @@ class Options:
     json: bool
     sha256: bool
     repair: bool
-    timeout_s: "float | None"
+    timeout_s: "float | None"  # None: no limit
 
     def __init__(self, **fields: "Any") -> None:
-        for _, _, field, _, default in FLAGS:
-            object.__setattr__(self, field, fields.pop(field, default))
+        for flag in FLAGS:
+            object.__setattr__(self, flag.field, fields.pop(flag.field, flag.default))
         if fields:
             raise TypeError(f"no such option: {', '.join(fields)}")
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError("options do not change")
+        raise AttributeError("options are immutable")
 
     def replaced(self, **fields: "Any") -> "Options":
         """A copy with other values for ``fields``."""
         return Options(**{**self.as_dict(), **fields})
 
     def as_dict(self) -> "dict[str, Any]":
+        """{field: value}, which ``Options(**fields)`` takes."""
         return {field: getattr(self, field) for field in self.__slots__}
 
 
 def load(argv: "Sequence[str]", environ: "Mapping[str, str]") -> "tuple[list[str], Options]":
     """(positional words, Options) of a command line without its program name.
 
-    Raises UsageError, with the flag or variable at fault in its text.
+    Raises UsageError, whose text names the flag or variable that is wrong.
     """
     words, texts = split(argv)
-    fields = {}
-    for flag, variable, field, kind, _ in FLAGS:
-        text = texts.get(flag)
-        origin = f"--{flag}" if len(flag) > 1 else f"-{flag}"
-        if text is None:
-            text, origin = environ.get(variable) or None if variable else None, variable
-        elif flag in COMMAND_FLAGS and (words or [""])[0] not in (*COMMAND_FLAGS[flag], "help"):
-            raise UsageError(f"{origin} is for {', '.join(COMMAND_FLAGS[flag])}")
+    fields: dict[str, Any] = {}
+    for flag in FLAGS:
+        text = texts.get(flag.name)
         if text is not None:
-            fields[field] = _value(kind, text, origin)
+            if flag.commands and (words or [""])[0] not in (*flag.commands, "help"):
+                raise UsageError(f"{flag.spelling} works only with {', '.join(flag.commands)}")
+            fields[flag.field] = _parse(flag.kind, text, flag.spelling)
+        elif flag.variable and environ.get(flag.variable):
+            fields[flag.field] = _parse(flag.kind, environ[flag.variable], flag.variable)
     if "cache_dir" not in fields:
         fields["cache_dir"] = _default_cache_dir(environ)
     if fields.get("debug"):
@@ -185,8 +206,9 @@ def load(argv: "Sequence[str]", environ: "Mapping[str, str]") -> "tuple[list[str
 
 
 def split(argv: "Sequence[str]") -> "tuple[list[str], dict[str, str]]":
-    """(positional words, {flag: text}); flags may stand before and after the words."""
-    words, texts = [], {}
+    """(positional words, {flag name: text}); flags may stand before and after the words."""
+    words: list[str] = []
+    texts: dict[str, str] = {}
     rest = list(argv)
     while rest:
         word = rest.pop(0)
@@ -200,13 +222,13 @@ def split(argv: "Sequence[str]") -> "tuple[list[str], dict[str, str]]":
         if name in ("h", "help", "version"):
             words.append("version" if name == "version" else "help")
             continue
-        row = _BY_FLAG.get(name)
-        if row is None:
+        flag = _BY_NAME.get(name)
+        if flag is None:
             if name in LATER_FLAGS:
                 raise UsageError(f"--{name} is not supported yet")
             raise UsageError(f"unknown flag {word.partition('=')[0]}; see 'go-cache-plugin help'")
         if not has_value:
-            if row[3] == "bool":
+            if flag.kind == "bool":
                 text = "true"
             elif rest:
                 text = rest.pop(0)
@@ -216,48 +238,72 @@ def split(argv: "Sequence[str]") -> "tuple[list[str], dict[str, str]]":
     return words, texts
 
 
-def _value(kind: str, text: str, origin: str) -> "Any":
-    if kind == "bool":
-        if text in _TRUE:
-            return True
-        if text in _FALSE:
-            return False
-        raise UsageError(f"{origin}: {text!r} is not a boolean (true, false, 1, 0, t, f)")
-    if kind in _RANGES:
-        least, most = _RANGES[kind]
-        if text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most:
-            return int(text)
-        raise UsageError(f"{origin}: {text!r} is not a whole number from {least} to {most}")
-    if kind == "duration":
-        try:
-            return parse_duration(text)
-        except ValueError:
-            raise UsageError(f"{origin}: {text!r} is not a duration such as 90s or 1h30m") from None
-    if kind == "amount":
-        try:
-            return parse_amount(text)
-        except ValueError:
-            raise UsageError(f"{origin}: {text!r} is not a size such as 500M or 20GiB") from None
-    if kind in ("upload", "layout"):
-        words = UPLOAD_MODES if kind == "upload" else LAYOUTS
-        if text not in words:
-            raise UsageError(f"{origin}: {text!r} is not one of {', '.join(words)}")
-        return text
-    if kind == "address":
-        return parse_address(text, origin)
-    if kind == "url":
-        if text and not text.startswith(("http://", "https://")):
-            raise UsageError(f"{origin}: {text!r} is not an http:// or https:// URL")
-        return text
-    if kind == "path":
-        return _cache_dir(text, origin)
-    if kind == "prefix":
-        return clean_prefix(text)
+def is_given(name: str, argv: "Sequence[str]", environ: "Mapping[str, str]") -> bool:
+    """Whether a flag or its variable is set. ``argv`` must be valid: ``load`` accepts it."""
+    variable = _BY_NAME[name].variable
+    return name in split(argv)[1] or bool(variable and environ.get(variable))
+
+
+# -- values ----------------------------------------------------------------------------------------
+
+
+def _parse(kind: str, text: str, origin: str) -> "Any":
+    """The value of a text. Raises UsageError, with ``origin``, a flag or variable, in its text."""
+    parse, expected = _KINDS[kind]
+    try:
+        return parse(text)
+    except ValueError:
+        raise UsageError(f"{origin}: {text!r} is not {expected}") from None
+
+
+def format_of(kind: str) -> str:
+    """What values of a kind look like, in words with an article."""
+    return _KINDS[kind][1]
+
+
+def _boolean(text: str) -> bool:
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise ValueError(text)
+
+
+def _whole_number(text: str, least: int, most: int) -> int:
+    if text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most:
+        return int(text)
+    raise ValueError(text)
+
+
+def _port(text: str) -> int:
+    return _whole_number(text, 1, 65535)
+
+
+def _one_of(text: str, words: "tuple[str, ...]") -> str:
+    if text not in words:
+        raise ValueError(text)
     return text
 
 
+def _url(text: str) -> str:
+    if text and not text.startswith(("http://", "https://")):
+        raise ValueError(text)
+    return text
+
+
+def _path(text: str) -> str:
+    """An absolute path. Only UTF-8, because the go command reads paths as JSON."""
+    if not text or "\0" in text:
+        raise ValueError(text)
+    text.encode("utf-8")  # raises UnicodeEncodeError, which is a ValueError
+    return os.path.abspath(text)
+
+
 def parse_duration(text: str) -> float:
-    """Seconds of a duration as Go's time.ParseDuration writes it, not negative; else ValueError."""
+    """Seconds of a duration in the format of Go's time.ParseDuration, not negative.
+
+    Raises ValueError.
+    """
     units = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
     total, rest = 0.0, text.removeprefix("+")
     if not rest:
@@ -276,33 +322,31 @@ def parse_duration(text: str) -> float:
     return total
 
 
-def parse_amount(text: str) -> int:
-    """Bytes of a whole number with or without a unit: 500M, 20GB, 20GiB (K to T); else ValueError."""
+def parse_size(text: str) -> int:
+    """Bytes of a whole number with or without a unit from K to T: 500M, 20GB, 20GiB.
+
+    Raises ValueError.
+    """
     number = text.rstrip("KMGTkiBb")
     unit = text[len(number) :].upper().removesuffix("B")
     power = ("", "K", "M", "G", "T").index(unit.removesuffix("I"))
     if not (number.isascii() and number.isdigit()) or len(number) > 15 or unit == "I":
         raise ValueError(text)
-    return int(number) * (1024 if unit.endswith("I") else 1000) ** power
+    return int(int(number) * (1024 if unit.endswith("I") else 1000) ** power)
 
 
-def parse_address(text: str, origin: str) -> "tuple[str, int]":
-    """(host, port) of ``[host]:port``; an empty host is the loopback. Raises UsageError."""
+def parse_address(text: str) -> "tuple[str, int]":
+    """(host, port) of ``[host]:port``; without a host it is 127.0.0.1. Raises ValueError."""
     host, colon, port = text.rpartition(":")
     bare = host[1:-1] if host[:1] == "[" and host[-1:] == "]" else host
-    if not colon or (":" in host and bare == host) or not (port.isascii() and port.isdigit()):
-        raise UsageError(f"{origin}: {text!r} is not an address such as :8080 or 127.0.0.1:8080")
-    return bare or "127.0.0.1", _value("port", port, origin)
-
-
-def is_given(flag: str, argv: "Sequence[str]", environ: "Mapping[str, str]") -> bool:
-    """Whether a command line that loads, or the environment, has something to say about a flag."""
-    return flag in split(argv)[1] or bool(environ.get(_BY_FLAG[flag][1]))
+    if not colon or (":" in host and bare == host):
+        raise ValueError(text)
+    return bare or "127.0.0.1", _port(port)
 
 
 def clean_prefix(text: str) -> str:
     """A key prefix cleaned as Go's path.Join does: ``a//b/`` is ``a/b``; a leading slash stays."""
-    parts = []
+    parts: list[str] = []
     for part in text.split("/"):
         if part == ".." and parts and parts[-1] != "..":
             parts.pop()
@@ -314,30 +358,40 @@ def clean_prefix(text: str) -> str:
 
 
 def key_prefix(prefix: str) -> str:
-    """How the keys below a clean prefix begin."""
+    """What every key under a prefix begins with. ``prefix`` is what ``clean_prefix`` returned."""
     return prefix if prefix in ("", "/") else f"{prefix}/"
 
 
-def _default_cache_dir(environ):
+def _default_cache_dir(environ: "Mapping[str, str]") -> str:
     base = environ.get("XDG_CACHE_HOME")
     if not base or not os.path.isabs(base):
         home = environ.get("HOME")
         if not home:
-            raise UsageError(
-                "neither --cache-dir, GOCACHE_DIR nor HOME says where to keep the cache"
-            )
+            raise UsageError("no cache directory: set --cache-dir, GOCACHE_DIR or HOME")
         base = os.path.join(home, ".cache")
-    return _cache_dir(os.path.join(base, "go-cache-plugin"), "the default cache directory")
+    path = os.path.join(base, "go-cache-plugin")
+    return str(_parse("path", path, "the default cache directory"))
 
 
-def _cache_dir(text, origin):
-    if not text:
-        raise UsageError(f"{origin}: no path given")
-    try:
-        text.encode("utf-8")
-        if "\0" in text:
-            raise ValueError
-    except ValueError:
-        # The go command reads paths as JSON, which has no way to spell this one.
-        raise UsageError(f"{origin}: {text!r} is not valid UTF-8") from None
-    return os.path.abspath(text)
+# {kind: (parser, format)}; errors and the help show the format.
+_KINDS: "dict[str, tuple[Callable[[str], Any], str]]" = {
+    "path": (_path, "a path in UTF-8"),
+    "name": (str, "a name"),
+    "text": (str, "a text"),
+    "url": (_url, "an http:// or https:// URL"),
+    "bool": (_boolean, "a boolean (true, false, 1, 0, t, f)"),
+    "prefix": (clean_prefix, "a prefix of keys"),
+    "bytes": (lambda text: _whole_number(text, 0, 2**63 - 1), "a number of bytes"),
+    "size": (parse_size, "a size such as 500M or 20GiB"),
+    "count": (lambda text: _whole_number(text, 1, 1024), "a whole number from 1 to 1024"),
+    "mask": (lambda text: _whole_number(text, 0, 7), "a whole number from 0 to 7"),
+    "port": (_port, "a port from 1 to 65535"),
+    "address": (parse_address, "an address such as :8080 or 127.0.0.1:8080 (port 1 to 65535)"),
+    "time": (parse_duration, "a duration such as 90s or 1h30m"),
+    "upload": (lambda text: _one_of(text, UPLOAD_MODES), f"one of {', '.join(UPLOAD_MODES)}"),
+    "layout": (lambda text: _one_of(text, LAYOUTS), f"one of {', '.join(LAYOUTS)}"),
+    # web/modproxy/goproxy.py parses these three, because it may also take them from go env.
+    "proxies": (str, "a list as in GOPROXY: URL,URL|URL,off"),
+    "databases": (str, "a list of NAME or 'NAME URL', or off"),
+    "patterns": (str, "a list of patterns as in GOPRIVATE"),
+}

@@ -1,4 +1,4 @@
-"""cli.py and helptext.py: help, topics, version, and one list of flags."""
+"""cli.py: help, its topics, version, and commands that do not exist."""
 
 import re
 
@@ -6,11 +6,10 @@ import pytest
 
 from cacheplugin import __version__, cli
 from cacheplugin.errors import UsageError
-from cacheplugin.helptext import TOPICS, USAGE
-from cacheplugin.options import FLAGS, load, parse_amount, parse_duration
+from cacheplugin.helptext import TOPICS, usage
+from cacheplugin.options import FLAGS, load
 
 HOME = {"HOME": "/home/gopher"}
-MACHINE_DEFAULTS = ("cache-dir", "region", "scope", "modproxy-upstream", "nosumdb")
 
 
 def run(capsys, *argv) -> str:
@@ -25,8 +24,14 @@ def run(capsys, *argv) -> str:
     "argv", [["help"], ["-h"], ["--help"], ["-v", "help"], ["help", "-c", "4"]]
 )
 def test_help(capsys, argv):
-    """help prints the usage with the list of topics, whatever flags stand by."""
-    assert run(capsys, *argv) == USAGE.format(topics=", ".join(TOPICS))
+    """help prints the usage, also with other flags beside it."""
+    assert run(capsys, *argv) == usage()
+
+
+@pytest.mark.parametrize("command", ["connect", *cli.COMMANDS])
+def test_help_with_a_command(capsys, command):
+    """help COMMAND and COMMAND --help print the usage too, which has the flags of all commands."""
+    assert run(capsys, command, "--help") == run(capsys, "help", command) == usage()
 
 
 @pytest.mark.parametrize(
@@ -37,8 +42,8 @@ def test_version(capsys, argv):
     assert run(capsys, *argv) == f"go-cache-plugin {__version__}\n"
 
 
-def test_topics_are_those_of_the_reference():
-    """All help topics of the Go program are there."""
+def test_topics_are_those_of_the_go_program():
+    """Every help topic of the Go program exists."""
     assert list(TOPICS) == [
         "configure",
         "environment",
@@ -52,18 +57,17 @@ def test_topics_are_those_of_the_reference():
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_topic(capsys, topic):
-    """help TOPIC prints that topic, with nothing left to be filled in."""
+    """help TOPIC prints the text of that topic, with all placeholders filled in."""
     for argv in (["help", topic], ["--bucket=b", "help", topic], ["help", topic, "-bucket", "b"]):
         text = run(capsys, *argv)
         assert text.endswith("\n") and "{" not in text
 
 
 def test_environment_topic_names_every_variable(capsys):
-    """help environment has a line for each variable with its flag."""
+    """help environment has a line for each variable, with its flag."""
     text = run(capsys, "help", "environment")
-    for flag, variable, *_ in FLAGS:
-        dashes = "-" if len(flag) == 1 else "--"
-        assert not variable or re.search(rf"^{variable} +{dashes}{flag}$", text, re.M)
+    for flag in FLAGS:
+        assert not flag.variable or re.search(rf"^{flag.variable} +{flag.spelling}$", text, re.M)
     assert "None" not in text
 
 
@@ -84,7 +88,7 @@ def test_environment_topic_names_every_variable(capsys):
     ],
 )
 def test_unknown_words(argv):
-    """Words that are no command, and topics that are none, are one clear line."""
+    """An unknown command, argument or topic is an error of one line that names it."""
     words, chosen = load(argv, HOME)
     with pytest.raises(UsageError) as caught:
         cli.run(words, argv, chosen)
@@ -94,7 +98,7 @@ def test_unknown_words(argv):
 
 
 def test_canonical_command_line():
-    """docopt gets one spelling: no boolean with a value, no -cache-dir that reads as -c."""
+    """docopt gets no booleans with a value, and no -cache-dir, which it would read as -c."""
     argv = ["-cache-dir=/x", "help", "--v", "-metrics=false", "-c=4", "debug", "--prefix="]
     assert cli.canonical(argv, ["help", "debug"]) == [
         "--cache-dir=/x",
@@ -104,48 +108,3 @@ def test_canonical_command_line():
         "help",
         "debug",
     ]
-
-
-def usage_entries() -> dict:
-    """{flag: (as it is spelled, its argument or None, [variable, default] as far as stated)}"""
-    starts = [match.start() for match in re.finditer(r"^  -", USAGE, re.M)]
-    entries = {}
-    for start in starts:
-        lines = re.match(r".*(?:\n {10}.*)*", USAGE[start:])[0]
-        text = " ".join(lines.split())
-        spelled, argument = re.match(r"(--?[\w-]+)(?:[= ]([A-Z]+)\b)?", text).groups()
-        bracket = re.search(r"\[([^\]]*)\]$", text)
-        entries[spelled.lstrip("-")] = (
-            spelled,
-            argument,
-            bracket[1].split("; ") if bracket else [],
-        )
-    assert len(entries) == len(starts)
-    return entries
-
-
-def test_usage_and_table_agree():
-    """The usage text names the flags, variables and defaults of options.FLAGS, and no others."""
-    entries = usage_entries()
-    assert set(entries) == {row[0] for row in FLAGS}
-    for flag, variable, _, kind, default in FLAGS:
-        spelled, argument, stated = entries[flag]
-        assert spelled == (f"--{flag}" if len(flag) > 1 else f"-{flag}")
-        assert (argument is None) == (kind == "bool")
-        if variable:
-            assert stated.pop(0) == variable
-        if flag in MACHINE_DEFAULTS:
-            continue
-        if not default:
-            assert not stated or stated[0].startswith(("0", "no limit"))
-        elif kind == "duration":
-            assert parse_duration(stated[0]) == default
-        elif kind == "amount":
-            assert parse_amount(stated[0]) == default
-        else:
-            assert stated == [str(default)]
-
-
-def test_usage_names_the_topics(capsys):
-    """Every topic is found from the usage."""
-    assert all(topic in run(capsys, "help") for topic in TOPICS)

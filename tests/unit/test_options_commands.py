@@ -1,0 +1,82 @@
+"""options.py: which commands take a flag, and which options a command line sets."""
+
+import pytest
+
+from cacheplugin.errors import UsageError
+from cacheplugin.options import FLAGS, is_given, load
+
+HOME = {"HOME": "/home/gopher"}
+BY_NAME = {flag.name: flag for flag in FLAGS}
+OF_SERVE = [flag.name for flag in FLAGS if flag.commands == ("serve",)]
+
+# The flags of the module proxy: flag: (text, value).
+VALUES = {
+    "modproxy": ("true", True),
+    "modproxy-upstream": ("one", "one"),
+    "modproxy-max-age": ("1m30s", 90.0),
+    "sumdb": ("one", "one"),
+    "nosumdb": ("one", "one"),
+}
+
+
+def error(argv) -> str:
+    with pytest.raises(UsageError) as caught:
+        load(argv, HOME)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("flag", VALUES)
+def test_flags_of_the_module_proxy_work_only_with_serve(flag):
+    """With another command the flag is an error. Its variable is not."""
+    text, value = VALUES[flag]
+    for words in ([], ["connect"], ["prune"]):
+        assert error([*words, f"--{flag}={text}"]) == f"--{flag} works only with serve"
+    assert load(["help", f"--{flag}={text}"], HOME)[0] == ["help"]
+    for words in ([], ["prune"], ["serve"]):
+        chosen = load(words, {**HOME, BY_NAME[flag].variable: text})[1]
+        assert getattr(chosen, BY_NAME[flag].field) == value
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "expected"),
+    [
+        ([], {}, False),
+        (["connect", "1"], {}, False),
+        (["connect", "1", "--cache-dir=/x"], {}, True),
+        (["--cache-dir", "/x", "connect", "1"], {}, True),
+        (["-cache-dir=/x"], {"GOCACHE_DIR": ""}, True),
+        ([], {"GOCACHE_DIR": "/x"}, True),
+        ([], {"GOCACHE_DIR": ""}, False),
+        ([], {"GOCACHE_S3_BUCKET": "b"}, False),
+        (["--bucket", "--cache-dir=/x"], {}, False),
+        (["--", "--cache-dir=/x"], {}, False),
+    ],
+)
+def test_is_given(argv, environ, expected):
+    """An option is given by its flag in any spelling, or by its variable unless that is empty."""
+    assert is_given("cache-dir", argv, environ) is expected
+
+
+def test_is_given_without_a_variable():
+    """An option without a variable is given by its flag alone."""
+    assert is_given("json", ["prune", "--json"], {}) and not is_given("json", ["prune"], {"": "1"})
+
+
+@pytest.mark.parametrize("flag", OF_SERVE)
+def test_flags_of_serve_work_only_with_serve(flag):
+    """Other commands refuse the flags of serve."""
+    for words in ([], ["connect", "1"], ["prune"]):
+        assert error([*words, f"--{flag}=1"]) == f"--{flag} works only with serve"
+
+
+def test_variables_of_serve_are_allowed_everywhere():
+    """The variables of serve are parsed for every command, since all processes may have them."""
+    assert {"plugin", "http"} <= set(OF_SERVE)
+    words, chosen = load(["connect", "1"], HOME | {"GOCACHE_PLUGIN": "7", "GOCACHE_HTTP": ":8"})
+    assert words == ["connect", "1"]
+    assert (chosen.plugin_port, chosen.http) == (7, ("127.0.0.1", 8))
+
+
+def test_flags_of_several_commands():
+    """The error about a flag of several commands names all of them."""
+    assert error(["verify", "--remote"]) == "--remote works only with prune, stats"
