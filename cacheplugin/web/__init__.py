@@ -1,6 +1,6 @@
-"""The HTTP process of a server: metrics and health, and the home of what else speaks HTTP.
+"""The HTTP process of a server: metrics, health and the module proxy.
 
-This package alone imports aiohttp and prometheus_client. ``process`` is the process, ``app`` the
-application and its routes, ``link`` the way to the server, ``exposition`` what is known of the
-server as text.
+Only this package imports aiohttp and prometheus_client. ``process`` starts it, ``app`` routes
+requests, ``server_client`` talks to the server, ``exposition`` formats the server's numbers, and
+``modproxy`` is the module proxy.
 """

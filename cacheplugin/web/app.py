@@ -1,91 +1,119 @@
-"""The HTTP application: which request goes where."""
+"""The HTTP application: routes each request to a page or to the module proxy."""
+
+from __future__ import annotations
 
 import asyncio
 import json
+from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
 from ..store.spool import count_pending
 from ..store.tree import Store, prepare
 from . import exposition
-from .modproxy import counters as modules
+from .modproxy import counters as modproxy_counters
 from .modproxy import names
 
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from typing import Any
+
+    from ..options import Options
+    from .modproxy.routes import ModuleProxy
+    from .server_client import ServerClient
+
+    _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
 _METHODS = (hdrs.METH_GET, hdrs.METH_HEAD)
-_ANSWER_S = 2.0  # that a server in order takes for a snapshot, by far
+_SNAPSHOT_TIMEOUT_S = 2.0  # a server that is not overloaded answers in milliseconds
 
 
 class App:
-    """Made in the running event loop, over ``link``, a ServerClient.
+    """The handler of aiohttp's low-level server. Create it in the running event loop.
 
-    It is a handler for aiohttp's low-level server: with these few paths, an Application's router and
-    middlewares would be a seventh of a warm request for a module file.
+    It does without aiohttp's Application, whose router and middlewares take 1/7 of the time of a
+    request for a module file that is on disk.
     """
 
-    def __init__(self, options, link) -> None:
-        self._modproxy = None
+    def __init__(self, options: Options, server: ServerClient) -> None:
+        self._modproxy: ModuleProxy | None = None
         if options.modproxy:
             from .modproxy.routes import ModuleProxy
 
-            self._modproxy = ModuleProxy(options, link, prepare(options.cache_dir, read_only=True))
-        status = Status(options, link, self._modproxy)
-        self._pages = {
+            is_writable = prepare(options.cache_dir, read_only=True)
+            self._modproxy = ModuleProxy(options, server, is_writable)
+        status = StatusPages(options, server, self._modproxy)
+        self._pages: dict[str, _Handler] = {
             "/healthz": status.healthz,
             "/metrics": status.metrics,
             "/debug/vars": status.debug_vars,
         }
 
-    async def handle(self, request) -> web.StreamResponse:
-        """The answer to any request; raises web.HTTPException."""
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The response to any request; raises web.HTTPException."""
         target = request.raw_path
         if request.method == hdrs.METH_CONNECT or target[:1] not in ("/", "*"):
-            text = "this server is no proxy for that\n"
+            text = "this server is not an HTTP proxy: unset HTTP_PROXY, or set GOPROXY instead\n"
             raise web.HTTPBadGateway(text=text, headers={hdrs.CONNECTION: "close"})
+        handler: _Handler | None
         if self._modproxy is not None and target.startswith(names.PREFIX):
-            page = self._modproxy.handle
+            handler = self._modproxy.handle
         else:
-            page = self._pages.get(request.path)
-        if page is None:
-            raise web.HTTPNotFound
+            handler = self._pages.get(request.path)
+        if handler is None:
+            raise web.HTTPNotFound(text=self._not_found_text())
         if request.method not in _METHODS:
-            raise web.HTTPMethodNotAllowed(request.method, _METHODS)
-        return await page(request)
+            text = f"method {request.method} is not allowed: use GET or HEAD\n"
+            raise web.HTTPMethodNotAllowed(request.method, _METHODS, text=text)
+        return await handler(request)
+
+    def _not_found_text(self) -> str:
+        modules = names.PREFIX if self._modproxy is not None else f"{names.PREFIX} with --modproxy"
+        return f"404: not found; this server has {', '.join(self._pages)}, and {modules}\n"
 
     async def close(self) -> None:
-        """No more requests come."""
+        """Call it after the last request."""
         if self._modproxy is not None:
             await self._modproxy.close()
 
 
-class Status:
-    """What there is to say of the server."""
+class StatusPages:
+    """The pages that describe the server."""
 
-    def __init__(self, options, link, modproxy) -> None:
-        self._link = link
+    def __init__(
+        self, options: Options, server: ServerClient, modproxy: ModuleProxy | None
+    ) -> None:
+        self._server = server
         self._store = Store(options.cache_dir)
         self._modproxy = modproxy
 
-    async def _snapshot(self) -> dict:
+    async def _snapshot(self) -> dict[str, Any]:
         try:
-            snapshot = await self._link.snapshot(_ANSWER_S)
+            snapshot = await self._server.snapshot(_SNAPSHOT_TIMEOUT_S)
         except TimeoutError:
-            raise web.HTTPServiceUnavailable(text="the server does not answer\n") from None
+            text = (
+                f"the server process did not answer within {_SNAPSHOT_TIMEOUT_S:g} s:"
+                " it is overloaded or has died; see its log\n"
+            )
+            raise web.HTTPServiceUnavailable(text=text) from None
         if self._modproxy is not None:
-            snapshot["counters"][modules.GROUP] = self._modproxy.counters
+            snapshot["counters"][modproxy_counters.GROUP] = self._modproxy.counters
         return snapshot
 
-    async def healthz(self, _) -> web.Response:
-        """200 while go commands are served, 503 while the server stops, or does not answer."""
+    async def healthz(self, _: web.BaseRequest) -> web.Response:
+        """200 while go commands are served; 503 while the server stops or does not answer."""
         if (await self._snapshot())["is_stopping"]:
-            raise web.HTTPServiceUnavailable(text="stopping\n")
+            raise web.HTTPServiceUnavailable(text="the server is stopping\n")
         return web.Response(text="ok\n")
 
-    async def metrics(self, _) -> web.Response:
+    async def metrics(self, _: web.BaseRequest) -> web.Response:
+        """The metrics for Prometheus."""
         snapshot = await self._snapshot()
-        spooled = await asyncio.to_thread(count_pending, self._store)  # it reads files
+        spooled = await asyncio.to_thread(count_pending, self._store)  # reads files
         text = exposition.prometheus_text(snapshot, spooled)
         return web.Response(body=text, headers={hdrs.CONTENT_TYPE: exposition.CONTENT_TYPE})
 
-    async def debug_vars(self, _) -> web.Response:
-        found = exposition.variables(await self._snapshot())
-        return web.json_response(found, dumps=lambda value: json.dumps(value, indent=1) + "\n")
+    async def debug_vars(self, _: web.BaseRequest) -> web.Response:
+        """The counters as JSON."""
+        variables = exposition.variables(await self._snapshot())
+        return web.json_response(variables, dumps=lambda value: json.dumps(value, indent=1) + "\n")

@@ -1,4 +1,8 @@
-"""A server's snapshot as text: for Prometheus, and as expvar-style JSON."""
+"""Formats a server's snapshot: for Prometheus, and as JSON in the manner of Go's expvar."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -8,26 +12,62 @@ from prometheus_client.core import (
     InfoMetricFamily,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
 
 from .. import __version__, breaker
 from ..ipc import jobs
 from ..metrics import HOST, SERVER, Histogram
-from .modproxy import counters as modules
+from ..tuples import NamedTuple
+from .modproxy import counters as modproxy_counters
 
-# (metric, its help, {value of its label: (group, counter)}, the label's name or None)
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any
+
+    from prometheus_client import Metric
+
+
+class _Counter(NamedTuple):
+    """A metric of type counter.
+
+    name: without "gocache_". help: what operators read about it. sources: {value of the label:
+    (group, counter) of the snapshot}. label: its name; None for a metric without a label, whose one
+    source then has the key "".
+    """
+
+    name: str
+    help: str
+    sources: Mapping[str, tuple[str, str]]
+    label: str | None = None
+
+
+def _of_modproxy(
+    name: str, help: str, sources: Mapping[str, str], label: str | None = None
+) -> _Counter:
+    """A metric of the module proxy. ``sources``: {value of the label: counter}."""
+    group = modproxy_counters.GROUP
+    found = {value: (group, counter) for value, counter in sources.items()}
+    return _Counter(f"modproxy_{name}", help, found, label)
+
+
 _COUNTERS = (
-    ("get_requests", "Gets; each is a hit or a miss.", {"": (SERVER, "get_requests")}, None),
-    (
+    _Counter("get_requests", "Get requests of go commands.", {"": (SERVER, "get_requests")}),
+    _Counter(
         "get_hits",
-        "Gets answered with a body, by where it was.",
+        "Gets answered with a body, by where the body was: in the cache directory or in S3.",
         {"local": (HOST, "get_local_hit"), "s3": (HOST, "get_fault_hit")},
         "source",
     ),
-    ("get_misses", "Gets answered without a body.", {"": (SERVER, "get_misses")}, None),
-    ("get_hit_bytes", "Sizes of the bodies of hits.", {"": (SERVER, "get_hit_bytes")}, None),
-    (
+    _Counter("get_misses", "Gets answered without a body.", {"": (SERVER, "get_misses")}),
+    _Counter(
+        "get_hit_bytes",
+        "Bytes of the bodies with which gets were answered.",
+        {"": (SERVER, "get_hit_bytes")},
+    ),
+    _Counter(
         "fetch_failures",
-        "Fetches from S3 that brought nothing, by reason.",
+        "Fetches from S3 without a usable body, by reason: absent: not in the bucket; damaged: "
+        "wrong content; error: S3 failed; skipped: S3 was not asked because it had failed before.",
         {
             "absent": (HOST, "get_fault_miss"),
             "damaged": (HOST, "get_fault_damaged"),
@@ -36,17 +76,22 @@ _COUNTERS = (
         },
         "reason",
     ),
-    ("put_requests", "Puts.", {"": (SERVER, "put_requests")}, None),
-    (
+    _Counter("put_requests", "Put requests of go commands.", {"": (SERVER, "put_requests")}),
+    _Counter(
         "put_bytes",
-        "Sizes of the bodies that were put and stored.",
+        "Bytes of the bodies that puts stored in the cache directory.",
         {"": (SERVER, "put_bytes")},
-        None,
     ),
-    ("put_errors", "Puts answered with an error.", {"": (SERVER, "put_errors")}, None),
-    (
+    _Counter(
+        "put_errors",
+        "Puts that were answered with an error, so that the go command reports it.",
+        {"": (SERVER, "put_errors")},
+    ),
+    _Counter(
         "uploads",
-        "Entries that were to be uploaded, by how that went.",
+        "Entries to be uploaded, by result: sent: uploaded; found: the bucket had them already; "
+        "error: S3 failed; skipped: S3 was not asked because it had failed before; small: below "
+        "--min-upload-size; read_only: --read-only is set.",
         {
             "sent": (HOST, "put_s3_object"),
             "found": (HOST, "put_s3_found"),
@@ -57,83 +102,79 @@ _COUNTERS = (
         },
         "result",
     ),
-    ("s3_received_bytes", "Bytes that came from S3.", {"": (HOST, "get_fault_bytes")}, None),
-    ("s3_sent_bytes", "Bytes that went to S3.", {"": (HOST, "put_s3_bytes")}, None),
+    _Counter("s3_received_bytes", "Bytes received from S3.", {"": (HOST, "get_fault_bytes")}),
+    _Counter("s3_sent_bytes", "Bytes sent to S3.", {"": (HOST, "put_s3_bytes")}),
 )
-_MODULE_COUNTERS = tuple(
-    (
-        f"modproxy_{name}",
-        text,
-        {value: (modules.GROUP, counter) for value, counter in sources.items()},
-        label,
-    )
-    for name, text, sources, label in (
-        ("requests", "Requests for module files.", {"": "get_request"}, None),
-        (
-            "answers",
-            "Those answered, by how; what is left came from upstream.",
-            {
-                "local": "get_local_hit",
-                "s3": "get_fault_hit",
-                "stale": "get_stale",
-                "absent": "get_absent",
-                "error": "get_error",
-                "invalid": "path_error",
-            },
-            "source",
-        ),
-        (
-            "s3_failures",
-            "Files that S3 did not have, or not right.",
-            {"absent": "get_fault_miss", "error": "get_fault_error"},
-            "reason",
-        ),
-        (
-            "received_bytes",
-            "Bytes of module files, by where they came from.",
-            {"local": "get_local_bytes", "s3": "get_s3_bytes", "upstream": "upstream_bytes"},
-            "source",
-        ),
-        (
-            "stored_bytes",
-            "Bytes of module files that were kept, by where.",
-            {"local": "put_local_bytes", "s3": "put_s3_bytes"},
-            "place",
-        ),
-        (
-            "store_failures",
-            "Module files that were not kept, by where.",
-            {"local": "put_local_error", "s3": "put_s3_error"},
-            "place",
-        ),
-        ("mismatches", "Module files that were refused.", {"": "mismatch"}, None),
-        (
-            "unverified",
-            "Module files served without their checksum database.",
-            {"": "unverified"},
-            None,
-        ),
-        (
-            "upstream_requests",
-            "Requests to proxies and checksum databases.",
-            {"": "upstream_request"},
-            None,
-        ),
-        (
-            "upstream_failures",
-            "Files that these did not give, but for absent ones.",
-            {"": "upstream_error"},
-            None,
-        ),
-    )
+_MODPROXY_COUNTERS = (
+    _of_modproxy("requests", "Requests for module files.", {"": "get_request"}),
+    _of_modproxy(
+        "answers",
+        "Answers to requests for module files, by source: local: the cache directory; s3: the "
+        "bucket; stale: a last good copy, because upstream failed; absent: 404 or 410; error: a "
+        "failure; invalid: a path that is not valid. All other answers came from upstream.",
+        {
+            "local": "get_local_hit",
+            "s3": "get_fault_hit",
+            "stale": "get_stale",
+            "absent": "get_absent",
+            "error": "get_error",
+            "invalid": "path_error",
+        },
+        "source",
+    ),
+    _of_modproxy(
+        "s3_failures",
+        "Fetches of module files from S3 without a usable file, by reason: absent: not in the "
+        "bucket; error: S3 failed, or the file in the bucket is wrong.",
+        {"absent": "get_fault_miss", "error": "get_fault_error"},
+        "reason",
+    ),
+    _of_modproxy(
+        "received_bytes",
+        "Bytes of module files, by where they were read or fetched from.",
+        {"local": "get_local_bytes", "s3": "get_s3_bytes", "upstream": "upstream_bytes"},
+        "source",
+    ),
+    _of_modproxy(
+        "stored_bytes",
+        "Bytes of module files that were stored, by place: the cache directory or S3.",
+        {"local": "put_local_bytes", "s3": "put_s3_bytes"},
+        "place",
+    ),
+    _of_modproxy(
+        "store_failures",
+        "Module files that could not be stored, by place: the cache directory or S3.",
+        {"local": "put_local_error", "s3": "put_s3_error"},
+        "place",
+    ),
+    _of_modproxy(
+        "mismatches",
+        "Module files from upstream that were refused: wrong format or wrong checksum.",
+        {"": "mismatch"},
+    ),
+    _of_modproxy(
+        "unverified",
+        "Module files served but not stored, because no checksum database could be asked.",
+        {"": "unverified"},
+    ),
+    _of_modproxy(
+        "upstream_requests",
+        "Requests sent to upstream proxies and checksum databases.",
+        {"": "upstream_request"},
+    ),
+    _of_modproxy(
+        "upstream_failures",
+        "Files that an upstream failed to give after all tries; absent files do not count.",
+        {"": "upstream_error"},
+    ),
 )
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _DIRECTIONS = {jobs.FETCHING: "fetch", jobs.UPLOADING: "upload"}
 _BREAKER_STATES = {breaker.CLOSED: 0, breaker.HALF_OPEN: 1, breaker.OPEN: 2}
 
 
-def variables(snapshot) -> dict:
-    """{group: {counter: count}}, by the names that the Go program has, and ours."""
+def variables(snapshot: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """{group: {counter: count}}. The Go program publishes the same groups, but "gocache_serve"."""
     found = {group: dict(counts) for group, counts in snapshot["counters"].items()}
     found["gocache_serve"] = {
         "sessions": snapshot["sessions"],
@@ -143,91 +184,118 @@ def variables(snapshot) -> dict:
     return found
 
 
-def prometheus_text(snapshot, spooled: int) -> bytes:
-    """The exposition format; ``spooled``: entries that wait in the spool."""
+def prometheus_text(snapshot: Mapping[str, Any], spooled: int) -> bytes:
+    """All metrics in Prometheus's text format. ``spooled``: the number of entries in the spool."""
     registry = CollectorRegistry()
-    registry.register(_Collector(snapshot, spooled))
+    registry.register(_SnapshotCollector(snapshot, spooled))
     return generate_latest(registry)
 
 
-class _Collector:
-    def __init__(self, snapshot, spooled) -> None:
+class _SnapshotCollector(Collector):
+    def __init__(self, snapshot: Mapping[str, Any], spooled: int) -> None:
         self._snapshot = snapshot
         self._spooled = spooled
 
-    def collect(self):
-        """Every metric, as the registry wants them."""
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric; the registry calls this."""
         snapshot = self._snapshot
-        yield InfoMetricFamily("gocache", "The program.", {"version": __version__})
-        proxies = _MODULE_COUNTERS if modules.GROUP in snapshot["counters"] else ()
-        for name, text, sources, label in (*_COUNTERS, *proxies):
-            family = CounterMetricFamily(f"gocache_{name}", text, labels=[label] if label else None)
-            for value, (group, counter) in sources.items():
-                family.add_metric([value] if label else [], snapshot["counters"][group][counter])
+        yield InfoMetricFamily("gocache", "The version of the program.", {"version": __version__})
+        yield from self._counters()
+        yield _gauge("sessions", "Go commands that are connected now.", snapshot["sessions"])
+        yield _gauge(
+            "uploads_pending",
+            "Uploads of this server that are queued or running.",
+            snapshot["uploads_pending"],
+        )
+        yield _gauge(
+            "spool_entries",
+            "Entries in the cache directory that wait to be uploaded.",
+            self._spooled,
+        )
+        if snapshot["bucket_usable"] is not None:
+            yield _gauge(
+                "bucket_usable",
+                "1 while the bucket is used; 0 after an error that needs another configuration.",
+                int(snapshot["bucket_usable"]),
+            )
+        yield CounterMetricFamily(
+            "gocache_http_restarts",
+            "How often the HTTP process died and was started again.",
+            snapshot["http_restarts"],
+        )
+        yield from self._latencies()
+        if snapshot["pool"] is not None:
+            yield from _pool_metrics(jobs.PoolStatus(*snapshot["pool"]))
+
+    def _counters(self) -> Iterator[Metric]:
+        snapshot = self._snapshot
+        has_modproxy = modproxy_counters.GROUP in snapshot["counters"]
+        for counter in _COUNTERS + (_MODPROXY_COUNTERS if has_modproxy else ()):
+            has_label = counter.label is not None
+            family = CounterMetricFamily(
+                f"gocache_{counter.name}",
+                counter.help,
+                labels=[counter.label] if counter.label is not None else None,
+            )
+            for value, (group, name) in counter.sources.items():
+                family.add_metric([value] if has_label else [], snapshot["counters"][group][name])
             yield family
         family = CounterMetricFamily(
-            "gocache_sessions_begun", "Clients that came, by their way.", labels=["way"]
+            "gocache_sessions_begun",
+            "Go commands that connected, by the kind of socket: unix or tcp.",
+            labels=["way"],
         )
         for way, count in snapshot["sessions_begun"].items():
             family.add_metric([way], count)
         yield family
-        yield _gauge("sessions", "Clients that are served now.", snapshot["sessions"])
-        yield _gauge(
-            "uploads_pending",
-            "Uploads of this server that are not done.",
-            snapshot["uploads_pending"],
-        )
-        yield _gauge("spool_entries", "Entries in the spool of the cache directory.", self._spooled)
-        if snapshot["bucket_usable"] is not None:
-            yield _gauge(
-                "bucket_usable", "0 while the bucket is given up.", int(snapshot["bucket_usable"])
-            )
-        yield CounterMetricFamily(
-            "gocache_http_restarts", "HTTP processes that died.", snapshot["http_restarts"]
-        )
-        yield from self._latencies()
-        if snapshot["pool"] is not None:
-            yield from self._pool(jobs.PoolStatus(*snapshot["pool"]))
 
-    def _latencies(self):
+    def _latencies(self) -> Iterator[Metric]:
         gets = HistogramMetricFamily(
             "gocache_get_seconds",
-            "Time from a get to its answer: of hits in the cache directory, and of all that S3 was asked.",
+            "Time from a get to its answer, by source: local: hits in the cache directory; s3: all "
+            "gets for which S3 was asked.",
             labels=["source"],
         )
         uploads = HistogramMetricFamily(
             "gocache_upload_seconds", "Time from a put to the end of its upload.", labels=[]
         )
         for name, (counts, sum_s) in self._snapshot["histograms"].items():
-            family, labels = (uploads, []) if name == "upload" else (gets, [name])
-            family.add_metric(labels, _cumulative(counts), sum_s)
+            if name == "upload":
+                uploads.add_metric([], _cumulative(counts), sum_s)
+            else:
+                gets.add_metric([name], _cumulative(counts), sum_s)
         yield gets
         yield uploads
 
-    def _pool(self, status):
-        yield _gauge("pool_workers", "Worker processes.", status.workers)
-        for name, text, values in (
-            ("pool_queued", "Tasks that wait for a worker.", status.queued),
-            ("pool_running", "Tasks that workers have.", status.running),
-            (
-                "breaker_state",
-                "Circuit breaker: 0 closed, 1 half-open, 2 open.",
-                {key: _BREAKER_STATES[state] for key, state in status.breakers.items()},
-            ),
-        ):
-            family = GaugeMetricFamily(f"gocache_{name}", text, labels=["direction"])
-            for direction, value in values.items():
-                family.add_metric([_DIRECTIONS[direction]], value)
-            yield family
+
+def _pool_metrics(status: jobs.PoolStatus) -> Iterator[Metric]:
+    yield _gauge("pool_workers", "Worker processes that talk to S3.", status.workers)
+    states = {direction: _BREAKER_STATES[state] for direction, state in status.breakers.items()}
+    for name, text, values in (
+        ("pool_queued", "Tasks that wait for a worker.", status.queued),
+        ("pool_running", "Tasks that workers are running.", status.running),
+        (
+            "breaker_state",
+            "Circuit breaker of S3: 0 closed: S3 is used; 1 half-open: one task tries S3; "
+            "2 open: S3 is not used for a while.",
+            states,
+        ),
+    ):
+        family = GaugeMetricFamily(f"gocache_{name}", text, labels=["direction"])
+        for direction, value in values.items():
+            family.add_metric([_DIRECTIONS[direction]], value)
+        yield family
 
 
-def _gauge(name, text, value) -> GaugeMetricFamily:
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"gocache_{name}", text, value)
 
 
-def _cumulative(counts) -> list:
+def _cumulative(counts: Sequence[int]) -> list[tuple[str, float]]:
+    """[(upper bound, observations up to it)] of the counts of a metrics.Histogram."""
+    bounds = (*map(str, Histogram.BOUNDS_S), "+Inf")
     total, found = 0, []
-    for bound, count in zip((*map(str, Histogram.BOUNDS_S), "+Inf"), counts):
+    for bound, count in zip(bounds, counts, strict=True):
         total += count
-        found.append((bound, total))
+        found.append((bound, float(total)))
     return found

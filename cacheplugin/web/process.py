@@ -1,4 +1,9 @@
-"""The HTTP process. weblink.py starts it, with the server's socket at 0 and the listener at 3."""
+"""The HTTP process. ``server.http_process`` starts it.
+
+Descriptor 0 is the socket to the server, LISTENER_FD the listening socket.
+"""
+
+from __future__ import annotations
 
 import asyncio
 import json
@@ -17,38 +22,40 @@ from ..options import Options
 from .app import App
 from .server_client import ServerClient
 
-_END_S = 1.0  # for requests under way
-_SWITCH_S = 0.0005  # a thread that checks a zip lets requests be answered
+_SHUTDOWN_TIMEOUT_S = 1.0  # for requests that are still being served
+# How long a thread runs before others get the interpreter, so that a thread that checks a zip does
+# not hold up requests. Python's default is 5 ms.
+_SWITCH_INTERVAL_S = 0.0005
 
 
 def main(text: str) -> None:
-    """Run until the server is gone; ``text``: the fields of Options as JSON."""
+    """Serve HTTP until the server ends. ``text``: the fields of Options as JSON."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # blocked by poollink meanwhile
-    sys.setswitchinterval(_SWITCH_S)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # ipc.spawn starts with it blocked
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     options = Options(**json.loads(text))
     log.setup(options)
     asyncio.run(_serve(options))
     os._exit(0)
 
 
-def _is_ours(record) -> bool:
-    """Whether a failure of aiohttp's server is worth a line, as a request that is garbage is not."""
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """False for malformed requests: clients could fill the log with them."""
     return not record.exc_info or not isinstance(record.exc_info[1], HttpProcessingError)
 
 
-async def _serve(options) -> None:
+async def _serve(options: Options) -> None:
     ended = asyncio.Event()
-    link = ServerClient(os.dup(0), ended.set)
+    client = ServerClient(os.dup(0), ended.set)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
     requests = logging.getLogger(f"{__name__}.requests")
-    requests.addFilter(_is_ours)
-    app = App(options, link)
+    requests.addFilter(_is_worth_logging)
+    app = App(options, client)
     server = web.Server(app.handle, access_log=None, logger=requests)
-    runner = web.ServerRunner(server, shutdown_timeout=_END_S)
+    runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_TIMEOUT_S)
     await runner.setup()
     await web.SockSite(runner, socket.socket(fileno=LISTENER_FD)).start()
     await ended.wait()

@@ -22,37 +22,37 @@ if TYPE_CHECKING:
 
     from ..ipc.web_messages import Request, Snapshot
 
-_QUIET_S = 1.0  # a go command pauses for less than this between two requests of one download
+_IDLE_AFTER_S = 1.0  # a go command pauses for less than this between two requests of one download
 
 
 class Activity:
     """Counts the requests under way and tells the server when the first begins and the last ends.
 
-    Each request is served inside ``with activity:``. The end is told _QUIET_S late, so that a go
+    Each request is served inside ``with activity:``. The end is told _IDLE_AFTER_S late, so that a go
     command that makes many requests counts as busy throughout.
     """
 
-    def __init__(self, link: ServerClient) -> None:
-        self._link = link
-        self._count = 0
+    def __init__(self, server: ServerClient) -> None:
+        self._server = server
+        self._requests = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
-        self._count += 1
+        self._requests += 1
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        elif self._count == 1:
-            self._link.note_busy(True)
+        elif self._requests == 1:
+            self._server.note_busy(True)
 
     def __exit__(self, *_: object) -> None:
-        self._count -= 1
-        if not self._count:
-            self._timer = asyncio.get_running_loop().call_later(_QUIET_S, self._end)
+        self._requests -= 1
+        if not self._requests:
+            self._timer = asyncio.get_running_loop().call_later(_IDLE_AFTER_S, self._note_idle)
 
-    def _end(self) -> None:
+    def _note_idle(self) -> None:
         self._timer = None
-        self._link.note_busy(False)
+        self._server.note_busy(False)
 
 
 class ServerClient:
@@ -65,14 +65,14 @@ class ServerClient:
         self._sender, self._receiver = channel.Sender(fd), channel.Receiver(fd)
         self._on_end = on_end
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[Any]] = {}  # by the number of the request
+        self._pending: dict[int, asyncio.Future[Any]] = {}  # by the number of the request
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(fd, self._receive)
 
     async def snapshot(self, timeout_s: float) -> Snapshot:
         """The server's state now. Raises TimeoutError if the server does not answer in time."""
         try:
-            snapshot: Snapshot = await asyncio.wait_for(self._ask(SnapshotRequest), timeout_s)
+            snapshot: Snapshot = await asyncio.wait_for(self._request(SnapshotRequest), timeout_s)
             return snapshot
         except (asyncio.TimeoutError, OSError) as error:
             raise TimeoutError(str(error)) from None
@@ -82,11 +82,11 @@ class ServerClient:
 
         ``key`` is without the prefix.
         """
-        return await self._ask_for_file(lambda number: FetchRequest(number, key, path, limit))
+        return await self._request_file(lambda number: FetchRequest(number, key, path, limit))
 
     async def upload_file(self, key: str, path: str, replace: bool) -> jobs.FileResult:
         """Have the server upload a file; ``replace``: overwrite the object that the bucket has."""
-        return await self._ask_for_file(lambda number: UploadRequest(number, key, path, replace))
+        return await self._request_file(lambda number: UploadRequest(number, key, path, replace))
 
     def note_busy(self, is_busy: bool) -> None:
         """Tell the server whether this process serves requests now."""
@@ -95,21 +95,21 @@ class ServerClient:
         except OSError:
             pass  # the server is gone; _receive notices that
 
-    async def _ask_for_file(self, make: Callable[[int], Request]) -> jobs.FileResult:
+    async def _request_file(self, make: Callable[[int], Request]) -> jobs.FileResult:
         try:
-            return jobs.FileResult(*await self._ask(make))
+            return jobs.FileResult(*await self._request(make))
         except OSError as error:  # the server is gone, so this process ends soon
             return jobs.FileResult(0, jobs.LOST, 0, str(error))
 
-    async def _ask(self, make: Callable[[int], Request]) -> Any:
+    async def _request(self, make: Callable[[int], Request]) -> Any:
         """The value of the answer to ``make(number)``; raises OSError if it cannot be sent."""
         number = next(self._numbers)
-        future = self._waiting[number] = self._loop.create_future()
+        future = self._pending[number] = self._loop.create_future()
         try:
             self._send(make(number))
             return await future
         finally:
-            del self._waiting[number]
+            del self._pending[number]
 
     def _send(self, request: Request) -> None:
         if not self._sender.send(pack(request)):
@@ -130,6 +130,6 @@ class ServerClient:
             return
         for fields in messages:
             answer = Answer(*fields)
-            future = self._waiting.get(answer.number)
+            future = self._pending.get(answer.number)
             if future is not None and not future.done():
                 future.set_result(answer.value)

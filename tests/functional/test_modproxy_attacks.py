@@ -130,7 +130,7 @@ def test_a_failing_bucket_is_not_an_absent_file(modproxy, fake_s3, tmp_path):
     proxy = modproxy(*fake_s3.flags(), "--modproxy-upstream=off", cache_dir=tmp_path / "fresh")
     fake_s3.fail("503")
     answer = proxy.get(INFO)
-    assert answer.status == 502 and "S3 fails" in answer.text
+    assert answer.status == 502 and "S3 could not be asked" in answer.text
     fake_s3.fail(None)
     assert proxy.get(INFO).body == LEAF.info
 
@@ -200,7 +200,7 @@ def test_an_upstream_that_fails_is_named_in_the_log(modproxy, upstream):
     proxy = modproxy(checked=False)
     for path in (INFO, MOD, LIST):
         assert proxy.get(path).status == 502
-    (line,) = (line for line in proxy.server.lines if "it answers 403" in line)
+    (line,) = (line for line in proxy.server.lines if "HTTP status 403" in line)
     assert proxy.counts()["upstream_error"] == 3 and INFO in line
 
 

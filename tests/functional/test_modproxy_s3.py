@@ -194,7 +194,7 @@ def test_what_is_wrong_in_the_bucket_is_passed_over_and_replaced(machine, fake_s
     proxy = machine("a")
     for number, (path, right) in enumerate(rights.items()):
         assert proxy.get(path).body == right == kept(proxy, path).read_bytes(), number
-        assert "is passed over" in proxy.server.says(f"{path[1:]} in S3")
+        assert "is not used" in proxy.server.says(f"{path[1:]} in S3")
     wanted = {key_of(path): right for path, right in rights.items()}
     wait_until(lambda: wanted.items() <= fake_s3.objects.items(), "the right ones in the bucket")
     upstream.close()

@@ -1,6 +1,14 @@
-"""The module proxy: what ``GOPROXY=http://HOST:PORT/mod`` asks for, checksum databases with it.
+"""The module proxy, which ``GOPROXY=http://HOST:PORT/mod`` uses. It also relays checksum databases.
 
-``routes`` answers requests; ``names`` says what a path asks for; ``cache`` brings it from the disk
-(``shelf``), S3 or other proxies (``upstream``), as a ``download``; ``checks`` and ``zips`` know
-formats, ``proof`` what checksum databases say; ``goproxy`` reads the lists that name others.
+- ``routes``: answers HTTP requests below ``/mod/``.
+- ``names``: parses the path of a request.
+- ``cache``: finds a file on disk, in S3 or upstream, and stores what it fetched.
+- ``disk``: the module files in the cache directory.
+- ``upstream``: the HTTP client for other module proxies and checksum databases.
+- ``download``: one file while it is being fetched; several clients can read it meanwhile.
+- ``checks``, ``zips``: check the format of a file and compute its hash.
+- ``checksums``: compares a file with the records of checksum databases.
+- ``goproxy``: parses GOPROXY, GONOSUMDB and --sumdb.
+- ``expiring``: a dict whose values expire.
+- ``counters``: the names of the counters.
 """

@@ -1,107 +1,157 @@
-"""Where module files come from: the disk, S3, upstream; what is brought is checked and kept."""
+"""Finds module files on disk, in S3 and upstream. Files that are fetched are checked and stored."""
+
+from __future__ import annotations
 
 import asyncio
 import logging
 import os
 import time
+from typing import TYPE_CHECKING
 
 from ...errors import FileMismatch, NotThere, UpstreamError, UpstreamOff, reason_of
 from ...ipc import jobs
 from ...store.cache import Draft
+from ...tuples import NamedTuple
 from . import checks, names
-from .checksums import Prover
-from .disk import Disk, data_of, key_of
+from .checksums import ChecksumVerifier
+from .disk import Disk, Stored, key_of
 from .download import Download
-from .expiring import Recent
+from .expiring import ExpiringCache
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+    from typing import Any
+
+    from ...options import Options
+    from ...store.cache import LocalCache
+    from ..server_client import ServerClient
+    from .names import Name
+    from .upstream import Upstream
 
 log = logging.getLogger(__name__)
 
-ABSENT_S = 60.0  # for which an upstream's 404 is remembered
-_DAMAGED_S = 86400.0  # for which what the bucket has of a file is not asked for
-_RETRY_S = 60.0  # after which an upload that failed is tried again
-# What a fetch from S3 may take: so long, and as it is so fast; it is looked at so often.
-_PATIENCE_S, _SLOWEST, _LOOK_S = 30.0, 256 << 10, 5.0
+ABSENT_S = 60.0  # for how long a 404 or 410 of upstream is remembered
+_DAMAGED_S = 86400.0  # for how long an object that was found damaged is not fetched again
+_UPLOAD_RETRY_S = 60.0
+# A fetch from S3 may take _FETCH_BASE_S and the time for its size at _MIN_BYTES_PER_S. Its progress
+# is checked every _CHECK_INTERVAL_S.
+_FETCH_BASE_S, _MIN_BYTES_PER_S, _CHECK_INTERVAL_S = 30.0, 256 << 10, 5.0
+
+
+class _Absence(NamedTuple):
+    """The text and HTTP status of a NotThere."""
+
+    text: str
+    status: int
 
 
 class ModuleCache:
-    """``databases``: the names of those of checksums; ``local``: a LocalCache.
+    """``databases``: names of checksum databases. ``bucket``: the way to S3, None without a bucket.
 
-    ``bucket`` is a ServerClient or None, ``counters`` a dict of all names.
+    ``local``: where files are stored. ``counters``: the dict of counters.make().
     """
 
-    def __init__(self, options, databases, local, bucket, upstream, counters) -> None:
+    def __init__(
+        self,
+        options: Options,
+        databases: Sequence[str],
+        local: LocalCache,
+        bucket: ServerClient | None,
+        upstream: Upstream,
+        counters: dict[str, int],
+    ) -> None:
         self._max_age_s = options.modproxy_max_age_s
         self._local = local
         self._bucket = bucket
         self._upstream = upstream
         self._counters = counters
-        self._uploads = bucket is not None and options.upload != "off" and not options.read_only
-        self._shelf = Disk(local, counters)
-        self.lookup = self._shelf.lookup
-        self._prover = Prover(databases, options.nosumdb, self._shelf, self.read, counters)
-        self._fresh = Recent()
-        self._absent = Recent()  # values: (text, status) of NotThere
-        self._downloads = {}  # cache name: Download
-        self._damaged = Recent()  # keys of what is wrong in the bucket
-        self._tasks = set()
-        self._run(asyncio.to_thread(self._shelf.remove_leftovers))
+        self._uploads = options.upload != "off" and not options.read_only
+        self._disk = Disk(local, counters)
+        self._verifier = ChecksumVerifier(
+            databases, options.nosumdb, self._disk, self.read, counters
+        )
+        self._fresh: ExpiringCache[bool] = ExpiringCache()  # by cache name
+        self._absent: ExpiringCache[_Absence] = ExpiringCache()  # by cache name
+        self._downloads: dict[str, Download] = {}  # by cache name
+        self._damaged: ExpiringCache[bool] = ExpiringCache()  # by key: damaged objects in S3
+        # The event loop holds tasks by weak references alone, so they are kept here.
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._start(asyncio.to_thread(self._disk.remove_leftovers))
 
     def close(self) -> None:
-        """Let go of what is on its way."""
+        """Cancel all fetches and uploads and remove their temporary files."""
         for task in self._tasks:
             task.cancel()
         for download in self._downloads.values():
             download.draft.discard()
 
-    async def get(self, name, via: str = "", renews: bool = False):
-        """The file of a Name: Stored, or a Download to be read; ``via``: of the request for it.
+    def lookup(self, name: Name) -> Stored | None:
+        """The stored file of a Name, fresh or not; None when it is not on disk."""
+        return self._disk.lookup(name)
 
-        ``renews``: from upstream, whatever is kept. Raises UpstreamError, and OSError where there is no
-        disk to write to.
+    async def get(self, name: Name, via: str = "", refresh: bool = False) -> Stored | Download:
+        """The file of a Name: Stored, or a Download that the caller reads while it is fetched.
+
+        via: the Via header of the client's request. refresh: fetch the file from upstream, whatever
+        is stored. Raises NotThere for a file that upstream did not have a short while ago, and
+        OSError when no disk can be written to.
         """
-        fresh = None if name.is_immutable else self._fresh.get(name.text)
-        if not renews and (name.is_immutable or fresh):
-            stored = self.lookup(name)
+        if not refresh:
+            stored = self._lookup_fresh(name)
             if stored is not None:
-                return stored._replace(max_age_s=fresh[1]) if fresh else stored
-        absent = self._absent.get(name.text)
-        if absent is not None and not renews:
-            (text, status), left_s = absent
-            raise NotThere(text, status, left_s)
+                return stored
+            absent = self._absent.get(name.text)
+            if absent is not None:
+                (text, status), left_s = absent
+                raise NotThere(text, status, left_s)
         download = self._downloads.get(name.text)
         if download is None:
-            if renews:
+            if refresh:
                 self._note_damaged(key_of(name.text))
             download = self._downloads[name.text] = Download(name, Draft(self._local))
-            self._run(self._bring(download, via))
+            self._start(self._fetch(download, via))
         return download
 
-    async def read(self, name, renews: bool = False) -> bytes:
-        """The whole of a file that is no zip; raises as ``get`` does."""
-        found = await self.get(name, renews=renews)
+    def _lookup_fresh(self, name: Name) -> Stored | None:
+        if name.is_immutable:
+            return self.lookup(name)
+        fresh = self._fresh.get(name.text)
+        if fresh is None:
+            return None
+        _, left_s = fresh
+        stored = self.lookup(name)
+        return None if stored is None else stored._replace(max_age_s=left_s)
+
+    async def read(self, name: Name, refresh: bool = False) -> bytes:
+        """The whole content of a file that is not a zip.
+
+        Raises as ``get`` does, and UpstreamError when the file cannot be fetched.
+        """
+        found = await self.get(name, refresh=refresh)
         if isinstance(found, Download):
             with found:
-                await found.whole()
-                return found.read()
-        return data_of(found)
+                await found.wait_complete()
+                return found.read_all()
+        return found.content()
 
-    def _run(self, coroutine) -> None:
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)  # the loop alone would let it be collected
+        self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     # -- one file ----------------------------------------------------------------------------------
 
-    async def _bring(self, download, via) -> None:
-        """Bring a file, whoever waits for it, and say how that ended."""
-        name, outcome = download.name, None
+    async def _fetch(self, download: Download, via: str) -> None:
+        """Fetch a file, check and store it, and finish the download with the outcome."""
+        name = download.name
+        outcome: UpstreamError | None = None
         try:
             if name.is_immutable:
-                await self._bring_for_good(download, via)
+                await self._fetch_immutable(download, via)
             else:
-                await self._renew(download, via)
+                await self._fetch_mutable(download, via)
         except NotThere as error:
-            self._absent.add(name.text, (str(error), error.status), ABSENT_S)
+            self._absent.add(name.text, _Absence(str(error), error.status), ABSENT_S)
             outcome = error
         except UpstreamError as error:
             outcome = error
@@ -114,59 +164,64 @@ class ModuleCache:
             log.warning("module file %s cannot be stored: %s", name.text, reason_of(error))
             outcome = UpstreamError(f"{name.text} cannot be stored: {reason_of(error)}", 500)
         except Exception as error:
-            log.exception("module file %s failed in a way nobody foresaw", name.text)
-            outcome = UpstreamError(f"internal error: {error!r}", 500)
+            log.exception("module file %s: unexpected error", name.text)
+            outcome = UpstreamError(f"{name.text}: unexpected error: {error!r}", 500)
         del self._downloads[name.text]
         download.finish(outcome)
 
-    async def _bring_for_good(self, download, via) -> None:
-        """Bring a file that never changes; a tile, where all else fails, out of a wider one."""
-        status = await self._bring_from_s3(download)
+    async def _fetch_immutable(self, download: Download, via: str) -> None:
+        """Fetch from S3, else from upstream. If both fail, cut a tile from a wider stored tile."""
+        status = await self._fetch_from_s3(download)
         if status == jobs.HIT:
             return
         try:
-            await self._bring_from_upstream(download, via)
+            await self._fetch_from_upstream(download, via)
         except UpstreamError as error:
-            for wider in names.wider_tiles(download.name):
-                stored = self.lookup(wider)
-                if stored is not None and stored.size == names.tile_size(wider)[1]:
-                    download.forget()
-                    download.write(data_of(stored)[: names.tile_size(download.name)[1]])
-                    self._counters["get_stale"] += 1
-                    return
-            raise _unless_s3_failed(error, status) from None
+            if not self._cut_from_wider_tile(download):
+                raise _unless_s3_failed(error, status) from None
 
-    async def _renew(self, download, via) -> None:
-        """Bring a file that changes, or its last good copy where upstream fails."""
+    def _cut_from_wider_tile(self, download: Download) -> bool:
+        """Write a partial tile that is the beginning of a stored tile. False if there is none."""
+        for wider in names.wider_tiles(download.name):
+            stored = self.lookup(wider)
+            if stored is not None and stored.size == names.tile_size(wider).size:
+                download.restart()
+                download.write(stored.content()[: names.tile_size(download.name).size])
+                self._counters["get_stale"] += 1
+                return True
+        return False
+
+    async def _fetch_mutable(self, download: Download, via: str) -> None:
+        """Fetch from upstream. If that fails, use the last good copy: on disk, else in S3."""
         name = download.name
         try:
-            await self._bring_from_upstream(download, via)
+            await self._fetch_from_upstream(download, via)
         except (UpstreamError, FileMismatch) as error:
             if isinstance(error, NotThere) and not isinstance(error, UpstreamOff):
                 raise
-            download.forget()
+            download.restart()
             stored = self.lookup(name)
             if stored is not None:
-                download.write(data_of(stored))
+                download.write(stored.content())
             else:
-                status = await self._bring_from_s3(download)
+                status = await self._fetch_from_s3(download)
                 if status != jobs.HIT:
                     raise _unless_s3_failed(error, status) from None
-            log.info("module file %s: its last good copy is served: %s", name.text, error)
+            log.info("module file %s: serving the last good copy, because %s", name.text, error)
             self._counters["get_stale"] += 1
             download.is_stale = True
         else:
             if download.path:
                 self._fresh.add(name.text, True, self._max_age_s)
 
-    async def _bring_from_s3(self, download) -> str:
-        """jobs.HIT where the bucket had the file, and it was right; MISS, or FAILED."""
+    async def _fetch_from_s3(self, download: Download) -> str:
+        """jobs.HIT if the bucket had a good file, MISS if it had none, else FAILED."""
         name, key = download.name, key_of(download.name.text)
         if self._bucket is None or self._damaged.get(key):
             return jobs.MISS
-        # In a file of its own: a worker that nobody waits for any more may still write to it.
+        # Not in the download's own file: after a time-out the worker may go on writing to this one.
         with Draft(self._local) as draft:
-            result = await self._fetch_from_s3(key, draft, checks.max_bytes(name))
+            result = await self._request_from_s3(self._bucket, key, draft, checks.max_bytes(name))
             if result.status != jobs.HIT:
                 is_absent = result.status == jobs.MISS
                 self._counters["get_fault_miss" if is_absent else "get_fault_error"] += 1
@@ -174,65 +229,80 @@ class ModuleCache:
                     self._note_damaged(key)
                 return jobs.MISS if is_absent else jobs.FAILED
             try:
-                keeps = await self._prover.check(name, draft, self._prover.ask(name))
+                may_store = await self._verifier.verify(
+                    name, draft, self._verifier.request_sums(name)
+                )
             except FileMismatch as error:
                 self._counters["get_fault_error"] += 1
-                log.warning("module file %s in S3 is passed over: %s", name.text, error)
+                log.warning(
+                    "module file %s in S3 is not used: %s; it is replaced when upstream has it",
+                    name.text,
+                    error,
+                )
                 self._note_damaged(key)
                 return jobs.FAILED
             self._counters["get_fault_hit"] += 1
             self._counters["get_s3_bytes"] += result.size
             download.take_over(draft)
-        if keeps:
-            await self._shelf.keep(download)
+        if may_store:
+            await self._disk.store(download)
         return jobs.HIT
 
-    async def _fetch_from_s3(self, key, draft, limit) -> jobs.FileResult:
-        """The result of a fetch into a draft; it is given up where it comes too slowly."""
+    async def _request_from_s3(
+        self, bucket: ServerClient, key: str, draft: Draft, limit: int
+    ) -> jobs.FileResult:
+        """Have an object of at most ``limit`` bytes written to a draft. TIMED_OUT if too slow."""
         temp, begun = draft.attempt(draft.open), time.monotonic()
-        asked = asyncio.ensure_future(self._bucket.fetch_file(key, temp.path, limit))
-        while not (await asyncio.wait({asked}, timeout=_LOOK_S))[0]:
-            written = os.fstat(temp.fd).st_blocks * 512  # parts come in any order
-            if time.monotonic() - begun > _PATIENCE_S + written / _SLOWEST:
-                return jobs.FileResult(0, jobs.TIMED_OUT, 0, "it comes too slowly")
-        return asked.result()
+        fetch = asyncio.ensure_future(bucket.fetch_file(key, temp.path, limit))
+        while True:
+            done, _ = await asyncio.wait({fetch}, timeout=_CHECK_INTERVAL_S)
+            if done:
+                return fetch.result()
+            # Blocks, not the size: the parts of an object are written in any order.
+            written = os.fstat(temp.fd).st_blocks * 512
+            if time.monotonic() - begun > _FETCH_BASE_S + written / _MIN_BYTES_PER_S:
+                reason = f"slower than {_MIN_BYTES_PER_S >> 10} KiB/s"
+                return jobs.FileResult(0, jobs.TIMED_OUT, 0, reason)
 
-    async def _bring_from_upstream(self, download, via) -> None:
+    async def _fetch_from_upstream(self, download: Download, via: str) -> None:
         name, key = download.name, key_of(download.name.text)
-        asked = self._prover.ask(name)  # while the file comes
+        sums = self._verifier.request_sums(name)  # in parallel with the file
         await self._upstream.fetch(name, download, via)
-        if not await self._prover.check(name, download.draft, asked):
+        if not await self._verifier.verify(name, download.draft, sums):
             return
         self._counters["put_request"] += 1
         before = None if name.is_immutable else self.lookup(name)
-        if before is not None and data_of(before) == download.read():
+        if before is not None and before.content() == download.read_all():
             self._counters["put_local_hit"] += 1
             download.path = before.path
             return
-        await self._shelf.keep(download)
-        if self._uploads and download.path:
-            replaces = not name.is_immutable or self._damaged.get(key) is not None
-            self._run(self._upload(key, download.path, replaces))
+        await self._disk.store(download)
+        if self._bucket is not None and self._uploads and download.path:
+            replace = not name.is_immutable or self._damaged.get(key) is not None
+            self._start(self._upload(self._bucket, key, download.path, replace))
 
-    def _note_damaged(self, key) -> None:
-        """What the bucket has is not asked for, and replaced by what comes from upstream."""
+    def _note_damaged(self, key: str) -> None:
+        """Do not fetch this object again; replace it when upstream has the file."""
         self._damaged.add(key, True, _DAMAGED_S)
 
-    async def _upload(self, key, path, replace) -> None:
-        """Upload a file, later where it does not go now, for as long as it is there."""
+    async def _upload(self, bucket: ServerClient, key: str, path: str, replace: bool) -> None:
+        """Upload a file. Retries until it succeeds or the file can no longer be read."""
         while True:
-            result = await self._bucket.upload_file(key, path, replace)
+            result = await bucket.upload_file(key, path, replace)
             if result.status == jobs.STORED:
                 self._counters["put_s3_bytes"] += result.size
                 return
             self._counters["put_s3_error"] += 1
             if result.status == jobs.LOCAL:
                 return
-            await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(_UPLOAD_RETRY_S)
 
 
-def _unless_s3_failed(error, status) -> Exception:
-    """What a client is told: that a file is not there says nobody who could not look everywhere."""
+def _unless_s3_failed(error: Exception, status: str) -> Exception:
+    """``error``, or the failure of S3 when upstream is off.
+
+    A client must not get a 404 when S3, which may have the file, could not be asked.
+    """
     if isinstance(error, UpstreamOff) and status == jobs.FAILED:
-        return UpstreamError("it is not on disk, S3 fails, and upstream is off")
+        return UpstreamError("it is not on disk, S3 could not be asked, and upstream is off")
     return error

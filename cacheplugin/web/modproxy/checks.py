@@ -1,35 +1,49 @@
-"""Whether a module file is what it should be, if it is no zip: formats, hashes, database records.
+"""Checks the format of every module file but zips, and computes hashes as go.sum has them.
 
-Sources: the Go modules reference, golang.org/x/mod's package sumdb/dirhash, the design of the checksum
-database (go.dev/design/25530-sumdb). ``zips`` has the rules for zips.
+Sources: the Go modules reference; golang.org/x/mod, package sumdb/dirhash; the design of the
+checksum database (go.dev/design/25530-sumdb). The module ``zips`` checks zips.
 """
+
+from __future__ import annotations
 
 import base64
 import hashlib
 import json
 import re
-from collections import namedtuple
+from typing import TYPE_CHECKING
 
 from ...errors import FileMismatch
+from ...tuples import NamedTuple
 from . import names
 
-MAX_ZIP_BYTES = 500 << 20  # of the zip, and of all that is in it
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .names import Name
+
+# The limits of the Go modules reference.
+MAX_ZIP_BYTES = 500 << 20  # of a zip, and of the sum of its files
 MAX_MOD_BYTES = 16 << 20
-MAX_TEXT_BYTES = 16 << 20  # of anything else
+MAX_TEXT_BYTES = 16 << 20  # of any file that is not a zip
 
 _LOOKUP_LINE = re.compile(r"(\S+) (\S+?)(/go\.mod)? (h1:\S+)")
 _SIGNATURE = re.compile("\u2014 \\S+ \\S+".encode())
 
-# Hashes as go.sum has them, or None where it is not known.
-Sums = namedtuple("Sums", "zip mod")
+
+class Sums(NamedTuple):
+    """The "h1:" hashes of a version's zip and go.mod; None where a hash is not known."""
+
+    zip: str | None
+    mod: str | None
 
 
-def max_bytes(name) -> int:
+def max_bytes(name: Name) -> int:
+    """The largest size that is accepted for a file."""
     return MAX_ZIP_BYTES if name.kind == names.ZIP else MAX_TEXT_BYTES
 
 
-def check_text(name, data: bytes) -> None:
-    """Check any file but a zip by what its Name says it is; raises FileMismatch."""
+def check_text(name: Name, data: bytes) -> None:
+    """Check that a file that is not a zip has the format of its kind; raises FileMismatch."""
     if name.kind in (names.INFO, names.QUERY, names.LATEST):
         check_info(data, name.version if name.kind == names.INFO else None)
     elif name.kind == names.MOD:
@@ -40,47 +54,56 @@ def check_text(name, data: bytes) -> None:
         read_lookup(data, name.module, name.version)
     elif name.kind == names.TREE:
         if not _is_signed_tree(data):
-            raise FileMismatch("it is no signed tree of a checksum database")
+            raise FileMismatch("it is not a signed tree of a checksum database")
     else:
         entries, size = names.tile_size(name)
         if len(data) != size if size is not None else len(data) < entries:
-            raise FileMismatch(f"a tile of {entries} entries has {len(data)} bytes")
+            raise FileMismatch(f"{len(data)} bytes are not a tile of {entries} entries")
 
 
-def check_info(data: bytes, version) -> None:
-    """Check that a .info names a version: this one, unless it is None."""
-    try:  # encoding/json, with which the go command reads it, does not mind the case of keys
+def check_info(data: bytes, version: str | None) -> None:
+    """Check that a .info names a version, and that it is ``version`` unless that is None."""
+    try:
+        # Keys in any case: the go command reads this with encoding/json, which ignores case.
         found = {key.lower(): value for key, value in json.loads(data.decode()).items()}["version"]
     except (ValueError, AttributeError, LookupError, RecursionError):
-        raise FileMismatch("it is no JSON with a version") from None
+        raise FileMismatch("it is not JSON with a Version") from None
     if not isinstance(found, str) or not names.is_canonical(found):
-        raise FileMismatch(f"its version is {str(found)[:100]!a}")
+        raise FileMismatch(f"its Version is {str(found)[:100]!a}, which is not a canonical version")
     if version is not None and found != version:
-        raise FileMismatch(f"its version is {found}")
+        raise FileMismatch(f"its Version is {found} instead of {version}")
 
 
 def check_mod(data: bytes) -> None:
-    """Check that it may be a go.mod; whether it is the right one, its hash says."""
+    """Check that a file looks like a go.mod. Its hash tells whether it is the right one."""
     try:
         data.decode()
     except UnicodeDecodeError:
-        raise FileMismatch("it is not UTF-8") from None
-    if len(data) > MAX_MOD_BYTES or not re.search(rb"^[ \t]*module\b", data, re.MULTILINE):
-        raise FileMismatch("it is no go.mod")
+        raise FileMismatch("it is not valid UTF-8") from None
+    if len(data) > MAX_MOD_BYTES:
+        raise FileMismatch(f"go.mod has {len(data)} bytes; the limit is {MAX_MOD_BYTES}")
+    if not re.search(rb"^[ \t]*module\b", data, re.MULTILINE):
+        raise FileMismatch("it is not a go.mod: it has no module directive")
 
 
 def _check_list(data: bytes) -> None:
-    """The go command passes over lines that are no versions, but a page of a login is no list."""
+    """Refuse what is not a list of versions, such as a login page.
+
+    The go command skips lines that are not versions, so those are accepted here too.
+    """
     try:
         data.decode()
     except UnicodeDecodeError:
-        raise FileMismatch("it is not UTF-8") from None
+        raise FileMismatch("it is not valid UTF-8") from None
     if data.lstrip()[:1] in (b"<", b"{"):
-        raise FileMismatch("it is no list of versions")
+        raise FileMismatch("it is not a list of versions: it looks like HTML or JSON")
 
 
 def read_lookup(data: bytes, module: str, version: str) -> Sums:
-    """The Sums in a checksum database's record of a version; raises FileMismatch."""
+    """The hashes in a checksum database's record of a version; raises FileMismatch.
+
+    The signature of the tree is not verified, because only clients have the database's key.
+    """
     record, _, signed = data.partition(b"\n\n")
     number, _, text = record.partition(b"\n")
     try:
@@ -89,11 +112,11 @@ def read_lookup(data: bytes, module: str, version: str) -> Sums:
         lines = []
     found = {}
     for line in lines:
-        parts = _LOOKUP_LINE.fullmatch(line)
-        if parts and parts[1] == module and parts[2] == version:
-            found["mod" if parts[3] else "zip"] = parts[4]
+        match = _LOOKUP_LINE.fullmatch(line)
+        if match and match[1] == module and match[2] == version:
+            found["mod" if match[3] else "zip"] = match[4]
     if not number.isdigit() or not _is_signed_tree(signed) or not found:
-        raise FileMismatch("it is no record of that version in a checksum database")
+        raise FileMismatch("it is not a checksum database's record of that version")
     return Sums(found.get("zip"), found.get("mod"))
 
 
@@ -109,11 +132,11 @@ def _is_signed_tree(data: bytes) -> bool:
 
 
 def hash_mod(data: bytes) -> str:
-    """The hash of a go.mod as go.sum has it."""
+    """The "h1:" hash of a go.mod."""
     return hash1({b"go.mod": hashlib.sha256(data).hexdigest()})
 
 
-def hash1(sums: dict) -> str:
-    """Hash1 of dirhash: of SHA-256 sums in hex, by name."""
+def hash1(sums: Mapping[bytes, str]) -> str:
+    """dirhash.Hash1: the "h1:" hash of files, from {path: SHA-256 in hex}."""
     text = b"".join(b"%s  %s\n" % (sums[name].encode(), name) for name in sorted(sums))
     return f"h1:{base64.b64encode(hashlib.sha256(text).digest()).decode()}"

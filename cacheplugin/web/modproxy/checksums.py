@@ -1,101 +1,138 @@
-"""Whether a file of a version is what the checksum database, and its other files, say."""
+"""Compares the files of a module version with checksum databases, and with each other."""
+
+from __future__ import annotations
 
 import asyncio
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from ...errors import FileMismatch, NotThere, UpstreamError, UpstreamOff
+from ...store.tree import unlink_quietly
 from . import checks, goproxy, names, zips
-from .disk import data_of
-from .expiring import Recent
+from .expiring import ExpiringCache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ...store.cache import Draft
+    from .checks import Sums
+    from .contracts import ReadRecord
+    from .disk import Disk
+    from .names import Name
 
 log = logging.getLogger(__name__)
 
-_CHECKS_AT_ONCE = 2  # they cost CPU
-_WARN_S = 60.0  # between two warnings
+_Result = TypeVar("_Result")
+
+_CHECKS_AT_ONCE = 2  # checking a zip keeps a core busy
+_WARN_INTERVAL_S = 60.0
 _NO_SUMS = checks.Sums(None, None)
 
 
-class Prover:
-    """``read(name, renews)`` is an awaitable of the record of a checksum database, from anywhere, or anew."""
+class ChecksumVerifier:
+    """Verifies files. ``databases``: names of checksum databases, asked in this order.
 
-    def __init__(self, databases, nosumdb: str, shelf, read, counters) -> None:
+    ``nosumdb``: patterns of modules for which no database is asked. ``read`` returns a record.
+    """
+
+    def __init__(
+        self,
+        databases: Sequence[str],
+        nosumdb: str,
+        disk: Disk,
+        read: ReadRecord,
+        counters: dict[str, int],
+    ) -> None:
         self._databases = databases
         self._nosumdb = nosumdb
-        self._shelf = shelf
+        self._disk = disk
         self._read = read
         self._counters = counters
-        self._warned = Recent()
+        self._warned: ExpiringCache[bool] = ExpiringCache()
         self._threads = ThreadPoolExecutor(_CHECKS_AT_ONCE, "check")
 
-    def ask(self, name):
-        """A future of what the databases say of a version, for ``check``; it may be left alone."""
-        asked = asyncio.ensure_future(self._sums_of(name))
-        asked.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return asked
+    def request_sums(self, name: Name) -> asyncio.Future[Sums]:
+        """Ask the databases for the hashes of a version, for ``verify``.
 
-    async def check(self, name, draft, asked) -> bool:
-        """Whether all that was to be checked of a draft was, so that it may be kept.
+        The result may be dropped: nothing is logged if it fails.
+        """
+        sums = asyncio.ensure_future(self._sums_of(name))
+        sums.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return sums
 
-        ``asked`` is what ``ask`` gave. Raises FileMismatch.
+    async def verify(self, name: Name, draft: Draft, requested: asyncio.Future[Sums]) -> bool:
+        """Check the complete file in ``draft``. ``requested``: the result of ``request_sums``.
+
+        Returns whether it may be stored: False when no database could be asked about it. Raises
+        FileMismatch for a wrong file.
         """
         fd = draft.attempt(draft.open).fd
+        go_mod: bytes | None
         if name.kind == names.ZIP:
-            found, go_mod = await self._in_thread(_read_zip, fd, name)
+            found, go_mod = await self._in_thread(partial(_read_zip, fd, name))
         else:
             size = os.fstat(fd).st_size
             if size > checks.max_bytes(name):
-                raise FileMismatch(f"it has {size} bytes")
+                raise FileMismatch(f"it has {size} bytes; the limit is {checks.max_bytes(name)}")
             go_mod = os.pread(fd, size, 0)
             checks.check_text(name, go_mod)
             if name.kind != names.MOD:
                 return True
             found = checks.hash_mod(go_mod)
         try:
-            sums = await asked
-            if _of(sums, name) not in (None, found):
-                sums = await self._sums_of(name, renews=True)  # the record may be what is wrong
+            expected = _sum_of(name, await requested)
+            if expected not in (None, found):  # perhaps it is the stored record that is wrong
+                expected = _sum_of(name, await self._sums_of(name, refresh=True))
         except UpstreamError as error:
             self._note_unverified(name, error)
             return False
-        expected = _of(sums, name)
         if expected not in (None, found):
-            raise FileMismatch(f"its hash is {found}, the checksum database has {expected}")
-        await self._compare(name, go_mod, expected is not None)
+            raise FileMismatch(f"its hash is {found}, but the checksum database has {expected}")
+        await self._compare_go_mods(name, go_mod, expected is not None)
         return True
 
-    def _note_unverified(self, name, error) -> None:
+    def _note_unverified(self, name: Name, error: UpstreamError) -> None:
         self._counters["unverified"] += 1
         level = logging.INFO if self._warned.get("unverified") else logging.WARNING
         if level == logging.WARNING:
-            self._warned.add("unverified", True, _WARN_S)
-        log.log(level, "module file %s is served and not kept: %s", name.text, error)
+            self._warned.add("unverified", True, _WARN_INTERVAL_S)
+        log.log(
+            level,
+            "module file %s is served but not stored, because its checksum is unknown: %s",
+            name.text,
+            error,
+        )
 
-    async def _compare(self, name, go_mod, is_proven) -> None:
-        """Compare a go.mod, of a zip or by itself, with the other one, where that is kept."""
+    async def _compare_go_mods(self, name: Name, go_mod: bytes | None, is_proven: bool) -> None:
+        """Compare the go.mod of a zip with the stored .mod, or a .mod with that of the stored zip.
+
+        ``is_proven``: a checksum database has the hash of the file. If they differ, the stored
+        file is removed; FileMismatch unless ``is_proven``.
+        """
         if name.kind == names.ZIP:
-            other = self._shelf.lookup(names.sibling(name, names.MOD))
-            found = None if other is None else data_of(other)
-        else:
-            other = None if is_proven else self._shelf.lookup(names.sibling(name, names.ZIP))
-            found = (
-                None if other is None else await self._in_thread(zips.mod_in_zip, other.path, name)
-            )
-        if None in (go_mod, found) or go_mod == found:
+            other = self._disk.lookup(names.sibling(name, names.MOD))
+            found = None if other is None else other.content()
+        elif is_proven:
             return
-        with suppress(FileNotFoundError):
-            os.unlink(
-                other.path
-            )  # which of the two is wrong, nobody knows, unless this one is proven
+        else:
+            other = self._disk.lookup(names.sibling(name, names.ZIP))
+            found = None
+            if other is not None:
+                found = await self._in_thread(partial(zips.mod_in_zip, other.path, name))
+        if other is None or None in (go_mod, found) or go_mod == found:
+            return
+        unlink_quietly(other.path)  # unproven as well, so either of the two may be wrong
         if not is_proven:
-            raise FileMismatch("its go.mod and that of its zip differ")
+            raise FileMismatch("the go.mod in its zip and its .mod differ; both are fetched again")
 
-    async def _sums_of(self, name, renews: bool = False) -> checks.Sums:
-        """What a checksum database says of a version; raises UpstreamError where none says anything.
+    async def _sums_of(self, name: Name, refresh: bool = False) -> Sums:
+        """The hashes that the first checksum database with a record has of a version.
 
-        ``renews``: what is kept of it does not count.
+        ``refresh``: fetch the record, even if it is stored. Raises UpstreamError when no database
+        has a record or one could not be asked.
         """
         if name.kind not in (names.ZIP, names.MOD) or not self._databases:
             return _NO_SUMS
@@ -105,29 +142,33 @@ class Prover:
             lookup = names.lookup(database, name.module, name.version)
             try:
                 try:
-                    record = await self._read(lookup, renews)
+                    record = await self._read(lookup, refresh)
                     return checks.read_lookup(record, name.module, name.version)
-                except FileMismatch:
-                    record = await self._read(lookup, True)  # the disk has damaged it
+                except FileMismatch:  # the stored record is damaged
+                    record = await self._read(lookup, True)
                     return checks.read_lookup(record, name.module, name.version)
             except UpstreamOff:
                 raise UpstreamError(
-                    "no record of its checksum is here, and upstream is off"
+                    "the cache has no record of a checksum database, and upstream is off"
                 ) from None
             except NotThere:
                 continue
             except FileMismatch as error:
-                raise UpstreamError(f"checksum database {database}: {error}") from None
-        raise UpstreamError("no checksum database has it; --nosumdb names modules that none has")
+                raise UpstreamError(
+                    f"checksum database {database}: bad record of {name.module}: {error}"
+                ) from None
+        raise UpstreamError(
+            "no checksum database has the version; list private modules in --nosumdb"
+        )
 
-    def _in_thread(self, call, *arguments):
-        return asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
+    def _in_thread(self, call: Callable[[], _Result]) -> asyncio.Future[_Result]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, call)
 
 
-def _of(sums, name):
+def _sum_of(name: Name, sums: Sums) -> str | None:
     return sums.zip if name.kind == names.ZIP else sums.mod
 
 
-def _read_zip(fd, name):
+def _read_zip(fd: int, name: Name) -> zips.ZipContent:
     with open(fd, "rb", closefd=False) as file:
         return zips.read_zip(file, name)

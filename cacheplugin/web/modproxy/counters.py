@@ -1,8 +1,10 @@
-"""What the module proxy counts, under the names of /debug/vars."""
+"""The counters of the module proxy, under the names that /debug/vars shows."""
+
+from __future__ import annotations
 
 GROUP = "modcache"
-# The last three lines are ours, the others the Go program's.
 NAMES = (
+    # The Go program has these under the same names.
     "path_error",
     "get_request",
     "get_local_hit",
@@ -19,6 +21,7 @@ NAMES = (
     "put_s3_error",
     "put_local_bytes",
     "put_s3_bytes",
+    # Only this program has these.
     "get_absent",
     "get_error",
     "get_stale",
@@ -30,6 +33,6 @@ NAMES = (
 )
 
 
-def make() -> dict:
-    """{name: 0} of all counters."""
+def make() -> dict[str, int]:
+    """A dict with every counter at 0."""
     return dict.fromkeys(NAMES, 0)

@@ -1,36 +1,64 @@
-"""Module files on disk: ``module/<xx>/<SHA-256 of the cache name>``, as the Go program and S3 have them."""
+"""Module files in the cache directory: ``module/<xx>/<SHA-256 of the cache name in hex>``.
+
+The Go program uses the same names, on disk and in S3.
+"""
+
+from __future__ import annotations
 
 import asyncio
 import hashlib
 import logging
 import os
 import time
-from collections import namedtuple
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from ...errors import reason_of
 from ...store.tree import MIN_AGE_S, unlink_quietly
+from ...tuples import NamedTuple
 from . import names
+
+if TYPE_CHECKING:
+    from ...store.cache import LocalCache
+    from .download import Download
+    from .names import Name
 
 log = logging.getLogger(__name__)
 
-# A file up to this size is read at once; sendfile costs twice as much for a zip of 100 kB.
+# A file up to this size is read into memory; a larger one is sent with sendfile, which takes twice
+# as long as read and write for a zip of 100 kB.
 SMALL_BYTES = 256 << 10
 
-# size: in bytes; data: all of it, or None where it is not small; max_age_s: for which it will be
-# fresh, None: for ever.
-Stored = namedtuple("Stored", "path size data max_age_s")
+
+class Stored(NamedTuple):
+    """A file on disk.
+
+    size: in bytes. data: the content, None for a file larger than SMALL_BYTES. max_age_s: for how
+    many seconds the file still counts as fresh; None if it is immutable or was just fetched.
+    """
+
+    path: str
+    size: int
+    data: bytes | None
+    max_age_s: float | None = None
+
+    def content(self) -> bytes:
+        """The whole content. Not for zips: they can be larger than memory allows."""
+        if self.data is not None:
+            return self.data
+        with open(self.path, "rb") as file:
+            return file.read()
 
 
 class Disk:
-    """``local`` is a LocalCache, whose session store has what its store does not take."""
+    """Reads and stores module files. ``local`` has the store and, if that is full, another one."""
 
-    def __init__(self, local, counters) -> None:
+    def __init__(self, local: LocalCache, counters: dict[str, int]) -> None:
         self._local = local
         self._counters = counters
 
-    def lookup(self, name):
-        """What is there of a Name, Stored, whether it is fresh or not; or None."""
+    def lookup(self, name: Name) -> Stored | None:
+        """The stored file of a Name, fresh or not; None when it is not on disk."""
         key = key_of(name.text)
         for store in (self._local.session_store, self._local.store):
             if store is None:
@@ -46,56 +74,63 @@ class Disk:
             try:
                 status = os.fstat(fd)
                 if status.st_mtime < time.time() - MIN_AGE_S / 2:
-                    with suppress(OSError):  # another user's keeps its clock
-                        os.utime(fd)  # of use, by which prune goes
+                    with suppress(OSError):  # EPERM for a file of another user
+                        os.utime(fd)  # prune removes by the time of last use
                 data = os.read(fd, status.st_size) if status.st_size <= SMALL_BYTES else None
-                if status.st_size or name.kind == names.LIST:  # no other file is ever empty
-                    return Stored(path, status.st_size, data, None)
+                if (
+                    status.st_size or name.kind == names.LIST
+                ):  # an empty file is damaged, but a list
+                    return Stored(path, status.st_size, data)
             except OSError as error:
                 self._note_error(path, error)
             finally:
                 os.close(fd)
         return None
 
-    def _note_error(self, path, error) -> None:
+    def _note_error(self, path: str, error: OSError) -> None:
         self._counters["get_local_error"] += 1
-        log.warning("%s cannot be read: %s", path, reason_of(error))
+        log.warning("%s cannot be read: %s; the file is fetched again", path, reason_of(error))
 
-    async def keep(self, download) -> None:
-        """Put a download where it is found again, durably; where no disk takes it, it is only served."""
+    async def store(self, download: Download) -> None:
+        """Move a complete download to its final path, durably, and set ``download.path``.
+
+        On failure the file stays where it is, is served to those who wait, and is not stored.
+        """
         draft, key = download.draft, key_of(download.name.text)
         try:
-            await asyncio.to_thread(os.fsync, draft.temp.fd)
-            draft.attempt(lambda: draft.temp.rename(f"{draft.store.root}/{key}"))
+            await asyncio.to_thread(os.fsync, draft.open().fd)
+            draft.attempt(lambda: draft.open().rename(f"{draft.store.root}/{key}"))
         except OSError as error:
             self._counters["put_local_error"] += 1
-            log.warning("module file %s is not kept: %s", download.name.text, reason_of(error))
+            log.warning(
+                "module file %s is served but not stored in %s: %s",
+                download.name.text,
+                draft.store.root,
+                reason_of(error),
+            )
             return
         download.path = f"{draft.store.root}/{key}"
         self._counters["put_local_bytes"] += download.size
-        if self._local.session_store not in (None, draft.store):
-            # An older one, from when the disk was full.
-            unlink_quietly(f"{self._local.session_store.root}/{key}")
+        session_store = self._local.session_store
+        if session_store is not None and session_store is not draft.store:
+            # Remove an older version from when the disk was full.
+            unlink_quietly(f"{session_store.root}/{key}")
 
     def remove_leftovers(self) -> None:
-        """Remove what processes that died were writing; what is younger than MIN_AGE_S may be alive."""
-        directory, cutoff = f"{self._local.store.root}/tmp", time.time() - MIN_AGE_S
+        """Remove temporary files of processes that died.
+
+        Files younger than MIN_AGE_S stay, because a running process may still be writing them.
+        """
+        directory = os.path.join(self._local.store.root, "tmp")
+        cutoff = time.time() - MIN_AGE_S
         with suppress(OSError):
-            for entry in [*os.scandir(directory)]:
+            for entry in list(os.scandir(directory)):
                 with suppress(OSError):
                     if entry.is_file() and entry.stat().st_mtime < cutoff:
                         os.unlink(entry.path)
 
 
 def key_of(text: str) -> str:
-    """Where the file of a cache name is, below the cache directory and behind the prefix in S3."""
+    """The path of a file below the cache directory, and its key in S3 (without the prefix)."""
     digest = hashlib.sha256(text.encode()).hexdigest()
     return f"module/{digest[:2]}/{digest}"
-
-
-def data_of(stored) -> bytes:
-    """All of a Stored file that is no zip."""
-    if stored.data is not None:
-        return stored.data
-    with open(stored.path, "rb") as file:
-        return file.read()

@@ -1,29 +1,44 @@
-"""A bounded dict whose values are forgotten after a while."""
+"""A dict of bounded size whose values expire."""
+
+from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-_MOST_REMEMBERED = 10_000
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MAX_ENTRIES = 10_000
+
+_Value = TypeVar("_Value")
 
 
-class Recent:
-    """``clock`` gives monotonic seconds."""
+class ExpiringCache(Generic[_Value]):
+    """Maps texts to values. ``clock`` returns monotonic seconds.
 
-    def __init__(self, clock=time.monotonic) -> None:
+    When there are more than _MAX_ENTRIES, the entry that was added first is dropped.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._found = OrderedDict()
+        self._entries: OrderedDict[str, tuple[float, _Value]] = OrderedDict()
 
-    def add(self, key, value, seconds: float) -> None:
-        self._found.pop(key, None)
-        self._found[key] = (self._clock() + seconds, value)
-        while len(self._found) > _MOST_REMEMBERED:
-            self._found.popitem(last=False)
+    def add(self, key: str, value: _Value, seconds: float) -> None:
+        """Store a value for so many seconds. It replaces an earlier value of the key."""
+        self._entries.pop(key, None)
+        self._entries[key] = (self._clock() + seconds, value)
+        while len(self._entries) > _MAX_ENTRIES:
+            self._entries.popitem(last=False)
 
-    def get(self, key):
-        """(its value, the seconds it has left), or None."""
-        end, value = self._found.get(key, (0.0, None))
-        left = end - self._clock()
-        if left <= 0:
-            self._found.pop(key, None)
+    def get(self, key: str) -> tuple[_Value, float] | None:
+        """(the value of a key, seconds until it expires); None without one that is still valid."""
+        found = self._entries.get(key)
+        if found is None:
             return None
-        return value, left
+        expires_at, value = found
+        left_s = expires_at - self._clock()
+        if left_s <= 0:
+            del self._entries[key]
+            return None
+        return value, left_s

@@ -1,38 +1,54 @@
-"""The go command's own settings that the module proxy follows: lists of proxies, of private modules.
+"""Parses the go command's settings that the module proxy follows: GOPROXY, GONOSUMDB, GOPRIVATE.
 
-Sources: ``go help goproxy``, ``go help module-private``. Nothing here imports aiohttp, as ``serve``
-checks these settings before it starts anything.
+Sources: ``go help goproxy``, ``go help module-private``. ``serve`` checks these settings before it
+starts anything, so this module must not import aiohttp.
 """
+
+from __future__ import annotations
 
 import json
 import os
 import re
 import subprocess
-from collections import namedtuple
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ...errors import UsageError
+from ...tuples import NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ...options import Options
 
 OFF = "off"
-_GO_ENV_S = 30
+_GO_ENV_TIMEOUT_S = 30
 _DATABASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.\-]*(:[0-9]+)?(/[A-Za-z0-9_~\-][A-Za-z0-9._~\-]*)*")
 
-# url: without a slash at its end, or OFF. falls_on_any: after a failure of any kind the next is asked;
-# else only after a 404 or 410.
-Proxy = namedtuple("Proxy", "url falls_on_any")
+
+class Proxy(NamedTuple):
+    """An entry of a GOPROXY list.
+
+    url: without a trailing slash, or OFF. falls_on_any: whether the next entry is asked after any
+    failure ("|" in the list); otherwise it is asked only after a 404 or 410 (",").
+    """
+
+    url: str
+    falls_on_any: bool
 
 
-def parse_list(text: str, origin: str) -> list:
-    """The Proxies of a list as GOPROXY has it, without ``direct``.
+def parse_list(text: str, origin: str) -> list[Proxy]:
+    """The entries of a GOPROXY list. ``origin``: the flag or variable, for error texts.
 
-    Raises UsageError for a list with none, and for what is no HTTP URL.
+    Parsing stops at ``direct``, because this program runs no go command, and after ``off``. Raises
+    UsageError for a list without any entry before that, and for an entry that is not an HTTP URL.
     """
     found, rest = [], text
     while rest:
         cut = min((at for at in (rest.find(","), rest.find("|")) if at >= 0), default=len(rest))
         url, separator, rest = rest[:cut].strip(), rest[cut : cut + 1], rest[cut + 1 :]
         if url == "direct":
-            break  # what stands behind it is never reached
+            break
         if url == OFF:
             found.append(Proxy(OFF, False))
             break
@@ -40,7 +56,7 @@ def parse_list(text: str, origin: str) -> list:
             found.append(Proxy(_checked_url(url, origin), separator == "|"))
     if not found:
         raise UsageError(
-            f"{origin} names no module proxy; direct is none, as this runs no go command"
+            f"{origin} names no module proxy: list the URL of at least one before 'direct'"
         )
     return found
 
@@ -60,28 +76,29 @@ def _checked_url(url: str, origin: str) -> str:
     return url.rstrip("/")
 
 
-def parse_databases(text: str, origin: str) -> dict:
-    """{name: URL, or "" for its own} of a --sumdb list: ``name`` and ``name URL``; ``off`` is none.
+def parse_databases(text: str, origin: str) -> dict[str, str]:
+    """{name of a checksum database: its URL} of a --sumdb list.
 
-    Raises UsageError.
+    An entry is ``name`` (its URL is then "") or ``name URL``; the list ``off`` has no entries.
+    ``origin``: the flag, for error texts. Raises UsageError.
     """
-    found = {}
+    found: dict[str, str] = {}
     if text.strip() == OFF:
         return found
     for entry in filter(None, map(str.strip, text.split(","))):
         name, *urls = entry.split()
-        name = name.partition("+")[0]  # without its key, as in GOSUMDB: only clients need that
+        name = name.partition("+")[0]  # GOSUMDB may have "name+hash+key"; only clients need the key
         if len(urls) > 1 or not _DATABASE.fullmatch(name):
             text = " ".join(map(shown, entry.split()))
             raise UsageError(
-                f"{origin}: {text!r} is neither a checksum database's name nor name and URL"
+                f"{origin}: {text!r} is not the name of a checksum database, or a name and a URL"
             )
         found[name] = _checked_url(urls[0], origin) if urls else ""
     return found
 
 
-def urls(options) -> list:
-    """All that ``options``, which are settled, would have asked: proxies and checksum databases."""
+def urls(options: Options) -> list[str]:
+    """The URLs of all proxies and checksum databases in ``options``, after ``settle``."""
     proxies = parse_list(options.modproxy_upstream, "--modproxy-upstream")
     databases = parse_databases(options.sumdb, "--sumdb")
     return [
@@ -91,7 +108,7 @@ def urls(options) -> list:
 
 
 def is_private(module: str, patterns: str) -> bool:
-    """Whether a module's path, or what it begins with, matches one of a list as in GOPRIVATE."""
+    """Whether a module path, or a prefix of it, matches one of the patterns of a GOPRIVATE list."""
     elements = module.split("/")
     for pattern in filter(None, map(str.strip, patterns.split(","))):
         globs = pattern.rstrip("/").split("/")
@@ -101,7 +118,11 @@ def is_private(module: str, patterns: str) -> bool:
 
 
 def _matches(glob: str, element: str) -> bool:
-    """As Go's path.Match, in which ``[^a]`` negates and a backslash takes the next letter as it is."""
+    """Whether a path element matches a pattern, by the rules of Go's path.Match.
+
+    There ``[^a]`` negates, and a backslash makes the next character literal. A malformed pattern
+    matches nothing.
+    """
     found = []
     for stars, any_one, letters, letter in re.findall(
         r"(\*)|(\?)|(\[(?:\\.|[^\]\\])+\])|(\\?.)", glob
@@ -116,12 +137,15 @@ def _matches(glob: str, element: str) -> bool:
             found.append(".*" if stars else "." if any_one else re.escape(letter[-1]))
     try:
         return re.fullmatch("".join(found), element) is not None
-    except re.error:  # what it does not take for a pattern matches nothing
+    except re.error:
         return False
 
 
 def shown(url: str) -> str:
-    """A URL for a message, without a password; of one that is none, what stands behind its last @."""
+    """A URL for a message, without user name and password.
+
+    For text that is not a URL, everything up to the last @ is left out.
+    """
     scheme, separator, rest = url.rpartition("://") if url.count("://") == 1 else ("", "", url)
     host, slash, path = rest.partition("/")
     if "@" not in host and "@" in path:
@@ -129,11 +153,11 @@ def shown(url: str) -> str:
     return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
 
 
-def settle(options, environ) -> dict:
-    """The fields of Options that the go command's settings decide where no flag or variable did.
+def settle(options: Options, environ: Mapping[str, str]) -> dict[str, str]:
+    """The fields of Options that follow the go command's settings where no flag or variable is set.
 
-    ``modproxy_upstream``: GOPROXY, and ``nosumdb``: GONOSUMDB or GOPRIVATE, as the environment, or the
-    go command where there is one, has them. Raises UsageError.
+    ``modproxy_upstream`` comes from GOPROXY, ``nosumdb`` from GONOSUMDB or GOPRIVATE; the
+    environment counts before ``go env``. Raises UsageError.
     """
     go = {} if options.modproxy_upstream and options.nosumdb else _go_env(environ)
     upstream, origin = options.modproxy_upstream, "--modproxy-upstream"
@@ -141,7 +165,8 @@ def settle(options, environ) -> dict:
         upstream, origin = environ.get("GOPROXY") or go.get("GOPROXY", ""), "GOPROXY"
     if not upstream:
         raise UsageError(
-            "--modproxy needs --modproxy-upstream: neither GOPROXY nor a go command says what it is"
+            "--modproxy needs --modproxy-upstream,"
+            " because neither GOPROXY nor 'go env GOPROXY' names a module proxy"
         )
     parse_list(upstream, origin)
     parse_databases(options.sumdb, "--sumdb")
@@ -149,19 +174,19 @@ def settle(options, environ) -> dict:
     return {"modproxy_upstream": upstream, "nosumdb": options.nosumdb or private}
 
 
-def _go_env(environ) -> dict:
-    """What ``go env`` says; {} where there is no go command, or it fails."""
+def _go_env(environ: Mapping[str, str]) -> dict[str, str]:
+    """GOPROXY and GONOSUMDB as ``go env`` prints them; {} without a working go command."""
     try:
-        found = subprocess.run(
+        done = subprocess.run(
             ["go", "env", "-json", "GOPROXY", "GONOSUMDB"],
-            env={**environ, "GOTOOLCHAIN": "local"},  # no other toolchain is to be fetched for this
+            env={**environ, "GOTOOLCHAIN": "local"},  # do not download another toolchain for this
             cwd=os.sep,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=_GO_ENV_S,
+            timeout=_GO_ENV_TIMEOUT_S,
             check=True,
         )
-        values = json.loads(found.stdout)
+        values = json.loads(done.stdout)
         return values if isinstance(values, dict) else {}
     except (OSError, ValueError, subprocess.SubprocessError):
         return {}

@@ -193,7 +193,7 @@ def test_paths_that_lead_elsewhere(path):
     data = with_entry(PREFIX + filler, b"x").replace(
         (PREFIX + filler).encode(), (PREFIX + path).encode()
     )
-    assert "leads elsewhere" in refusal(data)
+    assert "has an element that is not allowed" in refusal(data)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_encrypted_zips(offset):
     while (at := data.find(signature, at + 1)) >= 0:
         data[at + offset] |= 1
     if offset == 8:
-        assert "no zip" in refusal(bytes(data))
+        assert "not a valid zip file" in refusal(bytes(data))
     else:  # the directory counts, as for the go command
         assert read(bytes(data)) == read(zip_bytes(GOOD))
 
@@ -544,7 +544,7 @@ def test_info_of_another_version():
     """It matters where a version was asked for, and is the answer where it was not."""
     other = b'{"Version":"v1.2.1"}'
     checks.check_info(other, None)
-    with pytest.raises(FileMismatch, match="v1.2.1"):
+    with pytest.raises(FileMismatch, match=r"v1\.2\.1"):
         checks.check_info(other, MODULE.version)
     with pytest.raises(FileMismatch):
         checks.check_text(INFO, other)

@@ -138,7 +138,7 @@ def test_error_while_it_is_read(make, cache, name):
             download.finish(error)
             readers.append(Reader(download))
             await asyncio.gather(*(reader.task for reader in readers))
-            for wait in (download.whole, download.begun):
+            for wait in (download.wait_complete, download.wait_length):
                 with pytest.raises(UpstreamError) as caught:
                     await wait()
                 assert caught.value is error
@@ -161,7 +161,7 @@ def test_empty_files(make, cache):
                 download.finish()
                 await reader.task
                 assert (reader.got, reader.error) == (b"", None)
-                assert (download.read(), download.length) == (b"", 0)
+                assert (download.read_all(), download.length) == (b"", 0)
 
     asyncio.run(main())
     assert leftovers(cache) == []
@@ -199,7 +199,7 @@ def test_other_files_are_read_when_they_are_whole(make):
 
     async def main():
         download = make(INFO)
-        reader, waiter = Reader(download), asyncio.ensure_future(download.whole())
+        reader, waiter = Reader(download), asyncio.ensure_future(download.wait_complete())
         download.announce(len(BODY))
         download.write(BODY)
         await turn()
@@ -207,7 +207,7 @@ def test_other_files_are_read_when_they_are_whole(make):
         with download:
             download.finish()
             await asyncio.gather(reader.task, waiter)
-            assert reader.got == download.read() == BODY
+            assert reader.got == download.read_all() == BODY
 
     asyncio.run(main())
 
@@ -217,7 +217,7 @@ def test_begun(make):
 
     async def main():
         download = make()
-        waiter = asyncio.ensure_future(download.begun())
+        waiter = asyncio.ensure_future(download.wait_length())
         download.announce(None)
         download.write(BODY)
         await turn()
@@ -226,7 +226,7 @@ def test_begun(make):
         await waiter
         assert download.length == len(BODY)
         other = make()
-        waiter = asyncio.ensure_future(other.begun())
+        waiter = asyncio.ensure_future(other.wait_length())
         await turn()
         other.write(b"x")
         other.finish()
@@ -244,7 +244,7 @@ def test_announce(make):
     download.announce(10)
     download.announce(10)
     for length in (9, 11, 0):
-        with pytest.raises(FileMismatch, match=f"it has {length} bytes, and had 10 before"):
+        with pytest.raises(FileMismatch, match=f"its length changed from 10 to {length} bytes"):
             download.announce(length)
     assert download.length == 10
 
@@ -269,11 +269,11 @@ def test_forget(make, cache):
         for name, body in ((ZIP, BODY[:HELD_BACK_BYTES]), (INFO, BODY)):
             download = make(name)
             reader = Reader(download)
-            assert download.forget() is True  # before the first write as well
+            assert download.restart() is True  # before the first write as well
             download.announce(len(body))
             download.write(body)
             await turn()
-            assert download.forget() is True
+            assert download.restart() is True
             assert (download.size, download.length) == (0, None)
             download.announce(3)
             download.write(b"new")
@@ -293,11 +293,11 @@ def test_what_may_have_been_read_is_not_forgotten(make):
         reader = Reader(download)
         await turn()
         download.write(BODY[: HELD_BACK_BYTES + 1])
-        assert download.forget() is False
+        assert download.restart() is False
         assert download.size == HELD_BACK_BYTES + 1
         download.write(BODY[HELD_BACK_BYTES + 1 :])
         download.finish()
-        assert download.forget() is False
+        assert download.restart() is False
         await reader.task
         assert reader.got == BODY
 
@@ -338,7 +338,7 @@ def test_take_over_what_went_to_another_store(make, cache, tmp_path):
         download.take_over(draft)
         assert download.draft.store is other.store and draft.store is cache.store
         assert leftovers(cache)
-    assert not leftovers(cache) and download.read() == b"from elsewhere"
+    assert not leftovers(cache) and download.read_all() == b"from elsewhere"
     download.finish()
     assert not leftovers(other)
 
@@ -377,7 +377,7 @@ def test_its_file_goes_with_the_last_of_all(make, cache, error):
             download.finish(error)
         assert not is_open(fd) and leftovers(cache) == []
         with download:  # somebody who found it a moment ago
-            assert download.read() == b""
+            assert download.read_all() == b""
 
 
 def test_readers_that_go_away(make, cache):

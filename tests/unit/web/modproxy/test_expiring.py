@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cacheplugin.web.modproxy import expiring as module
-from cacheplugin.web.modproxy.expiring import Recent
+from cacheplugin.web.modproxy.expiring import ExpiringCache
 
 
 class Clock:
@@ -23,7 +23,7 @@ def clock():
 
 @pytest.fixture
 def recent(clock):
-    return Recent(clock)
+    return ExpiringCache(clock)
 
 
 def test_values_are_forgotten(recent, clock):
@@ -67,7 +67,7 @@ def test_unknown(recent):
 
 def test_bound(recent, clock, monkeypatch):
     """The first to be added goes first, whether it is old or not; adding again counts as new."""
-    monkeypatch.setattr(module, "_MOST_REMEMBERED", 3)
+    monkeypatch.setattr(module, "_MAX_ENTRIES", 3)
     for key in "abc":
         recent.add(key, key, 60.0)
     recent.add("a", "again", 60.0)
@@ -81,10 +81,10 @@ def test_bound(recent, clock, monkeypatch):
 
 def test_the_bound_is_one():
     """A scan of a million names does not fill the memory."""
-    recent = Recent(lambda: 0.0)
-    for number in range(module._MOST_REMEMBERED + 500):
+    recent = ExpiringCache(lambda: 0.0)
+    for number in range(module._MAX_ENTRIES + 500):
         recent.add(number, None, 60.0)
-    assert len(recent._found) == module._MOST_REMEMBERED
+    assert len(recent._entries) == module._MAX_ENTRIES
     assert recent.get(499) is None and recent.get(500) == (None, 60.0)
 
 
@@ -95,7 +95,7 @@ SECONDS, PASSES = st.sampled_from([None, 0.5, 1.0, 3.0]), st.sampled_from([0.0, 
 def test_as_a_dict_with_times(steps):
     """Whatever is added and asked for, in whatever order."""
     clock, model = Clock(), {}
-    recent = Recent(clock)
+    recent = ExpiringCache(clock)
     for number, (key, seconds, passes) in enumerate(steps):
         if seconds is not None:
             recent.add(key, number, seconds)

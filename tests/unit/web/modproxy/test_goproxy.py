@@ -414,7 +414,7 @@ def test_how_the_go_command_is_asked(go, tmp_path):
 )
 def test_go_commands_that_fail(go, script):
     """It is as if there were none."""
-    with pytest.raises(UsageError, match="neither GOPROXY nor a go command"):
+    with pytest.raises(UsageError, match="neither GOPROXY nor 'go env GOPROXY'"):
         settle(Options(), go(script))
     assert settle(Options(), go(script) | {"GOPROXY": A}) == {"modproxy_upstream": A, "nosumdb": ""}
 
