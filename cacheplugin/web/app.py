@@ -16,8 +16,8 @@ from .modproxy import names
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from typing import Any
 
+    from ..ipc.web_messages import Snapshot
     from ..options import Options
     from .modproxy.routes import ModuleProxy
     from .server_client import ServerClient
@@ -87,7 +87,7 @@ class StatusPages:
         self._store = Store(options.cache_dir)
         self._modproxy = modproxy
 
-    async def _snapshot(self) -> dict[str, Any]:
+    async def _snapshot(self) -> Snapshot:
         try:
             snapshot = await self._server.snapshot(_SNAPSHOT_TIMEOUT_S)
         except TimeoutError:

@@ -22,9 +22,10 @@ from .modproxy import counters as modproxy_counters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from typing import Any
 
     from prometheus_client import Metric
+
+    from ..ipc.web_messages import Snapshot
 
 
 class _Counter(NamedTuple):
@@ -173,7 +174,7 @@ _DIRECTIONS = {jobs.FETCHING: "fetch", jobs.UPLOADING: "upload"}
 _BREAKER_STATES = {breaker.CLOSED: 0, breaker.HALF_OPEN: 1, breaker.OPEN: 2}
 
 
-def variables(snapshot: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+def variables(snapshot: Snapshot) -> dict[str, dict[str, int]]:
     """{group: {counter: count}}. The Go program publishes the same groups, but "gocache_serve"."""
     found = {group: dict(counts) for group, counts in snapshot["counters"].items()}
     found["gocache_serve"] = {
@@ -184,7 +185,7 @@ def variables(snapshot: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     return found
 
 
-def prometheus_text(snapshot: Mapping[str, Any], spooled: int) -> bytes:
+def prometheus_text(snapshot: Snapshot, spooled: int) -> bytes:
     """All metrics in Prometheus's text format. ``spooled``: the number of entries in the spool."""
     registry = CollectorRegistry()
     registry.register(_SnapshotCollector(snapshot, spooled))
@@ -192,7 +193,7 @@ def prometheus_text(snapshot: Mapping[str, Any], spooled: int) -> bytes:
 
 
 class _SnapshotCollector(Collector):
-    def __init__(self, snapshot: Mapping[str, Any], spooled: int) -> None:
+    def __init__(self, snapshot: Snapshot, spooled: int) -> None:
         self._snapshot = snapshot
         self._spooled = spooled
 

@@ -28,8 +28,8 @@ _IDLE_AFTER_S = 1.0  # a go command pauses for less than this between two reques
 class Activity:
     """Counts the requests under way and tells the server when the first begins and the last ends.
 
-    Each request is served inside ``with activity:``. The end is told _IDLE_AFTER_S late, so that a go
-    command that makes many requests counts as busy throughout.
+    Each request is served inside ``with activity:``. The end is told _IDLE_AFTER_S late, so that a
+    go command that makes many requests counts as busy throughout.
     """
 
     def __init__(self, server: ServerClient) -> None:
