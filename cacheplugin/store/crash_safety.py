@@ -20,8 +20,8 @@ from .tree import EMPTY_OUTPUT, Store, TempFile, unlink_quietly
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .faults import Report
     from .tree import Hit
-    from .verify import Report
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -172,13 +172,13 @@ class CheckedStore(Store):
 
     def _check(self, action: str, output: str, path: str) -> bool:
         """Return whether the body matches its record; remove both if it does not."""
-        from . import record, verify
+        from . import contents, record
 
         record_path = self.action_path(action)
         try:
             with open(record_path, "rb", buffering=0) as file:
                 fields = record.decode(action, file.read(record.MAX_BYTES))
-            contents = verify.digest(path)
+            body = contents.digest(path)
         except OSError:
             return False
         if fields is None:
@@ -186,11 +186,11 @@ class CheckedStore(Store):
         recorded_output, size, _, xxh3 = fields
         if recorded_output != output:
             return False  # the record was replaced since the lookup: a miss is always safe
-        if (contents.size, contents.xxh3) == (size, xxh3):
+        if (body.size, body.xxh3) == (size, xxh3):
             return True
         unlink_quietly(record_path)
         try:
-            verify.unlink_same(path, contents.identity)
+            contents.unlink_same(path, body.identity)
         except OSError:
             pass
         return False

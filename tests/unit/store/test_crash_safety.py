@@ -10,7 +10,7 @@ import time
 import pytest
 
 import cacheplugin
-from cacheplugin.store import crash_safety, verify
+from cacheplugin.store import contents, crash_safety, verify
 from cacheplugin.store.cache import LocalCache
 from cacheplugin.store.crash_safety import (
     CheckedStore,
@@ -167,7 +167,9 @@ def test_without_a_boot_id_nothing_is_marked(root, monkeypatch):
     monkeypatch.setattr(crash_safety, "boot_id", lambda: None)
     leave_marker(root)
     OpenMarker(root).close()
-    assert len(markers(root)) == 1 and suspect_since(root) is None and type(open_store(root)) is Store
+    assert (
+        len(markers(root)) == 1 and suspect_since(root) is None and type(open_store(root)) is Store
+    )
 
 
 @pytest.mark.parametrize("name", ["fsync", "utime"])
@@ -238,8 +240,8 @@ def test_good_entries_are_served_and_read_once(cache, monkeypatch):
     put(cache, "empty", b"")
     plain = {name: cache.lookup(action_id(name)) for name in ("a", "b", "empty", "none")}
     reads = []
-    digest = verify.digest
-    monkeypatch.setattr(verify, "digest", lambda path: reads.append(path) or digest(path))
+    digest = contents.digest
+    monkeypatch.setattr(contents, "digest", lambda path: reads.append(path) or digest(path))
     checked = CheckedStore(cache.store.root, 0)
     for _ in range(2):
         assert {name: checked.lookup(action_id(name)) for name in plain} == plain
@@ -249,7 +251,7 @@ def test_good_entries_are_served_and_read_once(cache, monkeypatch):
 def test_what_is_earlier_is_served_unread(cache, monkeypatch):
     """What has not changed since before the session began was safe on disk."""
     path = put(cache, "a", BODY)
-    monkeypatch.setattr(verify, "digest", lambda path: pytest.fail("it was read"))
+    monkeypatch.setattr(contents, "digest", lambda path: pytest.fail("it was read"))
     checked = CheckedStore(cache.store.root, os.stat(cache.store.action_path(A)).st_ctime + 1)
     assert checked.lookup(A)[3] == path
 
@@ -289,13 +291,13 @@ def test_an_entry_put_and_lost_meanwhile_is_a_miss(cache, monkeypatch):
     """A body that is pruned while it is about to be checked raises nothing."""
     path = put(cache, "a", BODY)
     checked = CheckedStore(cache.store.root, 0)
-    digest = verify.digest
+    digest = contents.digest
 
     def vanish(name):
         os.unlink(name)
         return digest(name)
 
-    monkeypatch.setattr(verify, "digest", vanish)
+    monkeypatch.setattr(contents, "digest", vanish)
     assert checked.lookup(A) is None and not os.path.exists(path)
 
 

@@ -7,14 +7,14 @@ import socket
 
 import pytest
 
-from cacheplugin.store import record, verify
+from cacheplugin.store import contents, record, verify
 from cacheplugin.store.cache import LocalCache
 from cacheplugin.store.tree import EMPTY_OUTPUT, Store
 from cacheplugin.store.verify import check
 from entries import TIME_NS, action_id, files, output_id, put, read
 
 BODY = b"package main\n" * 50
-LARGE = random.Random(1).randbytes(3 * verify._BUFFER_BYTES + 17)
+LARGE = random.Random(1).randbytes(3 * contents.BUFFER_BYTES + 17)
 ENTRIES = (("a", BODY), ("b", BODY), ("large", LARGE), ("empty", b""), ("other", b"xyz"))
 A, OUT = action_id("a"), output_id(BODY)
 A_PATH, BODY_PATH = f"action/{A[:2]}/{A}", f"output/{OUT[:2]}/{OUT}"
@@ -89,7 +89,7 @@ def test_a_flipped_bit_is_found(cache, body, share):
     assert cache.lookup(action_id("other"))
 
 
-@pytest.mark.parametrize("size", [0, 1, len(LARGE) - 1, len(LARGE) + 1, verify._BUFFER_BYTES])
+@pytest.mark.parametrize("size", [0, 1, len(LARGE) - 1, len(LARGE) + 1, contents.BUFFER_BYTES])
 def test_a_truncated_or_longer_body_is_found(cache, size):
     path = cache.store.output_path(output_id(LARGE))
     os.truncate(path, size)
@@ -160,7 +160,7 @@ def test_a_garbled_record_is_found_and_goes_alone(cache, damage):
 )
 def test_a_whole_record_that_lies_goes_alone(cache, output, size, xxh3):
     """Where the body is what its name says, the record that disagrees is what is wrong."""
-    xxh3 = int(verify._xxh3(BODY), 16) if xxh3 is None else xxh3
+    xxh3 = int(contents._xxh3(BODY), 16) if xxh3 is None else xxh3
     with open(cache.store.action_path(A), "wb") as file:
         file.write(record.encode(A, output, size, TIME_NS, xxh3))
     assert list(found(cache)) == [A_PATH]
@@ -170,7 +170,7 @@ def test_a_whole_record_that_lies_goes_alone(cache, output, size, xxh3):
 
 def test_a_record_whose_body_is_missing_is_found(cache):
     os.unlink(cache.store.output_path(OUT))
-    assert len(found(cache)) == 2 and all("not there" in what for what in found(cache).values())
+    assert len(found(cache)) == 2 and all("is missing" in what for what in found(cache).values())
     expect_mended(cache)
 
 
@@ -195,7 +195,9 @@ def test_sha256_finds_what_xxh3_cannot(cache):
     """A body and records that agree about it are wrong all the same where its name does not."""
     os.rename(cache.store.output_path(output_id(b"xyz")), cache.store.output_path(OUT))
     for name in ("a", "b"):
-        cache.store.publish_record(action_id(name), OUT, 3, TIME_NS, int(verify._xxh3(b"xyz"), 16))
+        cache.store.publish_record(
+            action_id(name), OUT, 3, TIME_NS, int(contents._xxh3(b"xyz"), 16)
+        )
     os.unlink(cache.store.action_path(action_id("other")))
     assert found(cache) == {}
     assert list(found(cache, sha256=True)) == [BODY_PATH]
@@ -287,7 +289,7 @@ def test_what_cannot_be_read_goes_only_where_the_disk_is_at_fault(cache, monkeyp
             raise OSError(number, os.strerror(number))
         return real(path, *arguments, **options)
 
-    monkeypatch.setattr(verify, "_open", fail)
+    monkeypatch.setattr(contents, "_open", fail)
     assert list(found(cache)) == [BODY_PATH]
     report = check(cache.store, repair=True)
     assert (report.faults, report.removed) == (1, int(goes))
@@ -297,7 +299,7 @@ def test_what_cannot_be_read_goes_only_where_the_disk_is_at_fault(cache, monkeyp
 # -- since -----------------------------------------------------------------------------------------
 
 
-def test_since_leaves_out_what_is_earlier(cache):
+def test_since_leaves_out_what_is_skipped(cache):
     """What has not changed since is not read, so damage that hid its ctime there is not seen."""
     overwrite(cache.store.output_path(OUT), b"P")
     late = os.stat(cache.store.output_path(OUT)).st_ctime + 100
@@ -311,16 +313,16 @@ def test_since_is_the_instant_itself_and_later(cache, monkeypatch):
     """A body whose ctime is ``since`` to the tick is read, also where its records are not."""
     overwrite(cache.store.output_path(OUT), b"P")
     since = os.stat(cache.store.output_path(OUT)).st_ctime
-    earlier = verify._Check._is_earlier
+    earlier = verify._Check._is_skipped
     monkeypatch.setattr(
-        verify._Check, "_is_earlier", lambda self, path: "/action/" in path or earlier(self, path)
+        verify._Check, "_is_skipped", lambda self, path: "/action/" in path or earlier(self, path)
     )
     assert BODY_PATH in found(cache, since=since)
 
 
 def test_since_looks_for_the_bodies_of_later_records(cache, monkeypatch):
     """A later record with an earlier body: it must be there and have its size; it is not read."""
-    monkeypatch.setattr(verify._Check, "_is_earlier", lambda self, path: "/output/" in path)
+    monkeypatch.setattr(verify._Check, "_is_skipped", lambda self, path: "/output/" in path)
     assert found(cache, since=1) == {} and check(cache.store, since=1).bodies == 0
     os.truncate(cache.store.output_path(OUT), 5)
     assert list(found(cache, since=1)) == [BODY_PATH]
@@ -377,7 +379,7 @@ def during(monkeypatch, path, act) -> None:
             waiting.pop()()
         return real(name, *arguments, **options)
 
-    monkeypatch.setattr(verify, "_open", hook)
+    monkeypatch.setattr(contents, "_open", hook)
 
 
 def test_a_body_that_vanishes_meanwhile_is_no_fault(cache, monkeypatch):
