@@ -1,7 +1,7 @@
-"""``typing.NamedTuple`` for modules that the go command waits for.
+"""``NamedTuple``, as in typing, for modules that are loaded before the first answer.
 
-typing takes 4 ms to import, a third of the time to the first answer; this takes none. Type checkers
-see typing's own class.
+Importing typing takes 4 ms, a third of the time to the first answer, so this is a small copy of its
+class. Type checkers see the original.
 """
 
 TYPE_CHECKING = False
@@ -11,7 +11,7 @@ else:
     from collections import namedtuple
 
     class _Meta(type):
-        """Makes a collections.namedtuple of each class that derives from NamedTuple."""
+        """Turns each class that derives from NamedTuple into a collections.namedtuple."""
 
         def __new__(cls, name, bases, members):
             if not bases:
@@ -25,4 +25,4 @@ else:
             return made
 
     class NamedTuple(metaclass=_Meta):
-        """The base of a named tuple: ``field: type = default`` for each field, and methods."""
+        """The base class. A subclass has ``field: type = default`` for each field, and methods."""

@@ -1,19 +1,25 @@
-"""Starts a module of this package in a process of its own.
+"""Starts a module of this package in another process.
 
-posix_spawn, because subprocess would cost the front 8 ms to import.
+It uses posix_spawn, because importing subprocess would delay the go command by 8 ms.
 """
 
 import os
 import sys
 
-LISTENER_FD = 3  # where the HTTP process finds the socket that it listens on
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+LISTENER_FD = 3  # the descriptor at which the HTTP process finds its listening socket
+_SIGINT = 2  # the signal module is slow to import
 
 
-def spawn(module: str, argument: str, file_actions) -> int:
-    """Start ``main(argument)`` of a module of this package in a process; returns its id.
+def spawn(module: str, argument: str, file_actions: "Sequence[tuple[int, int, int]]") -> int:
+    """Run ``main(argument)`` of a module in a new process; returns the process id.
 
-    It finds the same modules as this one, and not what lies in the working directory. SIGINT is
-    blocked until it says what it does about it. Raises OSError.
+    ``module`` is a dotted name; ``file_actions`` are (POSIX_SPAWN_DUP2, descriptor here, there).
+    The process has the same sys.path as this one, without the working directory. SIGINT is blocked
+    until ``main`` unblocks it. Raises OSError.
     """
     boot = f"import sys; sys.path[:] = sys.argv[3:]; from {module} import main; main(sys.argv[2])"
     return os.posix_spawn(
@@ -21,14 +27,14 @@ def spawn(module: str, argument: str, file_actions) -> int:
         [sys.executable, "-c", boot, module, argument, *sys.path],
         os.environ,
         file_actions=file_actions,
-        setsigmask=(2,),
+        setsigmask=(_SIGINT,),
     )
 
 
-def spawn_apart(module: str, argument: str, nothing_at) -> int:
-    """As ``spawn``, with /dev/null at the descriptors ``nothing_at``."""
+def spawn_apart(module: str, argument: str, null_fds: "Iterable[int]") -> int:
+    """``spawn`` with the descriptors ``null_fds`` open on /dev/null. Raises OSError."""
     null = os.open(os.devnull, os.O_RDWR)
     try:
-        return spawn(module, argument, [(os.POSIX_SPAWN_DUP2, null, at) for at in nothing_at])
+        return spawn(module, argument, [(os.POSIX_SPAWN_DUP2, null, fd) for fd in null_fds])
     finally:
         os.close(null)

@@ -34,7 +34,7 @@ def start_detached(options):
             return None
     except FileNotFoundError:
         pass
-    return spawn_apart("cacheplugin.pool.uploader", options.cache_dir, nothing_at=range(3))
+    return spawn_apart("cacheplugin.pool.uploader", options.cache_dir, null_fds=range(3))
 
 
 def main(cache_dir: str) -> None:

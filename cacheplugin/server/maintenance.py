@@ -49,9 +49,7 @@ class Maintenance:
             self._pruned_at = now
             try:
                 fields = json.dumps(server.options.as_dict())
-                process_id = spawn_apart(
-                    "cacheplugin.server.maintenance", fields, nothing_at=(0, 1)
-                )
+                process_id = spawn_apart("cacheplugin.server.maintenance", fields, null_fds=(0, 1))
                 self._helpers[process_id] = "upkeep"
             except OSError as error:
                 log.warning("no prune: %s", reason_of(error))
