@@ -138,7 +138,7 @@ class _Client:
         self.fd, its_out = os.pipe()
         self.control = fd_passing.make_socket()
         self.control.connect(fd_passing.address(port))
-        fd_passing.offer(
+        fd_passing.send_offer(
             self.control, fd_passing.Offer(False, True, ("benchmark",)), (its_in, its_out)
         )
         os.close(its_in)

@@ -1,4 +1,6 @@
-"""Where clients of a server come in: listeners, who may enter, and what connect offers."""
+"""Accepts the clients of a server: watches its listeners, checks users, takes connect's offers."""
+
+from __future__ import annotations
 
 import errno
 import logging
@@ -6,134 +8,155 @@ import os
 import resource
 import socket
 import stat
+from typing import TYPE_CHECKING
 
+from ..console import PROGRAM
 from ..errors import reason_of
 from ..loop import READABLE
 from . import fd_passing, peer_uid
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .contracts import AcceptorServer
+
+    Admit = Callable[[socket.socket, Any], None]  # the second argument: the client's address
+
 log = logging.getLogger(__name__)
 
-_ACCEPTS_A_TURN = 16
-_DESCRIPTORS_A_CLIENT = 5  # stdin, stdout, the socket to connect, the file of a put, the spool
+_ACCEPTS_PER_TURN = 16
+_DESCRIPTORS_PER_CLIENT = 5  # stdin, stdout, the socket to connect, the file of a put, the spool
 _OWN_DESCRIPTORS = 64
+_RETRY_S = 1.0
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
 class _Newcomer:
-    """A connect that has not made its offer yet."""
+    """The socket of a connect process that has not sent its offer yet."""
 
-    def __init__(self, sock) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.checks = 0
 
 
 class Acceptor:
-    """Accepts for ``server`` on two sockets, either of which may be None; they are closed here."""
+    """Turns connections to two listening sockets into sessions of ``server``.
 
-    def __init__(self, server, tcp, unix) -> None:
+    ``tcp`` and ``unix`` may each be None; ``close`` closes them. While as many clients are there as
+    the limit of open files allows, further ones wait in the listeners' backlogs.
+    """
+
+    def __init__(
+        self, server: AcceptorServer, tcp: socket.socket | None, unix: socket.socket | None
+    ) -> None:
         self._server = server
         self._tcp, self._unix = tcp, unix
-        self._accepting = []  # (listener, what takes its connections)
+        self._listeners: list[tuple[socket.socket, Admit]] = []
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most_clients = max(1, (limit - _OWN_DESCRIPTORS) // _DESCRIPTORS_A_CLIENT)
-        self._newcomers = {}  # descriptor: _Newcomer
+        self._max_clients = max(1, (limit - _OWN_DESCRIPTORS) // _DESCRIPTORS_PER_CLIENT)
+        self._newcomers: dict[int, _Newcomer] = {}  # by descriptor
 
     @property
     def is_busy(self) -> bool:
-        """Whether somebody is about to become a client."""
+        """Whether a connect process is about to become a client."""
         return bool(self._newcomers)
 
     @property
     def _has_room(self) -> bool:
-        return self._server.client_count + len(self._newcomers) < self._most_clients
+        return self._server.client_count + len(self._newcomers) < self._max_clients
 
     def open(self) -> None:
         """Begin to accept."""
         if self._tcp is not None:
             log.info("serving go commands on %s", address_text(self._tcp))
-            self._accepting.append((self._tcp, self._welcome_tcp))
+            self._listeners.append((self._tcp, self._admit_tcp))
         if self._unix is not None:
             log.info("serving connect on Unix socket %s", address_text(self._unix))
-            self._accepting.append((self._unix, self._welcome_unix))
-        for listener, _ in self._accepting:
+            self._listeners.append((self._unix, self._admit_unix))
+        for listener, _ in self._listeners:
             listener.setblocking(False)
-        self.open_doors()
+        self.watch_listeners()
 
-    def open_doors(self) -> None:
-        """Accept connections while there is room for them."""
-        is_room = self._has_room
-        for listener, welcome in self._accepting:
-            if not is_room:
-                self._server.loop.unwatch(listener.fileno())
-            elif not self._server.loop.watches(listener.fileno()):
-                self._server.loop.watch(
-                    listener.fileno(),
-                    READABLE,
-                    lambda _, listener=listener, welcome=welcome: self._accept(listener, welcome),
-                )
+    def watch_listeners(self) -> None:
+        """Watch the listeners if there is room for another client, else do not."""
+        loop, has_room = self._server.loop, self._has_room
+        for listener, admit in self._listeners:
+            if not has_room:
+                loop.unwatch(listener.fileno())
+            elif not loop.watches(listener.fileno()):
+                self._watch(listener, admit)
 
-    def _accept(self, listener, welcome) -> None:
-        for _ in range(_ACCEPTS_A_TURN):
+    def _watch(self, listener: socket.socket, admit: Admit) -> None:
+        self._server.loop.watch(
+            listener.fileno(), READABLE, lambda _: self._accept(listener, admit)
+        )
+
+    def _accept(self, listener: socket.socket, admit: Admit) -> None:
+        for _ in range(_ACCEPTS_PER_TURN):
             try:
                 sock, address = listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
-                    log.warning("a client has to wait: %s", reason_of(error))
-                    self._server.loop.unwatch(
-                        listener.fileno()
-                    )  # until one has ended, or for a while
-                    self._server.loop.after(1, self.open_doors)
+                if error.errno in _NO_ROOM:
+                    log.warning(
+                        "clients have to wait, as none can be accepted: %s; trying again in %g s",
+                        reason_of(error),
+                        _RETRY_S,
+                    )
+                    self._server.loop.unwatch(listener.fileno())
+                    self._server.loop.after(_RETRY_S, self.watch_listeners)
                     return
-                continue  # it is gone again
+                continue  # the client has closed the connection before it was accepted
             sock.setblocking(False)
-            self._server.watch_idleness()
+            self._server.restart_idle_timer()
             try:
-                welcome(sock, address)
+                admit(sock, address)
             except (OSError, ValueError) as error:
                 self._turn_away(sock, error)
-            self.open_doors()
+            self.watch_listeners()
             if not self._has_room:
                 return
 
-    def _turn_away(self, sock, error) -> None:
-        """Let go of a client that has not become one, with a word to connect where it is that."""
+    def _turn_away(self, sock: socket.socket, error: Exception) -> None:
+        """Close a connection that did not become a session; tell a connect process why."""
         reason = reason_of(error)
         log.warning("a client was turned away: %s", reason)
         if sock.family == socket.AF_UNIX:
-            fd_passing.tell(sock, f"go-cache-plugin: turned away: {reason}\n", 1)
-        self._dismiss(sock)
+            fd_passing.send_end(sock, f"{PROGRAM}: turned away: {reason}\n", 1)
+        self._drop(sock)
 
-    def _check_user(self, uid) -> None:
-        """Raises ValueError where a user may not come in."""
+    def _check_user(self, uid: int) -> None:
+        """Raise ValueError for a user that is not allowed."""
         if not (self._server.options.allow_other_users or fd_passing.is_trusted(uid)):
             raise ValueError(
                 f"user {uid} is neither the server's nor root; see --allow-other-users"
             )
 
-    def _welcome_tcp(self, sock, address) -> None:
-        if not self._server.options.allow_other_users:  # else nobody need look
-            uid = peer_uid.uid(address, sock.getsockname())
+    def _admit_tcp(self, sock: socket.socket, address: tuple[str, int]) -> None:
+        if not self._server.options.allow_other_users:
+            uid = peer_uid.find(address, sock.getsockname())
             if uid is not None:
                 self._check_user(uid)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         fd = sock.detach()
-        self._server.begin("tcp", (fd, fd), self._server.own_scopes)
+        self._server.begin_session("tcp", (fd, fd), self._server.own_scopes)
 
-    def _welcome_unix(self, sock, _) -> None:
+    def _admit_unix(self, sock: socket.socket, _: object) -> None:
         self._check_user(fd_passing.peer_uid(sock))
         self._newcomers[sock.fileno()] = _Newcomer(sock)
-        self._take_offer(sock)
+        self._receive_offer(sock)
 
-    def _take_offer(self, sock) -> None:
-        """Take what connect has sent, or wait for it."""
-        fds = []
+    def _receive_offer(self, sock: socket.socket) -> None:
+        """Begin a session if the offer has arrived; else wait for it."""
+        fds: list[int] = []
         try:
-            offer, fds = fd_passing.receive(sock)
-            fds[0] = _independent(fds[0], os.O_RDONLY)
-            fds[1] = _independent(fds[1], os.O_WRONLY)
+            offer, fds = fd_passing.receive_offer(sock)
+            fds[0] = _make_nonblocking(fds[0], os.O_RDONLY)
+            fds[1] = _make_nonblocking(fds[1], os.O_WRONLY)
         except BlockingIOError:
-            self._server.loop.watch(sock.fileno(), READABLE, lambda _: self._take_offer(sock))
+            self._server.loop.watch(sock.fileno(), READABLE, lambda _: self._receive_offer(sock))
             return
         except (OSError, ValueError) as error:
             for fd in fds:
@@ -143,53 +166,57 @@ class Acceptor:
         del self._newcomers[sock.fileno()]
         uses_own = self._server.options.scope and not offer.is_explicit
         scopes = self._server.own_scopes if uses_own else lambda: offer.scopes
-        self._server.begin("unix", fds, scopes, sock, offer.wants_summary)
+        self._server.begin_session("unix", (fds[0], fds[1]), scopes, sock, offer.wants_summary)
 
-    def _dismiss(self, sock) -> None:
+    def _drop(self, sock: socket.socket) -> None:
         self._server.loop.unwatch(sock.fileno())
         self._newcomers.pop(sock.fileno(), None)
         sock.close()
-        self.open_doors()
-        self._server.watch_idleness()
+        self.watch_listeners()
+        self._server.restart_idle_timer()
 
-    def check_stalls(self, most: int) -> None:
-        """Dismiss those who have made no offer in so many checks."""
+    def check_stalls(self, limit: int) -> None:
+        """Drop connect processes that have sent no offer in more than ``limit`` checks."""
         for newcomer in [*self._newcomers.values()]:
             newcomer.checks += 1
-            if newcomer.checks > most:
-                self._dismiss(newcomer.sock)
+            if newcomer.checks > limit:
+                self._drop(newcomer.sock)
 
     def close(self) -> None:
-        """Let nobody in any more."""
-        for listener, _ in self._accepting:
+        """Accept no more: close the listeners and the connections without an offer."""
+        for listener, _ in self._listeners:
             self._server.loop.unwatch(listener.fileno())
             listener.close()
-        self._accepting = []
+        self._listeners = []
         for newcomer in [*self._newcomers.values()]:
-            self._dismiss(newcomer.sock)
+            self._drop(newcomer.sock)
 
 
-def _independent(fd, flags) -> int:
-    """A descriptor for what ``fd`` is open on that is non-blocking for us alone; ``fd`` is closed."""
+def _make_nonblocking(fd: int, flags: int) -> int:
+    """A non-blocking descriptor for the same file as ``fd``, which is closed if another is opened.
+
+    O_NONBLOCK belongs to the open file, which the client's processes share. So a pipe or terminal
+    is opened again, with ``flags``; where that is not allowed, O_NONBLOCK is set on ``fd``.
+    """
     mode = os.fstat(fd).st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
         try:
-            ours = os.open(
+            own_fd = os.open(
                 f"/proc/self/fd/{fd}", flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
             )
             os.close(fd)
-            return ours
+            return own_fd
         except OSError:
-            pass  # it is another user's
+            pass  # the pipe belongs to another user
     if not stat.S_ISREG(mode):
         os.set_blocking(fd, False)
     return fd
 
 
-def address_text(listener) -> str:
-    """An address as people write it."""
-    name = listener.getsockname()
+def address_text(listener: socket.socket) -> str:
+    """The address of a socket: HOST:PORT, [HOST]:PORT for IPv6, or a path (@NAME if abstract)."""
+    name: tuple[str, int] | str | bytes = listener.getsockname()
     if isinstance(name, tuple):
         return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
-    name = name.decode() if isinstance(name, bytes) else name
-    return f"@{name[1:]}" if name[:1] == "\0" else name
+    text = name.decode() if isinstance(name, bytes) else name
+    return f"@{text[1:]}" if text[:1] == "\0" else text

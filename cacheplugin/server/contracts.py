@@ -32,7 +32,7 @@ class AcceptorServer(Protocol):
     def own_scopes(self) -> Sequence[str]:
         """The scopes of clients that name none."""
 
-    def begin(
+    def begin_session(
         self,
         way: str,
         fds: tuple[int, int],
@@ -40,10 +40,10 @@ class AcceptorServer(Protocol):
         control: socket.socket | None = None,
         wants_summary: bool = False,
     ) -> None:
-        """Begin a session; see Server.begin."""
+        """Begin a session; see Server.begin_session."""
 
-    def watch_idleness(self) -> None:
-        """Look again whether the server is idle, after a client came or went."""
+    def restart_idle_timer(self) -> None:
+        """Count --idle-exit anew, as a client came or went."""
 
 
 class MaintenanceServer(Protocol):
@@ -103,5 +103,5 @@ class HttpProcessServer(Protocol):
     def snapshot(self) -> ServerSnapshot:
         """The server's state now."""
 
-    def watch_idleness(self) -> None:
-        """Look again whether the server is idle, after the HTTP process became busy or idle."""
+    def restart_idle_timer(self) -> None:
+        """Count --idle-exit anew, as the HTTP process became busy or idle."""

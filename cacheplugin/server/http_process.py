@@ -110,7 +110,7 @@ class HttpProcess:
     def _handle(self, connection: _Connection, request: Request) -> None:
         if isinstance(request, BusyNotice):
             self.is_busy = request.is_busy
-            self._server.watch_idleness()
+            self._server.restart_idle_timer()
             return
 
         def answer(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a service manager says to a service, and hears from it: sd_listen_fds(3) and sd_notify(3)."""
+"""The service manager: sockets from it, sd_listen_fds(3), and states to it, sd_notify(3)."""
 
 import logging
 import os
@@ -6,13 +6,17 @@ import socket
 
 from ..errors import UsageError, reason_of
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _FIRST_FD = 3
 
 
-def listeners() -> list:
-    """[(listening socket, its name or "")] of those that were passed; raises UsageError."""
+def listeners() -> list[tuple[socket.socket, str]]:
+    """The listening sockets that were passed, each with its name or "".
+
+    Removes the variables, so that children do not take the sockets for theirs. Raises UsageError
+    if a descriptor is not a listening socket.
+    """
     names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
     count, process_id = os.environ.pop("LISTEN_FDS", "0"), os.environ.pop("LISTEN_PID", "")
     if process_id != str(os.getpid()) or not (count.isascii() and count.isdigit()):
@@ -27,14 +31,15 @@ def listeners() -> list:
             is_listening = False
         if not is_listening:
             raise UsageError(
-                f"descriptor {fd}, passed by the service manager, is no listening socket"
+                f"descriptor {fd}, passed by the service manager, is not a listening socket;"
+                " see ListenStream= in its socket unit"
             )
         found.append((listener, "".join(names[fd - _FIRST_FD :][:1])))
     return found
 
 
 def notify(text: str) -> None:
-    """Tell the service manager how the service is, where it wants to know."""
+    """Send a state such as READY=1 to the service manager, if it has asked for it."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if path[:1] not in ("/", "@"):
         return
@@ -43,4 +48,9 @@ def notify(text: str) -> None:
             sock.connect(f"\0{path[1:]}" if path[0] == "@" else path)
             sock.send(text.encode())
     except OSError as error:
-        logger.warning("the service manager cannot be told %s: %s", text, reason_of(error))
+        log.warning(
+            "cannot tell the service manager %s at NOTIFY_SOCKET=%s: %s",
+            text,
+            path,
+            reason_of(error),
+        )

@@ -39,8 +39,8 @@ def test_an_offer_with_its_descriptors(pair):
     client, server = pair
     out, into = os.pipe()
     scopes = ["example.com/a linux/amd64 main", "é"]
-    fd_passing.offer(client, Offer(True, False, scopes), (out, into))
-    offer, (their_out, their_into) = fd_passing.receive(server)
+    fd_passing.send_offer(client, Offer(True, False, scopes), (out, into))
+    offer, (their_out, their_into) = fd_passing.receive_offer(server)
     assert fields(offer) == (True, False, tuple(scopes))
     assert not os.get_inheritable(their_out)
     os.write(their_into, b"x")
@@ -62,8 +62,8 @@ def test_any_scopes(scopes, summary, explicit):
     """An Offer is what was offered."""
     client, server = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with client, server:
-        fd_passing.offer(client, Offer(summary, explicit, scopes), (0, 1))
-        offer, fds = fd_passing.receive(server)
+        fd_passing.send_offer(client, Offer(summary, explicit, scopes), (0, 1))
+        offer, fds = fd_passing.receive_offer(server)
         for fd in fds:
             os.close(fd)
     assert fields(offer) == (summary, explicit, tuple(scopes))
@@ -93,7 +93,7 @@ def test_what_is_no_offer(pair, data, count):
     before = open_descriptors()
     client.sendmsg([data], rights)
     with pytest.raises(ValueError):
-        fd_passing.receive(server)
+        fd_passing.receive_offer(server)
     assert open_descriptors() == before
 
 
@@ -101,19 +101,19 @@ def test_nothing_yet_and_the_end(pair):
     """Nothing yet is no failure, the end is one."""
     client, server = pair
     with pytest.raises(BlockingIOError):
-        fd_passing.receive(server)
+        fd_passing.receive_offer(server)
     client.close()
     with pytest.raises(ValueError):
-        fd_passing.receive(server)
+        fd_passing.receive_offer(server)
 
 
 def test_the_end_of_a_session(pair):
     """Lines first, then the exit status; an end that nobody hears is no trouble."""
     client, server = pair
-    fd_passing.tell(server, "one\n", 3)
+    fd_passing.send_end(server, "one\n", 3)
     assert client.recv(100) == b"one\n" and client.recv(100) == b"\0\x03"
     client.close()
-    fd_passing.tell(server, "two\n", 0)
+    fd_passing.send_end(server, "two\n", 0)
 
 
 def test_whose_it_is(pair):

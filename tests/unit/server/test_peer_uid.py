@@ -39,10 +39,10 @@ def test_the_user_of_a_connection(own, host, peer, to):
         client.connect((to, listener.getsockname()[1]))
         accepted, address = listener.accept()
         with accepted:
-            assert peer_uid.uid(address, accepted.getsockname()) == os.geteuid()
+            assert peer_uid.find(address, accepted.getsockname()) == os.geteuid()
 
 
 def test_a_connection_that_is_not_there():
     """A client that is gone, or on another machine, is nobody's."""
     with pytest.raises(ValueError):
-        peer_uid.uid(("127.0.0.1", 1), ("127.0.0.1", 2))
+        peer_uid.find(("127.0.0.1", 1), ("127.0.0.1", 2))
