@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..loop import Timer
     from ..options import Options
     from .http_process import HttpProcess
-    from .serve import Listeners
+    from .listeners import Listeners
 
 log = logging.getLogger(__name__)
 

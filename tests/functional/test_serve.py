@@ -178,7 +178,10 @@ def test_connect_without_a_server_is_one_line_and_exit_1(connect):
     port = free_port()
     plugin = connect(port)
     assert plugin.wait() == 1 and plugin.line() is None
-    assert plugin.stderr == f"go-cache-plugin: no server on port {port}: connection refused\n"
+    assert plugin.stderr == (
+        f"go-cache-plugin: no server on port {port}: connection refused;"
+        " start one, or give --cache-dir to do without\n"
+    )
 
 
 @pytest.mark.parametrize("by", ["flag", "variable"])

@@ -100,10 +100,12 @@ def test_stop_timeout_cuts_clients_that_do_not_finish(serve, connect, tcp, cache
     assert plugin.wait() == 1 and plugin.line() is None and client.is_given_up()
     (line,) = plugin.stderr.splitlines()
     if way == "unix":
-        assert line == "go-cache-plugin: the server is stopping"
+        assert line == (
+            "go-cache-plugin: the server is stopping, and --stop-timeout is over; run the build again"
+        )
     else:
-        assert (
-            line == f"go-cache-plugin: the server on port {server.port} has closed the connection"
+        assert line == (
+            f"go-cache-plugin: the server on port {server.port} has closed the connection; see its log"
         )
     assert not temporaries(cache_dir)
 
@@ -143,7 +145,7 @@ def test_connect_says_that_the_server_was_killed(serve, connect, way, processes)
     assert plugin.wait() == 1 and plugin.line() is None
     assert time.monotonic() - begin < 2
     assert plugin.stderr == (
-        f"go-cache-plugin: the server on port {server.port} has closed the connection\n"
+        f"go-cache-plugin: the server on port {server.port} has closed the connection; see its log\n"
     )
     processes.expect_none()
 

@@ -26,6 +26,8 @@ from server_sessions import BODY, unix_name
 pytest_plugins = ["server_fixtures"]
 
 GET = b'{"ID":1,"Command":"get","ActionID":"%s"}\n\n' % b64(action_id("good")).encode()
+NO_OFFER = "the first message is not an offer of connect"
+OTHER_VERSION = "the client is another version of go-cache-plugin than the server"
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
 
 
@@ -57,7 +59,10 @@ def test_a_client_that_stops_in_a_header_is_given_up(impatient, good, tcp, conne
     for one in (client, plugin):
         one.send(b'{"ID":1,"Comm')
     assert client.is_given_up() and plugin.wait() == 1
-    assert plugin.stderr == ("go-cache-plugin: the client has stopped in the middle of a request\n")
+    assert plugin.stderr == (
+        "go-cache-plugin: the client has stopped in the middle of a request or of reading answers"
+        " (--client-timeout)\n"
+    )
     is_served()
 
 
@@ -160,16 +165,16 @@ def test_an_offer_of_another_number_of_descriptors_is_turned_away(serve, good, r
     before = server.descriptors()
     client = raw(server.port)
     client.offer([pipe[0]] * count)
-    expect_turned_away(client, server, "no offer of connect")
+    expect_turned_away(client, server, NO_OFFER)
     wait_until(lambda: server.descriptors() <= before, "the end of what it had")
     is_served()
 
 
 FIRST_LINES = {
-    "another version": ("go-cache-plugin connect 2", "a client of another version"),
-    "bytes": (b"\xff\xfe", "no offer of connect"),
-    "one line": (b"go-cache-plugin connect 1", "no offer of connect"),
-    "no scope": (b"go-cache-plugin connect 1\n0\n0", "no offer of connect"),
+    "another version": ("go-cache-plugin connect 2", OTHER_VERSION),
+    "bytes": (b"\xff\xfe", NO_OFFER),
+    "one line": (b"go-cache-plugin connect 1", NO_OFFER),
+    "no scope": (b"go-cache-plugin connect 1\n0\n0", NO_OFFER),
     "long": (b"x" * 100_000, None),
 }
 
@@ -306,7 +311,8 @@ def test_a_crowd_that_comes_and_goes_leaves_nothing_open(serve, good, tcp, raw):
 
 AS_NOBODY = """
 import array, encodings.idna, os, socket, sys
-from cacheplugin import connect, handover, options, scope
+from cacheplugin import options, scope
+from cacheplugin.server import connect
 _, chosen = options.load([], os.environ)
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 """

@@ -6,7 +6,15 @@ from cacheplugin.server.lifecycle import IGNORED, TRANSITIONS, Event, Lifecycle,
 
 # A row for each state, a column for each event: the next state, "." where nothing changes, "x"
 # where the event cannot happen.
-EVENTS = "IDLE FIRST_SIGNAL SECOND_SIGNAL STOP_TIMEOUT CLIENTS_GONE DRAINED DRAIN_TIMEOUT".split()
+EVENTS = [
+    "IDLE",
+    "FIRST_SIGNAL",
+    "SECOND_SIGNAL",
+    "STOP_TIMEOUT",
+    "CLIENTS_GONE",
+    "DRAINED",
+    "DRAIN_TIMEOUT",
+]
 TABLE = {
     "SERVING": "STOPPING STOPPING x x x x x",
     "STOPPING": ". . ABORTED CUT_OFF DRAINING DONE x",
@@ -25,7 +33,7 @@ CASES = [
 
 def test_the_table_is_complete():
     assert list(TABLE) == [state.name for state in State]
-    assert EVENTS == [event.name for event in Event]
+    assert [event.name for event in Event] == EVENTS
 
 
 @pytest.mark.parametrize("state, event, after", CASES)

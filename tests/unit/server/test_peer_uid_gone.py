@@ -31,7 +31,7 @@ def accepted(listener, end):
 
 def test_a_client_that_has_closed_is_nobodys(listener):
     """Its socket is the kernel's then, which some kernels write as root's."""
-    client, connection, address = accepted(listener, lambda client: client.close())
+    _client, connection, address = accepted(listener, lambda client: client.close())
     with connection, pytest.raises(ValueError):
         peer_uid.find(address, connection.getsockname())
 

@@ -90,7 +90,10 @@ def test_more_names_than_listeners():
 def test_what_is_no_listening_socket(kinds):
     """It is named by its number, also where nothing is there."""
     number = 2 + len(kinds)
-    expected = f"descriptor {number}, passed by the service manager, is no listening socket"
+    expected = (
+        f"descriptor {number}, passed by the service manager, is not a listening socket; "
+        "see ListenStream= in its socket unit"
+    )
     assert passed(kinds) == expected
 
 
@@ -166,4 +169,4 @@ def test_a_service_manager_that_cannot_be_told(monkeypatch, caplog, tmp_path, na
     monkeypatch.setenv("NOTIFY_SOCKET", f"{tmp_path}/{name}")
     with caplog.at_level(logging.WARNING):
         systemd.notify("READY=1")
-    assert "the service manager cannot be told READY=1: " in caplog.text
+    assert "cannot tell the service manager READY=1 at NOTIFY_SOCKET=" in caplog.text
