@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    # The fields of a remote.bundles.index.Row, as a plain tuple: marshal takes nothing else.
+    # The fields of a remote.bundles.rows.Row, as a plain tuple: marshal takes nothing else.
     PlainRow = tuple[str, str, int, int, int, str, int, int, int, int]
     # action, output, size, time_ns, path
     PlainEntry = tuple[str, str, int, int, str]
@@ -88,23 +88,25 @@ class FileResult(NamedTuple):
 class LoadResult(NamedTuple):
     """Answers a LoadJob.
 
-    own: rows of the scope's manifests; others: rows of related scopes. foreign: rows' actions of no
-    scope asked for. names: the manifests that own comes from. written_s: when the newest of those
-    was written (epoch). missing: actions that the local store lacks, in the order in which they
-    will be wanted. objects: whether the bucket also holds the objects layout. damaged: how many
-    manifests could not be used. now_s: the time by the store's clock (epoch).
+    own: rows of the session's own scope; related: rows of the scopes that it falls back to;
+    unrelated: rows of the scopes that were written to last, if the others have none. superseded:
+    manifests of the own scope that a new manifest with these rows supersedes. written_s: when the
+    newest manifest of the own scope was written (epoch). missing: actions of all rows that the local
+    store lacks, in the order of first use. has_objects: whether the bucket also holds the objects
+    layout. damaged: how many manifests could not be used. now_s: the time by the store's clock
+    (epoch).
     """
 
     number: int
     status: str
     reason: str = ""
     own: "Sequence[PlainRow]" = ()
-    others: "Sequence[PlainRow]" = ()
-    foreign: "Sequence[PlainRow]" = ()
-    names: "Sequence[str]" = ()
+    related: "Sequence[PlainRow]" = ()
+    unrelated: "Sequence[PlainRow]" = ()
+    superseded: "Sequence[str]" = ()
     written_s: float = 0
     missing: "Sequence[str]" = ()
-    objects: bool = False
+    has_objects: bool = False
     damaged: int = 0
     now_s: float = 0
 

@@ -1,1 +1,1 @@
-"""The bucket. Only this package imports botocore and s3transfer."""
+"""The bucket: the only package that imports botocore and s3transfer."""

@@ -1,15 +1,24 @@
-"""What the pool supervisor and the plans of layouts use of each other. For type checkers only."""
+"""Contracts of the pool with the plans of layouts, and of layouts with the bucket.
+
+For type checkers only: import this module only under TYPE_CHECKING.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+    from typing import BinaryIO
+
     from ..ipc import jobs
+    from .body_reader import Body
+    from .s3 import Listed
 
 
 class TaskOwner(Protocol):
-    """Hears how its tasks ended.
+    """Gets the results of its tasks.
 
     Implemented by every plan and by the file jobs of pool.supervisor; used by the Supervisor.
     """
@@ -54,10 +63,10 @@ class SessionPlan(TaskOwner, Protocol):
         """Fetch what the sessions will ask for, if the layout knows it."""
 
     def fetch(self, job: jobs.FetchJob) -> None:
-        """Answer a FetchJob, now or later, by ``host.report``."""
+        """Answer a FetchJob, now or later, by ``report``."""
 
     def upload(self, job: jobs.UploadJob) -> None:
-        """Answer an UploadJob, now or later, by ``host.report``."""
+        """Answer an UploadJob, now or later, by ``report``."""
 
     def finish(self, job: jobs.FinishJob) -> None:
         """The session has ended; answer its FinishJob once everything it writes is done."""
@@ -70,3 +79,39 @@ class SessionPlan(TaskOwner, Protocol):
 
     def on_time(self) -> None:
         """Do what is due by now; called at least once ``timeout_s`` has passed."""
+
+
+class Bucket(Protocol):
+    """What layouts, prune and stats use of a bucket.
+
+    s3.Bucket implements it and documents each method, FakeBucket implements it for unit tests. All
+    methods raise RemoteError.
+    """
+
+    def read(self, key: str, limit: int) -> bytes: ...
+
+    def read_all(self, key: str, limit: int) -> bytes: ...
+
+    def open(self, key: str) -> AbstractContextManager[tuple[int, Body]]: ...
+
+    def open_range(self, key: str, start: int, length: int) -> AbstractContextManager[Body]: ...
+
+    def list(self, prefix: str, limit: int = ...) -> Sequence[Listed]: ...
+
+    def list_all(self, prefix: str) -> Iterator[Listed]: ...
+
+    def now_s(self) -> float: ...
+
+    def delete(self, keys: Iterable[str]) -> None: ...
+
+    def exists(self, key: str) -> bool: ...
+
+    def write(self, key: str, data: bytes) -> None: ...
+
+    def write_new(self, key: str, data: bytes) -> bool: ...
+
+    def download(self, key: str, file: BinaryIO, size: int) -> None: ...
+
+    def upload_file(self, key: str, source: str | Body) -> None: ...
+
+    def abort_uploads(self, prefix: str, is_wanted: Callable[[str, float], bool]) -> None: ...

@@ -5,51 +5,79 @@
     [prefix/]action/<xx>/<action id>   "<output id> <unix nanoseconds>", no newline
     [prefix/]output/<xx>/<output id>   the body
 
-It is the Go program's, byte for byte, so that both may share a bucket.
+<xx> are the first two digits of the id. The layout is that of the Go program go-cache-plugin, byte
+for byte, so that both programs can share a bucket.
 """
 
+from __future__ import annotations
+
 import hashlib
-from collections import namedtuple
+from typing import TYPE_CHECKING
 
 from ..errors import Absent, BodyMismatch, Damaged, RemoteError
 from ..ipc import jobs
 from ..options import key_prefix
 from ..store.tree import EMPTY_OUTPUT
+from ..tuples import NamedTuple
+from .body_reader import BodyReader
 from .s3 import LARGE_BYTES
-from .slow_body import PatientBody
 
-# received, sent: bytes of bodies over the network; found: the bucket had the body already.
-Fetched = namedtuple("Fetched", "output size time_ns path received")
-Uploaded = namedtuple("Uploaded", "found sent")
+if TYPE_CHECKING:
+    from ..store.cache import LocalCache
+    from .contracts import Bucket
 
 _ACTION_BYTES = 512
 _CHUNK_BYTES = 1 << 18
 
 
-class ObjectsLayout:
-    """``bucket`` is a remote.s3.Bucket, ``cache`` a LocalCache, ``prefix`` clean or empty."""
+class Fetched(NamedTuple):
+    """An entry that is in the local cache now. ``received``: bytes over the network."""
 
-    def __init__(self, bucket, cache, prefix: str) -> None:
+    output: str
+    size: int
+    time_ns: int
+    path: str
+    received: int
+
+
+class Uploaded(NamedTuple):
+    """found: the bucket had the body already; sent: bytes over the network."""
+
+    found: bool
+    sent: int
+
+
+class ActionRecord(NamedTuple):
+    """The content of an action object."""
+
+    output: str
+    time_ns: int
+
+
+class ObjectsLayout:
+    """Does the tasks of the layout. ``prefix`` is that of --prefix, perhaps empty. Thread-safe."""
+
+    def __init__(self, bucket: Bucket, cache: LocalCache, prefix: str) -> None:
         self._bucket = bucket
         self._cache = cache
         self._prefix = key_prefix(prefix)
-        self._uploaded = set()  # outputs the bucket is known to hold
+        self._in_bucket: set[str] = set()  # outputs that the bucket is known to hold
 
     def _key(self, kind: str, name: str) -> str:
         return f"{self._prefix}{kind}/{name[:2]}/{name}"
 
-    def fetch_job(self, job) -> jobs.FetchResult:
+    def fetch_job(self, job: jobs.FetchJob) -> jobs.FetchResult:
         got = self.fetch(job.action)
-        return jobs.FetchResult(job.number, job.action, jobs.HIT, *got, "")
+        return jobs.FetchResult(job.number, job.action, jobs.HIT, *got)
 
-    def upload_job(self, job) -> jobs.UploadResult:
+    def upload_job(self, job: jobs.UploadJob) -> jobs.UploadResult:
         done = self.upload(job)
-        return jobs.UploadResult(job.number, jobs.STORED, done.found, done.sent, "")
+        return jobs.UploadResult(job.number, jobs.STORED, done.found, done.sent)
 
     def fetch(self, action: str) -> Fetched:
-        """Bring an entry into the local cache, verified, and say where it is.
+        """Bring the entry of an action into the local cache and check its body.
 
-        Raises RemoteError, and OSError where the local disk does not take the body.
+        Raises RemoteError, and OSError if the body cannot be written to the local disk.
         """
         output, time_ns = parse_action(
             self._bucket.read(self._key("action", action), _ACTION_BYTES)
@@ -61,37 +89,38 @@ class ObjectsLayout:
         try:
             size, path = self._download(action, output, time_ns)
         except Absent as error:
-            raise Damaged(f"action {action} names an output that is not there") from error
+            raise Damaged(f"action {action} names output {output}, which is absent") from error
         except BodyMismatch as error:
             raise Damaged(f"output {output}: {error}", output) from error
-        self._uploaded.add(output)
+        self._in_bucket.add(output)
         return Fetched(output, size, time_ns, path, size)
 
-    def _download(self, action, output, time_ns):
+    def _download(self, action: str, output: str, time_ns: int) -> tuple[int, str]:
+        """Store a body and its record; returns the body's size and path."""
         key = self._key("output", output)
         with self._bucket.open(key) as (size, body):
             if size <= LARGE_BYTES:
                 with self._cache.writer(action, output, size) as writer:
-                    body, left = PatientBody(body), size
+                    reader, left = BodyReader(body), size
                     while left:
-                        writer.write(body.read(min(left, _CHUNK_BYTES)))
+                        writer.write(reader.read(min(left, _CHUNK_BYTES)))
                         left -= min(left, _CHUNK_BYTES)
                     return size, writer.commit(time_ns)
         with self._cache.writer(action, output, size) as writer:
             writer.fill(lambda file: self._bucket.download(key, file, size))
             return size, writer.commit(time_ns)
 
-    def upload(self, job) -> Uploaded:
-        """Make the bucket hold the entry of an UploadJob; doing it twice is harmless.
+    def upload(self, job: jobs.UploadJob) -> Uploaded:
+        """Make the bucket hold the entry of a job. A second upload of the same entry is harmless.
 
-        Raises RemoteError (Damaged where the local body is gone or wrong), and OSError where it
-        cannot be read.
+        Raises RemoteError (Damaged if the local body is missing or wrong), and OSError if it cannot
+        be read.
         """
         found, sent = True, 0
-        if job.output not in self._uploaded or job.replace:
+        if job.output not in self._in_bucket or job.replace:
             found = not self._upload_output(job)
             sent = 0 if found else job.size
-            self._uploaded.add(job.output)
+            self._in_bucket.add(job.output)
         key = self._key("action", job.action)
         if not (job.recovered and self._has_newer(key, job.time_ns)):
             self._bucket.write(key, f"{job.output} {job.time_ns}".encode())
@@ -100,11 +129,11 @@ class ObjectsLayout:
     def _has_newer(self, key: str, time_ns: int) -> bool:
         """Whether the bucket has a later put of the action, which a late upload must not undo."""
         try:
-            return parse_action(self._bucket.read(key, _ACTION_BYTES))[1] > time_ns
+            return parse_action(self._bucket.read(key, _ACTION_BYTES)).time_ns > time_ns
         except RemoteError:
             return False
 
-    def _upload_output(self, job) -> bool:
+    def _upload_output(self, job: jobs.UploadJob) -> bool:
         """Write a job's body unless the bucket has it; returns whether it was written."""
         key = self._key("output", job.output)
         if job.size <= LARGE_BYTES:
@@ -117,7 +146,7 @@ class ObjectsLayout:
             try:
                 self._bucket.abort_uploads(key, lambda begun, _: begun == key)
             except RemoteError:
-                pass  # not allowed to; if S3 is down, what follows says so
+                pass  # maybe it is not permitted; if S3 is down, the next request reports that
         if not job.replace and self._bucket.exists(key):
             return False
         _checked_body(job)
@@ -125,8 +154,8 @@ class ObjectsLayout:
         return True
 
 
-def parse_action(data: bytes):
-    """(output id, time in nanoseconds) of an action object; raises Damaged."""
+def parse_action(data: bytes) -> ActionRecord:
+    """Parse an action object; raises Damaged."""
     fields = data.split()
     if len(fields) == 2:
         output, time_ns = fields
@@ -136,14 +165,15 @@ def parse_action(data: bytes):
             and time_ns.isdigit()
             and len(time_ns) < 20  # and so before the year 2287
         ):
-            return output.decode(), int(time_ns)
-    raise Damaged(f"an action object holds {data[:80]!r}")
+            return ActionRecord(output.decode(), int(time_ns))
+    raise Damaged(f"an action object has invalid content: {data[:80]!r}")
 
 
-def _checked_body(job) -> bytes:
-    """The body of an UploadJob, or nothing of a large one; what is uploaded is served to everybody.
+def _checked_body(job: jobs.UploadJob) -> bytes:
+    """Check a local body by its SHA-256, because every machine is served what is uploaded.
 
-    Raises Damaged where it is gone or not what its name says.
+    Returns the body, or b"" for a large one, which is only checked. Raises Damaged if the body is
+    missing or wrong.
     """
     if job.output == EMPTY_OUTPUT:
         return b""
@@ -157,7 +187,7 @@ def _checked_body(job) -> bytes:
                 while data := file.read(_CHUNK_BYTES):
                     digest.update(data)
     except FileNotFoundError as error:
-        raise Damaged(f"{job.path} is gone") from error
+        raise Damaged(f"{job.path} is missing") from error
     if digest.hexdigest() != job.output:
-        raise Damaged(f"{job.path} is not what its name says")
+        raise Damaged(f"{job.path} does not have the SHA-256 of output {job.output}")
     return body

@@ -1,214 +1,263 @@
-"""``prune --remote``: deletes manifests and bundles that nobody needs, and rewrites scattered ones.
+"""``prune --remote``: deletes unneeded manifests and bundles, and rewrites sparse bundles.
 
-1. A manifest goes when it was not renewed for --expiry, when another one supersedes it since more
-   than a day, or when it is damaged.
-2. Bundles of which little is live, and many small ones that one working set is scattered over, are
-   rewritten: their live entries go into fresh bundles, and each scope that needs them gets a new
-   manifest, which supersedes those it replaces. (That renews it, so no scope that was not used for
-   half of --expiry is.)
-3. A bundle goes when no manifest names it, nor did one when this began, and it is older than a day.
+1. A manifest is deleted if it was not renewed for --expiry, if another one superseded it more than
+   a day ago, or if it is damaged.
+2. Bundles of which little is live, and small bundles if one working set needs many, are rewritten:
+   their live entries go into fresh bundles, and each scope that needs the entries gets a new
+   manifest, which supersedes the scope's others. A new manifest also renews its scope, so scopes
+   that were not used for half of --expiry are left as they are.
+3. A bundle is deleted if no manifest names it, including the manifests that are deleted in the same
+   run, and it is older than a day.
 
-A session that runs meanwhile never fails: at worst it misses, and what it writes is younger than a
-day. All ages are by the store's clock. What is not named as a manifest or bundle is not touched.
+Sessions can run at the same time. At worst they have misses; what they write is younger than a day.
+All ages are by the store's clock. Keys of any other form are not touched.
 """
+
+from __future__ import annotations
 
 import itertools
 import logging
 import os
 import shutil
 import tempfile
-from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from ..errors import RemoteError, Unavailable
 from ..ipc import jobs
 from ..store.cache import LocalCache
 from ..store.tree import Store
+from ..tuples import NamedTuple
 from .bundles import manifest
-from .bundles.index import ROW_BYTES, Row
-from .bundles.inventory import Inventory, Live, working_set
-from .bundles.packing import BUNDLE_BYTES
-from .bundles.ranges import cut
+from .bundles.inventory import BundleUsage, Inventory, working_set
+from .bundles.keys import BUNDLE_NAME, KeyPrefixes
+from .bundles.ranges import ranges_of
+from .bundles.rows import ROW_BYTES, Row, plain_rows
 from .bundles.tasks import BundlesLayout
+from .bundles.uploading import BUNDLE_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Sequence
+
+    from .bundles.inventory import CurrentManifest, ManifestInfo
+    from .contracts import Bucket
 
 logger = logging.getLogger(__name__)
 
-GRACE_S = 86400  # a session takes no longer from its first bundle to its manifest
-LIVE_SHARE = 0.5  # a bundle of which less is live is rewritten
-SMALL_BYTES = 8 << 20  # one of which less is live is small
-SCATTERED = 16  # more small ones than this in one working set are rewritten
+GRACE_S = 86400  # more than a session takes from its first bundle to its manifest
+MIN_LIVE_SHARE = 0.5  # a bundle of which less is live is rewritten
+SMALL_BYTES = 8 << 20  # a bundle with less live data is small
+MAX_SMALL_BUNDLES = 16  # if a working set needs more small bundles, they are rewritten
 _AT_ONCE = 8
 
-# bytes: of the objects; rewritten: bundles that were replaced by fresh ones.
-Result = namedtuple("Result", "manifests bundles bytes rewritten kept kept_bytes")
+
+class Result(NamedTuple):
+    """What a run deleted, rewrote and kept, in objects and bytes.
+
+    manifests, bundles, bytes: what was deleted; rewritten: bundles whose live entries are in fresh
+    bundles now; kept, kept_bytes: bundles that were found and not deleted. The field names are
+    those of ``prune --remote --json``.
+    """
+
+    manifests: int
+    bundles: int
+    bytes: int
+    rewritten: int
+    kept: int
+    kept_bytes: int
 
 
 class RemotePrune:
-    """Prunes the bundles below ``prefix`` of a Bucket."""
+    """Prunes the bundles layout below ``prefix`` of a bucket."""
 
-    def __init__(self, bucket, prefix: str) -> None:
+    def __init__(self, bucket: Bucket, prefix: str) -> None:
         self._bucket = bucket
         self._prefix = prefix
-        self._numbers = itertools.count(1)
+        self._prefixes = KeyPrefixes(prefix)
 
     def run(self, expiry_s: float, dry_run: bool = False) -> Result:
-        """Do all of it, or only say what would be done; raises RemoteError and OSError."""
-        layout = self._layout(None)
-        inventory = Inventory(self._bucket, layout)
-        old_s = inventory.now_s - GRACE_S
-        gone = self._useless(inventory, expiry_s)
+        """Prune, or only find out what would be done if ``dry_run``.
+
+        Raises RemoteError, and OSError if the temporary directory cannot be written.
+        """
+        inventory = Inventory(self._bucket, self._prefixes)
+        expired = _expired(inventory, expiry_s)
         fresh_s = inventory.now_s - expiry_s / 2
-        scattered = self._scattered(inventory, gone, fresh_s)
-        if scattered and not dry_run:
-            self._rewrite(inventory, gone, fresh_s, scattered)
-        # Also what a manifest named that goes now: a session may have just read it.
-        named = {name for one in inventory.manifests for name in one.bundles or ()}
-        unneeded = {
-            name
-            for name, listed in inventory.bundles.items()
-            if name not in named and listed.modified_s < old_s
-        }
-        if any(one.bundles is None for one in inventory.manifests):
-            logger.warning("a manifest that cannot be read may name any bundle: none is deleted")
-            unneeded = set()
+        sparse = _sparse(inventory, expired, fresh_s)
+        if sparse and not dry_run:
+            _Rewrite(self._bucket, self._prefix, inventory, sparse).run(expired, fresh_s)
+        unneeded = _unneeded(inventory)
         if not dry_run:
-            self._bucket.delete([one.key for one in gone])
-            self._bucket.delete([layout.bundles + name for name in unneeded])
-            try:
-                self._bucket.abort_uploads(
-                    layout.bundles,
-                    lambda key, begun_s: (
-                        begun_s < old_s
-                        and manifest.BUNDLE_NAME.fullmatch(key.removeprefix(layout.bundles))
-                    ),
-                )
-            except RemoteError as error:
-                logger.info("unfinished uploads stay: %s", error)  # not allowed to
-        deleted = sum(one.size for one in gone)
+            self._bucket.delete([info.key for info in expired])
+            self._bucket.delete([self._prefixes.bundles + name for name in unneeded])
+            self._abort_uploads(inventory.now_s - GRACE_S)
+        deleted = sum(info.size for info in expired)
         deleted += sum(inventory.bundles[name].size for name in unneeded)
         kept = [listed.size for name, listed in inventory.bundles.items() if name not in unneeded]
-        return Result(len(gone), len(unneeded), deleted, len(scattered), len(kept), sum(kept))
+        return Result(len(expired), len(unneeded), deleted, len(sparse), len(kept), sum(kept))
 
-    def _useless(self, inventory, expiry_s) -> list:
-        """The manifests that go."""
-        superseded, old_s = inventory.superseded_since(), inventory.now_s - GRACE_S
-        return [
-            one
-            for one in inventory.manifests
-            if not one.newer
-            and (
-                one.modified_s < inventory.now_s - max(expiry_s, GRACE_S)
-                or superseded.get((one.scope, one.name), inventory.now_s) < old_s
-                or (one.bundles is None and one.modified_s < old_s)
-            )
-        ]
+    def _abort_uploads(self, before_s: float) -> None:
+        """Abort multipart uploads of bundles that began before a time (epoch)."""
+        prefix = self._prefixes.bundles
 
-    def _layout(self, cache) -> BundlesLayout:
-        return BundlesLayout(self._bucket, cache, self._prefix, False)
+        def is_old_bundle(key: str, begun_s: float) -> bool:
+            return begun_s < before_s and bool(BUNDLE_NAME.fullmatch(key.removeprefix(prefix)))
 
-    # -- rewriting ---------------------------------------------------------------------------------
+        try:
+            self._bucket.abort_uploads(prefix, is_old_bundle)
+        except RemoteError as error:  # it may not be permitted
+            logger.info("unfinished uploads of bundles were not aborted: %s", error)
 
-    def _scattered(self, inventory, gone, fresh_s) -> set:
-        """The bundles whose live entries are better off in fresh ones."""
-        live, sets = Live(inventory.bundles), []
-        for heads in inventory.scopes(without=gone):
-            rows = working_set(heads)
-            live.add(rows)
-            if heads[0][0].modified_s >= fresh_s:
-                sets.append({row.bundle for row in rows})
-        # The index is no part of the blocks; it has fewer bytes than the rows in it.
-        shares = {
-            name: (count + live.rows[name] * ROW_BYTES) / inventory.bundles[name].size
-            for name, count in live.bytes.items()
-        }
-        found = set()
-        for bundles in sets:
-            found |= {name for name in bundles if shares.get(name, 1) < LIVE_SHARE}
-            small = {name for name in bundles if live.bytes.get(name, SMALL_BYTES) < SMALL_BYTES}
-            if len(small) > SCATTERED:
-                found |= small
-        return found
 
-    def _rewrite(self, inventory, gone, fresh_s, scattered) -> None:
-        """Put what is live in ``scattered`` into fresh bundles, and write the manifests for it."""
+def _expired(inventory: Inventory, expiry_s: float) -> list[ManifestInfo]:
+    """The manifests to delete."""
+    superseded, old_s = inventory.superseded_since(), inventory.now_s - GRACE_S
+    return [
+        info
+        for info in inventory.manifests
+        if not info.is_newer
+        and (
+            info.modified_s < inventory.now_s - max(expiry_s, GRACE_S)
+            or superseded.get((info.scope, info.name), inventory.now_s) < old_s
+            or (info.bundles is None and info.modified_s < old_s)
+        )
+    ]
+
+
+def _unneeded(inventory: Inventory) -> set[str]:
+    """The names of the bundles to delete: old ones that no manifest named.
+
+    That includes manifests that are deleted now, because a session may have just read one.
+    """
+    if any(info.bundles is None for info in inventory.manifests):
+        logger.warning("no bundle is deleted, because a manifest that cannot be read may need it")
+        return set()
+    named = {name for info in inventory.manifests for name in info.bundles or ()}
+    old_s = inventory.now_s - GRACE_S
+    return {
+        name
+        for name, listed in inventory.bundles.items()
+        if name not in named and listed.modified_s < old_s
+    }
+
+
+def _sparse(inventory: Inventory, expired: Collection[ManifestInfo], fresh_s: float) -> set[str]:
+    """The names of the bundles to rewrite. Scopes older than ``fresh_s`` (epoch) want none."""
+    usage, needs = BundleUsage(inventory.bundles), []
+    for current in inventory.scopes(without=expired):
+        rows = working_set(current)
+        usage.add(rows)
+        if current[0].info.modified_s >= fresh_s:
+            needs.append({row.bundle for row in rows})
+    # A bundle's index is not part of its blocks. It is counted as live for the rows that are; that
+    # is an upper bound, because the index is compressed.
+    shares = {
+        name: (live + usage.rows[name] * ROW_BYTES) / inventory.bundles[name].size
+        for name, live in usage.bytes.items()
+    }
+    found: set[str] = set()
+    for names in needs:
+        found |= {name for name in names if shares.get(name, 1) < MIN_LIVE_SHARE}
+        small = {name for name in names if usage.bytes.get(name, SMALL_BYTES) < SMALL_BYTES}
+        if len(small) > MAX_SMALL_BUNDLES:
+            found |= small
+    return found
+
+
+class _Rewrite:
+    """Moves the live entries of ``sparse`` bundles into fresh bundles, and writes manifests."""
+
+    def __init__(
+        self, bucket: Bucket, prefix: str, inventory: Inventory, sparse: Collection[str]
+    ) -> None:
+        self._bucket = bucket
+        self._prefix = prefix
+        self._inventory = inventory
+        self._sparse = sparse
+        self._moved: dict[str, Row] = {}  # rows in fresh bundles, by output
+        self._damaged: set[str] = set()  # actions
+        self._numbers = itertools.count(1)
+
+    def run(self, expired: Iterable[ManifestInfo], fresh_s: float) -> None:
+        """Rewrite for all scopes with a manifest written since ``fresh_s`` (epoch).
+
+        Raises RemoteError, and OSError if the temporary directory cannot take the entries.
+        """
         directory = tempfile.mkdtemp(prefix="go-cache-plugin-")
         try:
-            places, lost = {}, set()  # output: Row in a fresh bundle; actions that are damaged
-            cache = LocalCache(Store(directory), spill=False)
-            layout = self._layout(cache)
-            for heads in inventory.scopes(without=gone):
-                if heads[0][0].modified_s < fresh_s:
+            store = Store(directory)
+            layout = BundlesLayout(
+                self._bucket, LocalCache(store, spill=False), self._prefix, look_for_objects=False
+            )
+            for current in self._inventory.scopes(without=expired):
+                if current[0].info.modified_s < fresh_s:
                     continue
-                rows = working_set(heads)
-                affected = [row for row in rows if row.bundle in scattered]
-                for batch in _batches(row for row in affected if row.output not in places):
-                    self._move(layout, heads[0][1].scope, cache, batch, places, lost)
+                rows = working_set(current)
+                affected = [row for row in rows if row.bundle in self._sparse]
+                unmoved = (row for row in affected if row.output not in self._moved)
+                for batch in _batches(unmoved):
+                    self._move(layout, store, current[0].manifest.scope, batch)
                 if affected:
-                    self._write_manifest(layout, heads, rows, scattered, places, lost)
+                    self._write_manifest(layout, current, rows)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _move(self, layout, scope, cache, rows, places, lost) -> None:
-        """Fetch the entries of ``rows``, checked, and write them into one fresh bundle of ``scope``."""
+    def _move(self, layout: BundlesLayout, store: Store, scope: str, rows: Sequence[Row]) -> None:
+        """Fetch entries, which checks them, and write them into one fresh bundle of ``scope``."""
         tasks = [
             jobs.RangeJob(
-                next(self._numbers),
-                part.bundle,
-                part.start,
-                part.length,
-                [tuple(row) for row in part.rows],
+                next(self._numbers), part.bundle, part.start, part.length, plain_rows(part.rows)
             )
-            for part in cut(rows)
+            for part in ranges_of(rows)
         ]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             for result in pool.map(layout.fetch, tasks):
-                lost.update(result.damaged)
+                self._damaged.update(result.damaged)
                 if result.status not in (jobs.HIT, jobs.DAMAGED):
-                    raise Unavailable(f"a range could not be read: {result.reason}")
+                    raise Unavailable(f"a range of a bundle was not fetched: {result.reason}")
         entries = [
-            (row.action, row.output, row.size, row.time_ns, cache.store.output_path(row.output))
+            (row.action, row.output, row.size, row.time_ns, store.output_path(row.output))
             for row in rows
-            if row.action not in lost
+            if row.action not in self._damaged
         ]
         if entries:
-            result = layout.upload(jobs.BundleJob(next(self._numbers), scope, entries))
-            for fields in result.rows:
+            written = layout.upload(jobs.BundleJob(next(self._numbers), scope, entries))
+            for fields in written.rows:
                 row = Row(*fields)
-                places[row.output] = row
+                self._moved[row.output] = row
         for row in rows:
-            for path in (cache.store.output_path(row.output), cache.store.action_path(row.action)):
+            for path in (store.output_path(row.output), store.action_path(row.action)):
                 try:
                     os.unlink(path)
                 except FileNotFoundError:
                     pass
 
-    def _write_manifest(self, layout, heads, rows, scattered, places, lost) -> None:
-        """A manifest of the scope in place of its ``heads``; what is damaged is left out."""
-        moved = []
+    def _write_manifest(
+        self, layout: BundlesLayout, current: Sequence[CurrentManifest], rows: Iterable[Row]
+    ) -> None:
+        """Write a manifest in place of a scope's ``current`` ones, without damaged entries."""
+        live = []
         for row in rows:
-            if row.bundle in scattered and row.output in places:
-                place = places[row.output]
-                row = row._replace(
-                    bundle=place.bundle, offset=place.offset, length=place.length, inner=place.inner
-                )
-            elif row.action in lost:
-                continue
-            moved.append(row)
-        names = [one.name for one, _ in heads]
-        names += [name for _, text in heads for name in text.superseded]
+            if row.bundle in self._sparse and row.output in self._moved:
+                live.append(row.moved_to(self._moved[row.output].place))
+            elif row.action not in self._damaged:
+                live.append(row)
+        names = [found.info.name for found in current]
+        names += [name for found in current for name in found.manifest.superseded]
         superseded = list(dict.fromkeys(names))[: manifest.MAX_SUPERSEDED]
-        scope = heads[0][1].scope
-        data = manifest.encode(manifest.Manifest(scope, superseded, moved))
+        scope = current[0].manifest.scope
+        data = manifest.encode(manifest.Manifest(scope, superseded, live))
         layout.write_manifest(jobs.ManifestJob(next(self._numbers), scope, data))
 
 
-def _batches(rows):
-    """Lists of ``rows`` whose bodies make one bundle each."""
-    batch, size, seen = [], 0, set()
+def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Split rows into those of one bundle each."""
+    batch: list[Row] = []
+    size, outputs = 0, set()
     for row in rows:
         batch.append(row)
-        if row.output not in seen:
-            seen.add(row.output)
+        if row.output not in outputs:
+            outputs.add(row.output)
             size += row.size
         if size >= BUNDLE_BYTES:
             yield batch

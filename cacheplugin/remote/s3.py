@@ -1,11 +1,13 @@
-"""One bucket, and botocore's many errors translated in one place."""
+"""One bucket through botocore, whose errors are translated into RemoteError here alone."""
+
+from __future__ import annotations
 
 import os
 import threading
 import time
-from collections import namedtuple
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
 
 import botocore.session
 from botocore import exceptions as boto
@@ -13,24 +15,30 @@ from botocore.config import Config
 
 from .. import __version__
 from ..errors import Absent, Damaged, RemoteError, TimedOut, Unavailable, Unusable
-from .fast_get import DirectGets
-from .slow_body import PatientBody
+from ..tuples import NamedTuple
+from .body_reader import BodyReader
+from .fast_get import FastGet
 
-# An object in a listing: its size in bytes, when it was written by the store's own clock (epoch, s).
-Listed = namedtuple("Listed", "key size modified_s")
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Any, BinaryIO, TypeVar
 
-# Bodies of more bytes than this go in parts, several at once, through s3transfer.
+    from ..options import Options
+    from .body_reader import Body
+
+    T = TypeVar("T")
+
+# s3transfer moves larger bodies, in parallel parts.
 LARGE_BYTES = 8 << 20
 
 CONNECT_TIMEOUT_S = 3
-FETCH_READ_TIMEOUT_S = 6  # a get waits for it, and a miss is better than a long wait
+FETCH_READ_TIMEOUT_S = 6  # a get waits for a fetch, and a miss is better than a long wait
 UPLOAD_READ_TIMEOUT_S = 20
-# A fetch is tried again by Bucket.open, and only where it did not time out.
-FETCH_ATTEMPTS = 1
+FETCH_ATTEMPTS = 1  # Bucket._retry_once repeats requests of fetches, except after a time-out
 UPLOAD_ATTEMPTS = 2
 
 _REASON_LENGTH = 300  # some errors quote whole regular expressions
-_LIST_KEYS = 1000  # the most that S3 gives in one answer
+_LIST_KEYS = 1000  # the most keys in one listing or deletion
 _NO_SUCH_RANGE = ("416", "InvalidRange")
 _ABSENT = ("404", "NoSuchKey", "NotFound")
 _REFUSED = (
@@ -60,33 +68,45 @@ _NO_CREDENTIALS = (
     boto.UnsupportedS3ConfigurationError,
 )
 _TIMED_OUT = (boto.ConnectTimeoutError, boto.ReadTimeoutError)
-# What a store says that does not know If-None-Match on a put.
+# Errors of stores that do not support If-None-Match on a put.
 _NOT_CONDITIONAL = ("NotImplemented", "501", "InvalidArgument", "InvalidRequest")
 
 
-class Bucket:
-    """Objects by key, in the bucket that ``options`` name. Safe to use from many threads."""
+class Listed(NamedTuple):
+    """An object in a listing. ``modified_s``: seconds since the epoch by the store's clock."""
 
-    def __init__(self, options) -> None:
+    key: str
+    size: int
+    modified_s: float
+
+
+class Bucket:
+    """Objects by key in the bucket that ``options`` name. Thread-safe; methods raise RemoteError.
+
+    The constructor raises Unusable if the configuration or the credentials cannot be used.
+    """
+
+    def __init__(self, options: Options) -> None:
         self._options = options
         self._name = options.bucket
         self._conditional_puts = True
-        self._ahead_s = 0.0  # of our clock
-        self._upload_client, self._lock = None, threading.Lock()
+        self._clock_offset_s = 0.0  # the store's clock minus ours
+        self._upload_client: Any = None
+        self._lock = threading.Lock()
         try:
             with translated():
-                self._session = botocore.session.get_session()
+                self._session: Any = botocore.session.get_session()
                 self._region = self._find_region()
                 self._fetches = self._client(FETCH_READ_TIMEOUT_S, FETCH_ATTEMPTS)
                 credentials = self._session.get_credentials()
                 if credentials is None:
                     raise Unusable("no AWS credentials found")
-                self._gets = DirectGets(self._fetches, credentials)
-        except ValueError as error:  # an endpoint URL that only botocore finds wrong
+                self._fast_get = FastGet(self._fetches, credentials)
+        except ValueError as error:  # an endpoint URL that options accepts and botocore refuses
             raise Unusable(_one_line(error)) from error
 
     def _find_region(self) -> str:
-        region = (
+        region: str = (
             self._options.region
             or os.environ.get("AWS_REGION")
             or self._session.get_config_variable("region")
@@ -98,19 +118,19 @@ class Bucket:
         try:
             answer = client.get_bucket_location(Bucket=self._name)
         except (boto.ClientError, boto.HTTPClientError, boto.ConnectionError):
-            return self._region  # not allowed to ask, a store without regions, or S3 is down
-        location = answer.get("LocationConstraint") or self._region
+            return self._region  # not permitted, a store without regions, or S3 is down
+        location: str = answer.get("LocationConstraint") or self._region
         return "eu-west-1" if location == "EU" else location
 
     @property
-    def _uploads(self):
-        """The client for all that writes: made when it is needed, as gets wait for the first one."""
+    def _uploads(self) -> Any:
+        """The client for requests that write, made at the first one: gets need not wait for it."""
         with self._lock:
             if self._upload_client is None:
                 self._upload_client = self._client(UPLOAD_READ_TIMEOUT_S, UPLOAD_ATTEMPTS)
             return self._upload_client
 
-    def _client(self, read_timeout_s: float, attempts: int):
+    def _client(self, read_timeout_s: float, attempts: int) -> Any:
         options = self._options
         return self._session.create_client(
             "s3",
@@ -131,85 +151,86 @@ class Bucket:
         )
 
     def read(self, key: str, limit: int) -> bytes:
-        """A small object; no more than its first ``limit`` bytes."""
+        """The first ``limit`` bytes of a small object, or all of it if it has fewer."""
         with self.open(key) as (_, body):
             return body.read(limit)
 
     def read_all(self, key: str, limit: int) -> bytes:
-        """A small object, whole; raises Damaged where it has more than ``limit`` bytes."""
+        """The whole of an object; raises Damaged if it has more than ``limit`` bytes."""
         with self.open(key) as (length, body):
             if length > limit:
-                raise Damaged(f"{key} has {length} bytes")
-            return PatientBody(body).read(length)
+                raise Damaged(f"{key} has {length} bytes, more than the {limit} allowed")
+            return BodyReader(body).read(length)
 
     @contextmanager
-    def open_range(self, key: str, start: int, length: int):
-        """The body of a part of an object, with ``read(n)``, for the context.
+    def open_range(self, key: str, start: int, length: int) -> Iterator[Body]:
+        """A context with the body of a part of an object.
 
-        Raises Damaged where the object has no such part.
+        Raises Damaged if the object ends before the part does.
         """
         try:
             with self.open(key, f"bytes={start}-{start + length - 1}") as (got, body):
                 if got < length:
-                    raise Damaged(f"{key} has {got} of {length} bytes at {start}")
+                    raise Damaged(f"{key} has only {got} of {length} bytes at offset {start}")
                 if got > length:
-                    raise Unavailable(f"{key}: the store gives more than the range that was asked")
+                    raise Unavailable(f"{key}: the store sends more than the requested range")
                 yield body
         except Unavailable as error:
             cause = error.__cause__
             if isinstance(cause, boto.ClientError) and _code_and_status(cause)[0] in _NO_SUCH_RANGE:
-                raise Damaged(f"{key} has nothing at {start}") from error
+                raise Damaged(f"{key} has no bytes at offset {start}") from error
             raise
 
     @contextmanager
-    def open(self, key: str, byte_range: str = None):
-        """(length in bytes, body with ``read(n)`` and ``close()``) of an object, for the context.
+    def open(self, key: str, byte_range: str | None = None) -> Iterator[tuple[int, Body]]:
+        """A context with the length in bytes and the body of an object.
 
-        ``byte_range``: the part that is asked for, as the Range header says it.
+        ``byte_range``: the value of a Range header, to get a part of the object.
         """
         with translated():
-            tried = self._gets.ready
-            body = self._gets.open(key, byte_range)
+            tried = self._fast_get.is_ready
+            body = self._fast_get.open(key, byte_range)
             if body is not None:
                 length = int(body.headers["content-length"])
             else:
-                answer = self._get_object(key, byte_range, again=not tried)
+                answer = self._get_object(key, byte_range, retry=not tried)
                 body, length = answer["Body"], answer["ContentLength"]
-            whole = False
+            complete = False
             try:
                 yield length, body
-                whole = True
+                complete = True
             finally:
-                # A connection goes back to the pool with the last byte read; with some unread, never.
-                if not whole or body.read(1):
+                # urllib3 reuses a connection after the last byte of a body is read. One with unread
+                # bytes must be closed.
+                if not complete or body.read(1):
                     body.close()
 
-    def _get_object(self, key, byte_range, again):
-        """get_object, and once more after a failure that was not a time-out, if ``again``."""
+    def _get_object(self, key: str, byte_range: str | None, retry: bool) -> Any:
         part = {"Range": byte_range} if byte_range else {}
-        return self._tried_twice(
-            lambda: self._fetches.get_object(Bucket=self._name, Key=key, **part), again
+        return self._retry_once(
+            lambda: self._fetches.get_object(Bucket=self._name, Key=key, **part), retry
         )
 
-    def _tried_twice(self, request, again=True):
+    def _retry_once(self, request: Callable[[], T], retry: bool = True) -> T:
+        """The result of ``request``; if ``retry``, repeated after a failure that is no time-out."""
         try:
             with translated():
                 return request()
         except TimedOut:
             raise
         except Unavailable:
-            if not again:
+            if not retry:
                 raise
         with translated():
             return request()
 
-    def list(self, prefix: str, limit: int = _LIST_KEYS) -> list:
-        """The first objects whose keys begin with ``prefix``, as Listed, in the order of keys.
+    def list(self, prefix: str, limit: int = _LIST_KEYS) -> Sequence[Listed]:
+        """The first objects whose keys begin with ``prefix``, in the order of keys.
 
-        One request, so 1000 of them at most.
+        Sends one request, so ``limit`` is at most 1000.
         """
         with _listing():
-            answer = self._tried_twice(
+            answer = self._retry_once(
                 lambda: self._fetches.list_objects_v2(
                     Bucket=self._name, Prefix=prefix, MaxKeys=min(limit, _LIST_KEYS)
                 )
@@ -217,19 +238,20 @@ class Bucket:
         self._note_time(answer)
         return [_listed(item) for item in answer.get("Contents", ())]
 
-    def _note_time(self, answer) -> None:
+    def _note_time(self, answer: Any) -> None:
+        """Learn the offset of the store's clock from a response's Date header."""
         try:
             date = answer["ResponseMetadata"]["HTTPHeaders"]["date"]
-            self._ahead_s = parsedate_to_datetime(date).timestamp() - time.time()
+            self._clock_offset_s = parsedate_to_datetime(date).timestamp() - time.time()
         except (KeyError, ValueError, TypeError):
-            pass  # a store that does not tell
+            pass  # the store sends no usable Date
 
     def now_s(self) -> float:
-        """Seconds since the epoch by the store's own clock, as its last listing told it."""
-        return time.time() + self._ahead_s
+        """Seconds since the epoch by the store's clock, as the Date of the last listing gave it."""
+        return time.time() + self._clock_offset_s
 
-    def list_all(self, prefix: str):
-        """All of the objects that ``list`` gives the first of; an iterator."""
+    def list_all(self, prefix: str) -> Iterator[Listed]:
+        """All objects whose keys begin with ``prefix``, in the order of keys."""
         with _listing(), translated():
             pages = self._fetches.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self._name, Prefix=prefix):
@@ -237,15 +259,15 @@ class Bucket:
                 for item in page.get("Contents", ()):
                     yield _listed(item)
 
-    def delete(self, keys) -> None:
-        """Delete objects; one that is not there is no error. Raises Unavailable where one stays."""
-        keys = list(keys)
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; absent ones are no error. Raises Unavailable if one is not deleted."""
+        keys = [*keys]
         for at in range(0, len(keys), _LIST_KEYS):
             batch = {"Objects": [{"Key": key} for key in keys[at : at + _LIST_KEYS]], "Quiet": True}
             with translated():
                 answer = self._uploads.delete_objects(Bucket=self._name, Delete=batch)
             for error in answer.get("Errors", ()):
-                raise Unavailable(f"{error.get('Key')} stays: {error.get('Code')}")
+                raise Unavailable(f"{error.get('Key')} was not deleted: {error.get('Code')}")
 
     def exists(self, key: str) -> bool:
         try:
@@ -256,7 +278,7 @@ class Bucket:
         return True
 
     def write(self, key: str, data: bytes) -> None:
-        """Write an object, in place of any older one."""
+        """Write an object, over an existing one too."""
         with translated():
             self._uploads.put_object(Bucket=self._name, Key=key, Body=data)
 
@@ -276,48 +298,47 @@ class Bucket:
                     return False
                 if status == 501 or code in _NOT_CONDITIONAL:
                     self._conditional_puts = False
-                elif status != 409:  # 409: somebody else is writing it at this moment
+                elif status != 409:  # 409: another writer is writing the object now
                     raise
         if self.exists(key):
             return False
         self.write(key, data)
         return True
 
-    def download(self, key: str, file, size: int) -> None:
+    def download(self, key: str, file: BinaryIO, size: int) -> None:
         """Write an object of ``size`` bytes into a seekable binary ``file``, in parallel parts."""
         from s3transfer.subscribers import BaseSubscriber
 
-        class KnownSize(BaseSubscriber):
-            def on_queued(self, future, **_):
+        class KnownSize(BaseSubscriber):  # type: ignore[misc] # s3transfer has no types
+            def on_queued(self, future: Any, **_: Any) -> None:
                 future.meta.provide_transfer_size(size)
 
         with translated(), _transfers(self._fetches) as transfers:
             transfers.download(self._name, key, file, subscribers=[KnownSize()]).result()
 
-    def upload_file(self, key: str, source) -> None:
-        """Write ``source`` to an object, in parallel parts and constant memory.
+    def upload_file(self, key: str, source: str | Body) -> None:
+        """Write ``source``, a path or a body, to an object, in parallel parts and constant memory.
 
-        It is the path of a file, or what has ``read(n)``; what that raises comes out, and then there
-        is no object.
+        Also raises what ``source.read`` raises; then the object is not written.
         """
         with translated(), _transfers(self._uploads) as transfers:
             transfers.upload(source, self._name, key).result()
 
-    def abort_uploads(self, prefix: str, wanted) -> None:
-        """Abort multipart uploads that somebody began and did not end, of keys with ``prefix``.
+    def abort_uploads(self, prefix: str, is_wanted: Callable[[str, float], bool]) -> None:
+        """Abort unfinished multipart uploads of keys that begin with ``prefix``.
 
-        Those for which ``wanted(key, when it began in seconds since the epoch)`` is true.
+        Only those for which ``is_wanted(key, begin in seconds since the epoch)`` is true.
         """
         with translated():
             found = self._uploads.list_multipart_uploads(Bucket=self._name, Prefix=prefix)
             for upload in found.get("Uploads", ()):
-                if wanted(upload["Key"], upload["Initiated"].timestamp()):
+                if is_wanted(upload["Key"], upload["Initiated"].timestamp()):
                     self._uploads.abort_multipart_upload(
                         Bucket=self._name, Key=upload["Key"], UploadId=upload["UploadId"]
                     )
 
 
-def _transfers(client):
+def _transfers(client: Any) -> Any:
     from s3transfer.manager import TransferConfig, TransferManager
 
     return TransferManager(
@@ -333,15 +354,15 @@ def _transfers(client):
 
 
 @contextmanager
-def translated():
-    """Turn what botocore, s3transfer and urllib3 raise into this package's RemoteError."""
+def translated() -> Iterator[None]:
+    """Translate errors of botocore, s3transfer and urllib3 into RemoteError."""
     from s3transfer.exceptions import RetriesExceededError
     from urllib3.exceptions import HTTPError
 
     try:
         yield
     except boto.ClientError as error:
-        code, status = _code_and_status(error)
+        code, _ = _code_and_status(error)
         if code in _REFUSED:
             raise Unusable(_one_line(error)) from error
         if code in _ABSENT:
@@ -356,25 +377,25 @@ def translated():
 
 
 @contextmanager
-def _listing():
-    """A listing has no keys that could be absent: who answers 404 to it is no S3."""
+def _listing() -> Iterator[None]:
+    """Translate a 404 into Unusable: a server that answers a listing so is not an S3 bucket."""
     try:
         yield
     except Absent as error:
-        raise Unusable(f"it cannot be listed: {error}") from error
+        raise Unusable(f"the bucket cannot be listed: {error}") from error
 
 
-def _listed(item) -> Listed:
+def _listed(item: Any) -> Listed:
     return Listed(item["Key"], item["Size"], item["LastModified"].timestamp())
 
 
-def _code_and_status(error):
+def _code_and_status(error: boto.ClientError) -> tuple[str, int]:
     return (
         str(error.response.get("Error", {}).get("Code", "")),
         error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0),
     )
 
 
-def _one_line(error) -> str:
+def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= _REASON_LENGTH else f"{text[:_REASON_LENGTH]}..."

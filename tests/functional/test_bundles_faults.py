@@ -175,7 +175,7 @@ def test_an_endpoint_that_is_no_s3_is_given_up(machine, fake_s3):
     plugin.finish()
     assert len(fake_s3.requests) == asked
     (warning,) = [line for line in plugin.stderr.splitlines() if "bucket bucket" in line]
-    assert "is not used: it cannot be listed" in warning
+    assert "is not used: the bucket cannot be listed" in warning
 
 
 # -- objects that are damaged ----------------------------------------------------------------------

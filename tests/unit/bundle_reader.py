@@ -3,8 +3,8 @@
 import xxhash
 
 from cacheplugin.errors import Damaged
-from cacheplugin.remote.bundles.bundle import HEADER, MAGIC, TRAILER, VERSION, inflate
-from cacheplugin.remote.bundles.index import MAX_ROWS, ROW_BYTES, decode_rows
+from cacheplugin.remote.bundles.bundle import HEADER, MAGIC, TRAILER, VERSION, decompress
+from cacheplugin.remote.bundles.rows import MAX_ROWS, ROW_BYTES, decode_rows
 
 
 def read_index(read_range, size: int, name: str) -> list:
@@ -27,7 +27,7 @@ def read_index(read_range, size: int, name: str) -> list:
     index = read_range(offset, length)
     if xxhash.xxh3_64_intdigest(index) != xxh3:
         raise Damaged("a damaged index")
-    return decode_rows(inflate(index, MAX_ROWS * ROW_BYTES), [name])
+    return decode_rows(decompress(index, MAX_ROWS * ROW_BYTES), [name])
 
 
 def check_header(data: bytes) -> None:

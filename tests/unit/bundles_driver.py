@@ -5,8 +5,8 @@ import time
 from cacheplugin.ipc import jobs
 from cacheplugin.options import Options
 from cacheplugin.remote.bundles import manifest
-from cacheplugin.remote.bundles.packing import Packing
 from cacheplugin.remote.bundles.plan import BundlesPlan
+from cacheplugin.remote.bundles.uploading import Uploading
 from cacheplugin.store.cache import LocalCache
 from cacheplugin.store.tree import Store
 from entries import TIME_NS, action_id, output_id, put
@@ -26,7 +26,7 @@ class Driver:
             Options(**{"layout": "bundles"} | options), self, self.store, (SCOPE,)
         )
         self.plan.begin(0)
-        self.plan._packing = Packing(
+        self.plan._uploading = Uploading(
             self.plan, self.plan._catalog, SCOPE, lambda: self.now, lambda: WALL_S + self.now
         )
         self._number = 0
@@ -86,12 +86,14 @@ class Driver:
         (task,) = self.take(kind)
         return task
 
-    def load(self, own=(), others=(), foreign=(), missing="", objects=False, damaged=0) -> None:
+    def load(
+        self, own=(), related=(), unrelated=(), missing="", has_objects=False, damaged=0
+    ) -> None:
         """Do the LoadJob that is due; all rows were used of late."""
         task = self.only(jobs.LoadJob)
         rows = [
             [tuple(one._replace(used_s=WALL_S - 10)) for one in some]
-            for some in (own, others, foreign)
+            for some in (own, related, unrelated)
         ]
         written_s = WALL_S - 10 if own else 0
         actions = [action_id(name) for name in missing]
@@ -103,12 +105,12 @@ class Driver:
             ["m-1"] if own else [],
             written_s,
             actions,
-            objects,
+            has_objects,
             damaged,
             time.time(),
         )
         self.plan.done(task, result)
-        self.plan._packing.ahead_s = 0.0  # the clocks of a test agree
+        self.plan._uploading.clock_offset_s = 0.0  # the clocks of a test agree
 
     def begin(self, *own, **result) -> None:
         """Load manifests of these rows of the scope."""

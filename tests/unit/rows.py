@@ -1,6 +1,6 @@
 """Rows of bundles for tests, which say no more than the test is about."""
 
-from cacheplugin.remote.bundles.index import Row
+from cacheplugin.remote.bundles.rows import Row
 from cacheplugin.store.tree import EMPTY_OUTPUT
 from entries import TIME_NS, action_id, output_id
 

@@ -1,68 +1,90 @@
-"""A bundle: the bodies of many entries, compressed, in one object, with an index behind them.
+"""A bundle: the compressed bodies of many entries in one object, followed by an index.
 
 ::
 
     "GCPB" <version, u32>
     block, block, ...                 zstd frames
-    index                             a zstd frame of rows (index.py)
+    index                             a zstd frame of rows (rows.py)
     <offset of the index, u64> <its length, u64> <xxh3-64 of it, u64> <version, u32> "GCPB"
 
-A block holds one body, or small ones behind each other, so that each can be read alone by range.
-Integers are little-endian. docs/bundles.rst has it byte by byte. No I/O on the network here.
+A block holds one body, or several small ones one after the other, so that a range request for the
+block reads any of them. Integers are little-endian. docs/bundles.rst has the format byte by byte.
+This module does no network I/O.
 """
+
+from __future__ import annotations
 
 import hashlib
 import struct
+from typing import TYPE_CHECKING
 
 import xxhash
 import zstandard
 
 from ...errors import Damaged
 from ...store.tree import EMPTY_OUTPUT
-from .index import Row, encode_rows
+from ...tuples import NamedTuple
+from .rows import Place, Row, encode_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
+    from .contracts import Entry
 
 MAGIC = b"GCPB"
 VERSION = 1
 HEADER = struct.Struct("<4sI")
 TRAILER = struct.Struct("<QQQI4s")
 
-LEVEL = 1  # 3 makes std 5 % smaller and takes half as long again, beside a build that has no core to spare
-SMALL_BYTES = 32 << 10  # bodies up to this share a block
-GROUP_BYTES = 128 << 10  # with others until that has this size
-LARGE_BYTES = 8 << 20  # bodies over this pass through in pieces
+# Level 3 makes the standard library 5 % smaller and takes 50 % longer, while a build needs the
+# cores.
+LEVEL = 1
+SMALL_BYTES = 32 << 10  # bodies up to this size share blocks
+GROUP_BYTES = 128 << 10  # a shared block is closed once its bodies have this size
+LARGE_BYTES = 8 << 20  # larger bodies are compressed and decompressed piece by piece
 _PIECE_BYTES = 1 << 20
-_GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _WINDOW_BYTES = 8 << 20  # more than LEVEL needs
 
 
-class Packer:
-    """Makes one bundle of ``entries``, which have action, output, size, time_ns and path.
+class _Body(NamedTuple):
+    """A body in memory, with its XXH3-64."""
 
-    ``chunks`` yields its bytes; after that ``rows`` are those of the entries that are in it, and
-    ``bad`` the outputs whose bodies are gone or not what their names say, with the reason.
+    output: str
+    data: bytes
+    xxh3: int
+
+
+class BundleEncoder:
+    """Encodes one bundle, ``name``, of ``entries``.
+
+    ``chunks`` yields the bundle's bytes. After that ``rows`` are those of the entries in it, and
+    ``bad`` maps outputs whose local bodies are missing or wrong to the reasons.
     """
 
-    def __init__(self, entries, name: str) -> None:
-        self.rows = []
-        self.bad = {}
+    def __init__(self, entries: Iterable[Entry], name: str) -> None:
+        self.rows: list[Row] = []
+        self.bad: dict[str, str] = {}
         self._name = name
-        self._entries = {}  # output: its entries
+        self._entries: dict[str, list[Entry]] = {}  # by output
         for entry in entries:
             self._entries.setdefault(entry.output, []).append(entry)
         self._compress = zstandard.ZstdCompressor(level=LEVEL).compress
         self._offset = 0
-        self._group, self._group_bytes = [], 0  # (entry, body, xxh3) of the small ones
+        self._group: list[_Body] = []  # small bodies of the next shared block
+        self._group_bytes = 0
 
-    def chunks(self):
-        """The bytes of the bundle in pieces; raises Damaged, at the end, where nothing is in it."""
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes of the bundle in pieces; raises Damaged at the end if no entry is in it."""
         yield self._emit(HEADER.pack(MAGIC, VERSION))
         for output, (entry, *_) in self._entries.items():
             if output == EMPTY_OUTPUT:
-                self._add(output, 0, 0, 0, 0, xxhash.xxh3_64_intdigest(b""))
+                xxh3 = xxhash.xxh3_64_intdigest(b"")
+                self._add(output, 0, Place(self._name, 0, 0, 0), xxh3)
             elif entry.size > LARGE_BYTES:
-                yield from self._large(entry)
+                yield from self._large_body(entry)
             else:
-                yield from self._whole(output)
+                yield from self._body(output)
         yield from self._end_group()
         if not self.rows:
             raise Damaged("; ".join(self.bad.values()) or "no entries")
@@ -76,66 +98,55 @@ class Packer:
         self._offset += len(data)
         return data
 
-    def _add(self, output, size, offset, length, inner, xxh3) -> None:
+    def _add(self, output: str, size: int, place: Place, xxh3: int) -> None:
+        """Add the rows of all entries of an output."""
         for entry in self._entries[output]:
-            self.rows.append(
-                Row(
-                    entry.action,
-                    output,
-                    size,
-                    entry.time_ns,
-                    0,
-                    self._name,
-                    offset,
-                    length,
-                    inner,
-                    xxh3,
-                )
-            )
+            self.rows.append(Row(entry.action, output, size, entry.time_ns, 0, *place, xxh3))
 
-    def _whole(self, output):
-        """A body that fits into memory, read and checked first."""
-        body = self._read(output)
-        if body is None:
+    def _body(self, output: str) -> Iterator[bytes]:
+        """Encode a body that fits into memory, after it was checked."""
+        data = self._read(output)
+        if data is None:
             return
-        xxh3 = xxhash.xxh3_64_intdigest(body)
-        if len(body) > SMALL_BYTES:
-            block = self._compress(body)
-            self._add(output, len(body), self._offset, len(block), 0, xxh3)
+        xxh3 = xxhash.xxh3_64_intdigest(data)
+        if len(data) > SMALL_BYTES:
+            block = self._compress(data)
+            self._add(output, len(data), Place(self._name, self._offset, len(block), 0), xxh3)
             yield self._emit(block)
         else:
-            self._group.append((output, body, xxh3))
-            self._group_bytes += len(body)
+            self._group.append(_Body(output, data, xxh3))
+            self._group_bytes += len(data)
             if self._group_bytes >= GROUP_BYTES:
                 yield from self._end_group()
 
-    def _read(self, output):
-        """The body of an output, from whichever of its paths has it; else None, and it is bad."""
+    def _read(self, output: str) -> bytes | None:
+        """The body of an output from the first path that has it; None, and in ``bad``, if none."""
         for entry in self._entries[output]:
             try:
                 with open(entry.path, "rb", buffering=0) as file:
-                    body = file.read(entry.size + 1)
-            except _GONE:
-                self.bad[output] = f"{entry.path} is gone"
+                    data = file.read(entry.size + 1)
+            except _MISSING:
+                self.bad[output] = f"{entry.path} is missing"
                 continue
-            if len(body) == entry.size and hashlib.sha256(body).hexdigest() == output:
+            if len(data) == entry.size and hashlib.sha256(data).hexdigest() == output:
                 self.bad.pop(output, None)
-                return body
-            self.bad[output] = f"{entry.path} is not what its name says"
+                return data
+            self.bad[output] = _mismatch(entry)
         return None
 
-    def _end_group(self):
+    def _end_group(self) -> Iterator[bytes]:
         if self._group:
-            block = self._compress(b"".join(body for _, body, _ in self._group))
+            block = self._compress(b"".join(body.data for body in self._group))
             inner = 0
-            for output, body, xxh3 in self._group:
-                self._add(output, len(body), self._offset, len(block), inner, xxh3)
-                inner += len(body)
+            for output, data, xxh3 in self._group:
+                place = Place(self._name, self._offset, len(block), inner)
+                self._add(output, len(data), place, xxh3)
+                inner += len(data)
             self._group, self._group_bytes = [], 0
             yield self._emit(block)
 
-    def _large(self, entry):
-        """A body in pieces; what turns out to be wrong at its end is in no row, and so not there."""
+    def _large_body(self, entry: Entry) -> Iterator[bytes]:
+        """Encode a body piece by piece. If it turns out to be wrong, no row names its block."""
         begin, size = self._offset, 0
         sha256, xxh3 = hashlib.sha256(), xxhash.xxh3_64()
         compressor = zstandard.ZstdCompressor(level=LEVEL).compressobj()
@@ -147,26 +158,31 @@ class Packer:
                     xxh3.update(data)
                     if block := compressor.compress(data):
                         yield self._emit(block)
-        except _GONE:
-            self.bad[entry.output] = f"{entry.path} is gone"
+        except _MISSING:
+            self.bad[entry.output] = f"{entry.path} is missing"
             return
         yield self._emit(compressor.flush())
         if size == entry.size and sha256.hexdigest() == entry.output:
-            self._add(entry.output, size, begin, self._offset - begin, 0, xxh3.intdigest())
+            place = Place(self._name, begin, self._offset - begin, 0)
+            self._add(entry.output, size, place, xxh3.intdigest())
         else:
-            self.bad[entry.output] = f"{entry.path} is not what its name says"
+            self.bad[entry.output] = _mismatch(entry)
 
 
-class Stream:
-    """What s3transfer takes for a file that cannot seek, over the chunks of a generator."""
+def _mismatch(entry: Entry) -> str:
+    return f"{entry.path} does not have the size and SHA-256 of output {entry.output}"
 
-    def __init__(self, chunks) -> None:
+
+class ChunkReader:
+    """A body (see body_reader.Body) of the chunks of an iterator, for s3transfer."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
         self.size = 0  # bytes read so far
         self._chunks = chunks
         self._buffer = bytearray()
 
     def read(self, amount: int = -1) -> bytes:
-        """``amount`` bytes, fewer only at the end; all that is left without an amount."""
+        """``amount`` bytes, fewer only at the end; a negative amount reads all that is left."""
         while amount < 0 or len(self._buffer) < amount:
             chunk = next(self._chunks, None)
             if chunk is None:
@@ -178,23 +194,23 @@ class Stream:
         return data
 
 
-def inflate(block: bytes, limit: int) -> bytes:
-    """What a block, or an index, holds; raises Damaged where it is none or over ``limit`` bytes."""
+def decompress(block: bytes, limit: int) -> bytes:
+    """The content of a block or index; raises Damaged if it is none or has over ``limit`` bytes."""
     try:
         size = zstandard.get_frame_parameters(block).content_size
-        if size > limit:  # that of a frame without a size is
-            raise Damaged(f"a block of {size} bytes")
+        if size > limit:  # zstandard gives a huge size for a frame that does not say its size
+            raise Damaged(f"a block has {size} bytes decompressed, more than the {limit} allowed")
         return zstandard.ZstdDecompressor().decompress(
             block, max_output_size=limit, allow_extra_data=False
         )
     except zstandard.ZstdError as error:
-        raise Damaged(f"a block that is none: {error}") from error
+        raise Damaged(f"a block cannot be decompressed: {error}") from error
 
 
 class _Part:
-    """The next ``left`` bytes of what ``read(n)`` gives, as a file."""
+    """A file of the next ``left`` bytes that ``read(n)`` gives."""
 
-    def __init__(self, read, left: int) -> None:
+    def __init__(self, read: Callable[[int], bytes], left: int) -> None:
         self._read = read
         self.left = left
 
@@ -204,19 +220,23 @@ class _Part:
         return data
 
 
-def inflate_pieces(read, length: int):
-    """The pieces of a large body, whose block are the next ``length`` bytes of ``read(n)``.
+def decompress_pieces(read: Callable[[int], bytes], length: int) -> Generator[bytes, None, None]:
+    """The content, in pieces, of the block in the next ``length`` bytes that ``read(n)`` gives.
 
-    All of these are read. Raises Damaged where they are no block; one that is cut off just ends.
+    All of these bytes are read, also if the caller closes the generator early. Raises Damaged if
+    they are no block. Ends early, without an error, if the block is cut off.
     """
     part = _Part(read, length)
-    inflater = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES)
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES)
     try:
-        with inflater.stream_reader(part, closefd=False) as reader:
+        with decompressor.stream_reader(
+            part,  # type: ignore[arg-type] # of a file, only read() is used
+            closefd=False,
+        ) as reader:
             while data := reader.read(_PIECE_BYTES):
                 yield data
     except zstandard.ZstdError as error:
-        raise Damaged(f"a block that is none: {error}") from error
+        raise Damaged(f"a block cannot be decompressed: {error}") from error
     finally:
         while part.read(_PIECE_BYTES):
             pass

@@ -1,85 +1,100 @@
-"""The fetching half of the plan: prefetches the working set, and serves the gets that wait for it."""
+"""The half of the plan for gets: prefetches the working set and serves gets from it."""
+
+from __future__ import annotations
 
 import logging
 import os
+from typing import TYPE_CHECKING
 
 from ...ipc import jobs
 from ...store.locks import try_lock
 from ...store.tree import unlink_quietly
-from .ranges import DONE, IDLE, QUEUED, Queue, cut
+from .ranges import DONE, IDLE, QUEUED, Range, RangeQueue, ranges_of
+from .rows import plain_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ...store.tree import Store
+    from .catalog import Catalog
+    from .contracts import Host
 
 log = logging.getLogger(__name__)
 
 PREFETCHES_AT_ONCE = 8
-DISK_SHARE = 2  # a prefetch takes no more than one part in so many of what the disk has free
+DISK_SHARE = 2  # a prefetch takes at most 1/DISK_SHARE of the free disk space
+_UNKNOWN_FREE_BYTES = 1 << 62
 
 
 class Fetching:
-    """``plan`` is the BundlesPlan; ``catalog`` its Catalog, ``store`` the Store that workers fill.
+    """Fetches ranges of bundles into ``store``, those of a prefetch and those that gets wait for.
 
-    ``lock_name`` tells this prefetch from those of other working sets on the same store.
+    ``limit_bytes``: the most bytes a prefetch takes from the bucket. ``lock_name``: a name for the
+    working set, unique in the store, because one session at a time prefetches it.
     """
 
-    def __init__(self, plan, catalog, store, limit_bytes: int, lock_name: str) -> None:
-        self._plan = plan
+    def __init__(
+        self, host: Host, catalog: Catalog, store: Store, limit_bytes: int, lock_name: str
+    ) -> None:
+        self._host = host
         self._catalog = catalog
         self._store = store
         self._limit_bytes = limit_bytes
         self._lock = PrefetchLock(store.root, lock_name)
-        self._ranges = {}  # action: its Range, of what the store lacked
-        self._all = []  # Ranges, in the order in which a prefetch takes them
-        self._planned = False  # whether this session prefetches, or has done so
-        self._queue = Queue()
-        self._gone = set()  # bundles
+        self._ranges: dict[str, Range] = {}  # by action, of what the store lacked
+        self._all: list[Range] = []  # in the order of a prefetch
+        self._has_planned = False  # whether this session prefetches or has done so
+        self._queue = RangeQueue()
+        self._absent: set[str] = set()  # bundles that do not exist
         self._running = 0  # RangeJobs
-        self._waiting = {}  # action: [FetchJob] of gets that wait for a Range
+        self._waiting: dict[str, list[jobs.FetchJob]] = {}  # gets that wait for a range, by action
 
-    def begin(self, missing) -> None:
-        """The manifests are known, and ``missing`` are the actions that the store lacks."""
-        self._all = cut(self._catalog.rows(missing))
-        for found in self._all:
-            for row in found.rows:
-                self._ranges[row.action] = found
+    def begin(self, missing: Iterable[str]) -> None:
+        """Begin with a loaded catalog; ``missing`` are the actions that the store lacks."""
+        self._all = ranges_of(self._catalog.rows(missing))
+        for needed in self._all:
+            for row in needed.rows:
+                self._ranges[row.action] = needed
         self._prefetch()
 
     def _prefetch(self) -> None:
-        """Queue what is within the bounds, unless another session on this store does so."""
-        if self._planned or not self._all or not self._lock.take():
+        """Queue the ranges within the limits, unless another session prefetches into the store."""
+        if self._has_planned or not self._all or not self._lock.take():
             return
-        self._planned = True
+        self._has_planned = True
         left, disk = self._limit_bytes, free_bytes(self._store.root) // DISK_SHARE
-        for found in self._all:
-            inflated = sum(row.size for row in found.rows)
-            if found.state == IDLE and found.length <= left and inflated <= disk:
-                left -= found.length
-                disk -= inflated
-                self._queue.add(found)
+        for needed in self._all:
+            on_disk = sum(row.size for row in needed.rows)
+            if needed.state == IDLE and needed.length <= left and on_disk <= disk:
+                left -= needed.length
+                disk -= on_disk
+                self._queue.add(needed)
         self._advance()
 
-    def coming(self) -> list:
-        """The actions that came with no range yet, of those that the store lacked at the beginning."""
-        return [action for action, found in self._ranges.items() if found.state != DONE]
+    def coming(self) -> list[str]:
+        """The actions that the store lacked at the beginning and whose range is not done."""
+        return [action for action, needed in self._ranges.items() if needed.state != DONE]
 
     def stop(self) -> None:
-        """Nothing more will be asked for: fetch no more than what waits or is under way."""
+        """End the prefetch: fetch only what gets wait for or what is under way."""
         self._queue.clear()
         self._lock.release()
 
-    def get(self, job) -> bool:
-        """Answer a get, now or later; False where no bundle has it."""
+    def get(self, job: jobs.FetchJob) -> bool:
+        """Answer a get, now or later; returns False if no bundle has the entry."""
         if self._store.lookup(job.action) is not None:
-            self._plan.report(job.failed(jobs.ARRIVED))
+            self._host.report(job.failed(jobs.ARRIVED))
             return True
         row = self._catalog.row(job.action)
         if row is None:
             return False
-        found = self._ranges.get(job.action)
-        if found is None or found.state == DONE:  # it came, or was here, and went again
-            found = self._ranges[job.action] = cut([row])[0]
+        needed = self._ranges.get(job.action)
+        if needed is None or needed.state == DONE:  # the entry was in the store and is no more
+            needed = self._ranges[job.action] = ranges_of([row])[0]
         self._waiting.setdefault(job.action, []).append(job)
-        if found.state in (IDLE, QUEUED):
-            self._start(found)
-        self._prefetch()  # perhaps the session that did so has ended
+        if needed.state in (IDLE, QUEUED):
+            self._start(needed)
+        self._prefetch()  # the session that held the lock may have ended
         return True
 
     def _advance(self) -> None:
@@ -88,64 +103,72 @@ class Fetching:
         if not self._queue and not self._running:
             self._lock.release()
 
-    def _start(self, wanted) -> None:
-        found = self._queue.take(wanted)
+    def _start(self, wanted: Range | None) -> None:
+        """Fetch ``wanted``, or the first range of the queue."""
+        started = self._queue.take(wanted)
         self._running += 1
-        rows = [tuple(row) for row in found.rows]
-        self._plan.submit(
-            jobs.RangeJob,
-            (found.bundle, found.start, found.length, rows),
-            lambda _, result: self._arrived(found, result),
+        number = self._host.next_number()
+        self._host.submit(
+            jobs.RangeJob(
+                number, started.bundle, started.start, started.length, plain_rows(started.rows)
+            ),
+            lambda result: self._fetched(started, result),
         )
 
-    def _arrived(self, found, result) -> None:
-        """A range came, or did not: answer who waits for it."""
-        again = result.status in (jobs.SKIPPED, jobs.FAILED, jobs.LOST, jobs.TIMED_OUT)
-        found.state = IDLE if again else DONE  # what it lacks comes when it is asked for again
+    def _fetched(self, fetched: Range, result: jobs.RangeResult) -> None:
+        """Answer the gets that wait for a range that was fetched, or could not be fetched."""
+        can_retry = result.status in (jobs.SKIPPED, jobs.FAILED, jobs.LOST, jobs.TIMED_OUT)
+        fetched.state = IDLE if can_retry else DONE
         self._running -= 1
         for action in result.arrived:
             self._answer(action, jobs.ARRIVED, "")
         damaged = set(result.damaged)
-        self._catalog.forget([row for row in found.rows if row.action in damaged])
-        if result.gone and found.bundle not in self._gone:
-            self._gone.add(found.bundle)
-            self._catalog.forget_bundle(found.bundle)
-            self._queue.drop(found.bundle)
-        uncounted = 0
+        self._catalog.forget([row for row in fetched.rows if row.action in damaged])
+        if result.gone and fetched.bundle not in self._absent:
+            self._absent.add(fetched.bundle)
+            self._catalog.forget_bundle(fetched.bundle)
+            self._queue.drop(fetched.bundle)
+        uncounted = 0  # damaged entries that no answer to a get counts
         for action in result.damaged:
-            waiting = self._waiting.pop(action, ())
+            waiting = self._waiting.pop(action, [])
             for job in waiting:
-                uncounted += self._plan.not_in_bundles(job, jobs.DAMAGED, result.reason)
+                uncounted += self._host.not_in_bundles(job, jobs.DAMAGED, result.reason)
             uncounted += not waiting
         if result.received or uncounted:
-            self._plan.transferred(result.received, 0, uncounted)
-        # What neither came nor is damaged failed with the rest of its range.
+            self._host.transferred(result.received, 0, uncounted)
+        # Entries that neither arrived nor are damaged failed with the rest of their range.
         status = jobs.FAILED if result.status in (jobs.HIT, jobs.DAMAGED) else result.status
-        for row in found.rows:
+        for row in fetched.rows:
             self._answer(row.action, status, result.reason)
         if result.status == jobs.LOCAL and self._queue:
-            log.warning("prefetching stops: %s", result.reason)
+            log.warning(
+                "prefetching stops, as the local store cannot be written: %s", result.reason
+            )
             self._queue.clear()
         self._advance()
 
-    def _answer(self, action, status, reason) -> None:
+    def _answer(self, action: str, status: str, reason: str) -> None:
         """Answer the gets that wait for an action."""
         for job in self._waiting.pop(action, ()):
-            self._plan.report(job.failed(status, reason))
+            self._host.report(job.failed(status, reason))
 
 
 class PrefetchLock:
-    """Held by the one session that prefetches a working set into a store, while it lives.
+    """Lets one living session at a time prefetch a working set into the store at ``root``.
 
-    It is a file that is there only while somebody holds it.
+    The lock is a file that exists only while a session holds it.
     """
 
     def __init__(self, root: str, name: str) -> None:
-        self._path = f"{root}/tmp/prefetch-{name}"
+        self._path = os.path.join(root, "tmp", f"prefetch-{name}")
         self._fd = -1
 
     def take(self) -> bool:
-        """Whether this session has it; never waits. True where the directory takes no file."""
+        """Whether this session holds the lock now. Does not wait.
+
+        Also returns True if the lock file cannot be created: prefetching twice is better than
+        never.
+        """
         if self._fd >= 0:
             return True
         try:
@@ -154,11 +177,12 @@ class PrefetchLock:
         except OSError:
             return True
         try:
+            # The file at the path is another one if the last holder removed its file meanwhile.
             if try_lock(fd) and os.path.samestat(os.fstat(fd), os.stat(self._path)):
                 self._fd = fd
                 return True
         except OSError:
-            pass  # somebody has it, or had it until now and has removed the file
+            pass  # the last holder has just removed the file, or the file system has no locks
         os.close(fd)
         return False
 
@@ -170,9 +194,9 @@ class PrefetchLock:
 
 
 def free_bytes(path: str) -> int:
-    """What the file system of ``path`` has free for this user; much where that cannot be told."""
+    """Bytes that this user can write to the file system of ``path``; 2**62 if that is unknown."""
     try:
         status = os.statvfs(path)
     except OSError:
-        return 1 << 62
+        return _UNKNOWN_FREE_BYTES
     return status.f_bavail * status.f_frsize

@@ -6,48 +6,68 @@
         <bytes of the scope, u32> <manifests superseded, u32> <bundles, u32> <rows, u32>
         scope, UTF-8
         for each manifest superseded, and then for each bundle: <length, u8> name, ASCII
-        rows (index.py), whose bundle is a number in the list of bundles
+        rows (rows.py), whose bundle is a number in the list of bundles
 
-Manifests are cumulative: a session carries forward what it loaded and did not use, so the manifests
-that it has read are superseded by its own, and the next session need not read them. Nothing is ever
-rewritten. docs/bundles.rst has the format byte by byte.
+Manifests are cumulative: a session carries forward the rows that it loaded and did not use. So its
+manifest supersedes the manifests that it read, and the next session need not read those. A manifest
+is never changed. docs/bundles.rst has the format byte by byte.
 """
 
-import hashlib
-import re
+from __future__ import annotations
+
 import struct
-from collections import namedtuple
+from typing import TYPE_CHECKING
 
 import xxhash
 import zstandard
 
 from ...errors import Damaged
-from .bundle import inflate
-from .index import MAX_ROWS, ROW_BYTES, decode_rows, encode_rows
+from ...tuples import NamedTuple
+from .bundle import decompress
+from .rows import MAX_ROWS, ROW_BYTES, Row, decode_rows, encode_rows
 
-# superseded: names of the manifests of the same scope whose rows are all in this one, or too old.
-Manifest = namedtuple("Manifest", "scope superseded rows")
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
 MAGIC = b"GCPM"
 VERSION = 1
 MAX_SUPERSEDED = 1000
-CARRY_S = 7 * 86400  # what no session used for so long is not carried forward
-CARRY_ROWS = 50_000  # and neither is what is beyond so many
+CARRY_S = 7 * 86400  # rows that no session used for so long are not carried forward
+CARRY_ROWS = 50_000  # the most rows that are carried forward
 
 _HEADER = struct.Struct("<4sIQ")
 _COUNTS = struct.Struct("<IIII")
 _LEVEL = 3
 _MAX_BYTES = MAX_ROWS * ROW_BYTES + (1 << 20)
-_LAST_MS = (1 << 48) - 1
 
-# What new_name makes, as names of bundles (the group is the scope) and of manifests.
-BUNDLE_NAME = re.compile("[0-9a-f]{12}-([0-9a-f]{16})-[0-9a-f]{8}")
-MANIFEST_NAME = re.compile("[0-9a-f]{12}-[0-9a-f]{8}")
+
+class Manifest(NamedTuple):
+    """The content of a manifest.
+
+    scope: its text; superseded: names of manifests of the same scope that need not be read any
+    more, because their rows are in this one or were too old to carry forward.
+    """
+
+    scope: str
+    superseded: Sequence[str]
+    rows: Sequence[Row]
+
+
+class Names(NamedTuple):
+    """The names in a manifest: its scope's text, the manifests it supersedes, its bundles."""
+
+    scope: str
+    superseded: list[str]
+    bundles: list[str]
+
+
+class NewerVersion(Damaged):
+    """A manifest of a version that this program does not know: its names are unknown."""
 
 
 def encode(manifest: Manifest) -> bytes:
     """The bytes of a manifest."""
-    bundles = {}
+    bundles: dict[str, int] = {}
     for row in manifest.rows:
         bundles.setdefault(row.bundle, len(bundles))
     scope = manifest.scope.encode()
@@ -55,68 +75,72 @@ def encode(manifest: Manifest) -> bytes:
     names = b"".join(
         bytes([len(name)]) + name.encode() for name in (*manifest.superseded, *bundles)
     )
-    text = counts + scope + names + encode_rows(manifest.rows, bundles)
-    frame = zstandard.ZstdCompressor(level=_LEVEL).compress(text)
+    content = counts + scope + names + encode_rows(manifest.rows, bundles)
+    frame = zstandard.ZstdCompressor(level=_LEVEL).compress(content)
     return _HEADER.pack(MAGIC, VERSION, xxhash.xxh3_64_intdigest(frame)) + frame
 
 
-class NewerVersion(Damaged):
-    """A manifest that a newer program wrote: nobody here knows what it names."""
-
-
 def decode(data: bytes) -> Manifest:
-    """The manifest in ``data``; raises Damaged, NewerVersion among it."""
-    scope, superseded, bundles, rows = _parts(data)
-    return Manifest(scope, superseded, decode_rows(rows, bundles))
+    """The manifest in ``data``; raises Damaged, or its subclass NewerVersion."""
+    names, rows = _split(data)
+    return Manifest(names.scope, names.superseded, decode_rows(rows, names.bundles))
 
 
-def decode_names(data: bytes):
-    """(scope, superseded, bundles) of a manifest, all but its rows; raises as ``decode`` does."""
-    return _parts(data)[:3]
+def decode_names(data: bytes) -> Names:
+    """The names in a manifest, without its rows; raises as ``decode`` does."""
+    names, _ = _split(data)
+    return names
 
 
-def _parts(data):
+def _split(data: bytes) -> tuple[Names, bytes]:
+    """The names in a manifest, and the bytes of its rows."""
+    content = _content(data)
+    try:
+        scope_bytes, superseded, bundles, rows = _COUNTS.unpack_from(content)
+        if superseded > MAX_SUPERSEDED or bundles > rows:
+            raise Damaged(
+                f"a manifest claims {superseded} superseded manifests,"
+                f" and {bundles} bundles for {rows} rows"
+            )
+        position = _COUNTS.size + scope_bytes
+        scope = content[_COUNTS.size : position].decode()
+        names = []
+        for _ in range(superseded + bundles):
+            end = position + 1 + content[position]
+            names.append(content[position + 1 : end].decode("ascii"))
+            position = end
+    except (struct.error, IndexError, UnicodeDecodeError) as error:
+        raise Damaged(f"a manifest is cut off: {error}") from error
+    if len(content) - position != rows * ROW_BYTES:
+        raise Damaged(f"a manifest of {rows} rows has {len(content) - position} bytes of rows")
+    return Names(scope, names[:superseded], names[superseded:]), content[position:]
+
+
+def _content(data: bytes) -> bytes:
+    """The decompressed content of a manifest whose header and checksum are right."""
     if len(data) < _HEADER.size:
-        raise Damaged(f"a manifest of {len(data)} bytes")
+        raise Damaged(f"a manifest has only {len(data)} bytes")
     magic, version, xxh3 = _HEADER.unpack_from(data)
     if magic != MAGIC or not version:
-        raise Damaged("no manifest")
+        raise Damaged("not a manifest: its first bytes are wrong")
     if version > VERSION:
-        raise NewerVersion(f"a manifest of version {version}")
+        raise NewerVersion(f"a manifest has version {version}, this program knows {VERSION}")
     frame = data[_HEADER.size :]
     if xxhash.xxh3_64_intdigest(frame) != xxh3:
-        raise Damaged("a manifest with a wrong checksum")
-    text = inflate(frame, _MAX_BYTES)
-    try:
-        scope_length, *lengths, rows = _COUNTS.unpack_from(text)
-        if lengths[0] > MAX_SUPERSEDED or lengths[1] > rows:
-            raise Damaged("a manifest of more names than there can be")
-        position = _COUNTS.size + scope_length
-        scope = text[_COUNTS.size : position].decode()
-        lists = []
-        for count in lengths:
-            names = []
-            for _ in range(count):
-                end = position + 1 + text[position]
-                names.append(text[position + 1 : end].decode("ascii"))
-                position = end
-            lists.append(names)
-    except (struct.error, IndexError, UnicodeDecodeError) as error:
-        raise Damaged(f"a manifest that is cut off: {error}") from error
-    if len(text) - position != rows * ROW_BYTES:
-        raise Damaged("a manifest of another length than it says")
-    superseded, bundles = lists
-    return scope, superseded, bundles, text[position:]
+        raise Damaged("a manifest has a wrong checksum")
+    return decompress(frame, _MAX_BYTES)
 
 
-def merge(lists, merged: dict = None) -> dict:
-    """{action: row} of the rows of manifests, the newest first, added to ``merged`` if it is given.
+def merge(
+    row_lists: Iterable[Iterable[Row]], merged: dict[str, Row] | None = None
+) -> dict[str, Row]:
+    """The rows of manifests, the newest manifest first, by action; added to ``merged`` if given.
 
-    The order is that of the first, then that of what the others add. Of two rows of one action the
-    one with the later put counts, and of equal ones the first.
+    The order is that of the first list, then that of the actions that the others add. Of two rows
+    of one action the one with the later put is taken, and of equal ones the first.
     """
     merged = {} if merged is None else merged
-    for rows in lists:
+    for rows in row_lists:
         for row in rows:
             known = merged.get(row.action)
             if known is None:
@@ -128,11 +152,13 @@ def merge(lists, merged: dict = None) -> dict:
     return merged
 
 
-def compose(used, known: dict, carried, now_s: int) -> list:
+def compose(
+    used: Iterable[str], known: Mapping[str, Row], carried: Iterable[str], now_s: int
+) -> list[Row]:
     """The rows of a session's manifest.
 
-    ``used`` are the actions it used, in order; ``known`` is {action: row} of all it knows;
-    ``carried`` the actions it has from manifests of its scope. ``now_s``: seconds since the epoch.
+    used: the actions that the session used, in order; known: all rows that it knows, by action;
+    carried: the actions that it loaded from manifests of its scope; now_s: seconds since the epoch.
     """
     own = [known[action]._replace(used_s=now_s) for action in used if action in known]
     chosen = {row.action for row in own}
@@ -143,13 +169,3 @@ def compose(used, known: dict, carried, now_s: int) -> list:
     ]
     rest.sort(key=lambda row: -row.used_s)
     return own + rest[:CARRY_ROWS]
-
-
-def scope_key(scope: str) -> str:
-    """How a scope stands in keys: 16 hex digits."""
-    return hashlib.sha256(scope.encode()).hexdigest()[:16]
-
-
-def new_name(now_s: float, unique: str) -> str:
-    """A name that sorts before those made earlier: 12 hex digits, and ``unique`` hex digits."""
-    return f"{_LAST_MS - int(now_s * 1000):012x}-{unique}"

@@ -1,26 +1,37 @@
-"""Which parts of which bundles are fetched, and in what order.
+"""Which parts of which bundles are fetched by one request each, and in what order. No I/O.
 
-The bundles' wanted blocks are cut into ranges, neighbours together, and the ranges stand in the
-order in which the first of their entries will be asked for. No I/O.
+Neighbouring blocks that are wanted form one range. Ranges are in the order in which the first of
+their entries will be asked for.
 """
 
-from collections import deque
+from __future__ import annotations
 
-RANGE_BYTES = 2 << 20  # a range is closed once it has that many
-GAP_BYTES = 64 << 10  # what nobody wants between two blocks is fetched along up to this length
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .rows import Row
+
+RANGE_BYTES = 2 << 20  # a range with at least as many bytes takes no further block
+GAP_BYTES = 64 << 10  # up to so many unwanted bytes between two blocks are fetched with them
 
 IDLE, QUEUED, RUNNING, DONE = range(4)
 
 
 class Range:
-    """A part of a bundle. ``state``: one of IDLE (fetched on demand), QUEUED, RUNNING and DONE."""
+    """A part of a bundle, with the rows in it. ``state``: IDLE, QUEUED, RUNNING or DONE.
+
+    An IDLE range is fetched when a get needs it. ``start`` and ``end`` are in bytes.
+    """
 
     __slots__ = ("bundle", "end", "rows", "start", "state")
 
     def __init__(self, bundle: str, start: int) -> None:
         self.bundle = bundle
         self.start = self.end = start
-        self.rows = []
+        self.rows: list[Row] = []
         self.state = IDLE
 
     @property
@@ -28,26 +39,31 @@ class Range:
         return self.end - self.start
 
 
-def cut(rows) -> list:
-    """The Ranges of ``rows``, in the order of their first rows; first the rows without a body."""
-    first = {}  # range: the place in ``rows`` of its first row
-    places = sorted(
-        (row.bundle, row.offset, row.inner, place) for place, row in enumerate(rows) if row.length
+def ranges_of(rows: Sequence[Row]) -> list[Range]:
+    """The ranges that hold ``rows``, in the order of their first rows.
+
+    Rows without a body come first, in a range without a bundle.
+    """
+    first: dict[Range, int] = {}  # the position in ``rows`` of a range's first row
+    blocks = sorted(
+        (row.bundle, row.offset, row.inner, position)
+        for position, row in enumerate(rows)
+        if row.length
     )
     current = None
-    for bundle, offset, _, place in places:
-        end = offset + rows[place].length
+    for bundle, offset, _, position in blocks:
+        end = offset + rows[position].length
         if (
             current is None
             or bundle != current.bundle
             or offset > current.end + GAP_BYTES
-            or (offset >= current.end and max(current.length, rows[place].length) >= RANGE_BYTES)
+            or (offset >= current.end and max(current.length, rows[position].length) >= RANGE_BYTES)
         ):
             current = Range(bundle, offset)
         current.end = max(current.end, end)
-        current.rows.append(rows[place])
-        first[current] = min(first.get(current, place), place)
-    found = sorted(first, key=first.get)
+        current.rows.append(rows[position])
+        first[current] = min(first.get(current, position), position)
+    found = sorted(first, key=first.__getitem__)
     empty = [row for row in rows if not row.length]
     if empty:
         found.insert(0, Range("", 0))
@@ -55,21 +71,21 @@ def cut(rows) -> list:
     return found
 
 
-class Queue:
-    """Ranges to fetch, in order; what a get waits for goes to the front."""
+class RangeQueue:
+    """Ranges to fetch, in order. A range that a get waits for can be taken out of turn."""
 
     def __init__(self) -> None:
-        self._ranges = deque()
+        self._ranges: deque[Range] = deque()
 
     def __bool__(self) -> bool:
         return bool(self._ranges)
 
-    def add(self, found: Range) -> None:
-        found.state = QUEUED
-        self._ranges.append(found)
+    def add(self, added: Range) -> None:
+        added.state = QUEUED
+        self._ranges.append(added)
 
-    def take(self, wanted: Range = None) -> Range:
-        """``wanted``, wherever it stands, or the first; it is RUNNING from now on."""
+    def take(self, wanted: Range | None = None) -> Range:
+        """Set ``wanted``, which may be outside the queue, or the first range, to RUNNING."""
         if wanted is None:
             wanted = self._ranges.popleft()
         elif wanted.state == QUEUED:
@@ -78,15 +94,15 @@ class Queue:
         return wanted
 
     def drop(self, bundle: str) -> None:
-        """Let go of the ranges of a bundle that is gone."""
+        """Remove the ranges of a bundle that does not exist, and set them to DONE."""
         ranges, self._ranges = self._ranges, deque()
-        for found in ranges:
-            if found.bundle == bundle:
-                found.state = DONE
+        for queued in ranges:
+            if queued.bundle == bundle:
+                queued.state = DONE
             else:
-                self._ranges.append(found)
+                self._ranges.append(queued)
 
     def clear(self) -> None:
-        for found in self._ranges:
-            found.state = IDLE
+        for queued in self._ranges:
+            queued.state = IDLE
         self._ranges.clear()

@@ -1,173 +1,203 @@
 """The tasks of workers: read manifests and ranges of bundles, write bundles and manifests."""
 
+from __future__ import annotations
+
 import os
 import time
-from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from ...errors import Absent, BodyMismatch, Damaged, RemoteError, reason_of
 from ...ipc import jobs
 from ...options import key_prefix
 from ...store.spool import Entry
 from ...store.tree import EMPTY_OUTPUT
-from ..slow_body import PatientBody
+from ...tuples import NamedTuple
+from ..body_reader import BodyReader
 from . import manifest
-from .bundle import LARGE_BYTES, Packer, Stream, inflate, inflate_pieces
-from .index import Row
+from .bundle import LARGE_BYTES, BundleEncoder, ChunkReader, decompress, decompress_pieces
+from .keys import BUNDLE_NAME, KeyPrefixes, new_name, scope_key
+from .rows import Row, plain_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+    from concurrent.futures import Future
+    from typing import TypeVar
+
+    from ...store.cache import LocalCache
+    from ..body_reader import Body
+    from ..contracts import Bucket
+    from ..s3 import Listed
+
+    T = TypeVar("T")
 
 MAX_MANIFEST_BYTES = 256 << 20
-_MOST_MANIFESTS = 64  # that are read of the session's own scope
-_OTHERS = 4  # and of each related one
-_FOREIGN_SCOPES = 2
+# The most manifests that are read of the session's own scope, and of each other one.
+_OWN_MANIFESTS = 64
+_OTHER_MANIFESTS = 4
+_RELATED_SCOPES = 2
+_UNRELATED_SCOPES = 2
 _AT_ONCE = 8
-_MAX_BLOCK_BYTES = LARGE_BYTES + (LARGE_BYTES >> 7)  # zstd adds less to what it cannot compress
+# zstd adds less than this to data that it cannot compress.
+_MAX_BLOCK_BYTES = LARGE_BYTES + (LARGE_BYTES >> 7)
+
+
+class _Scope(NamedTuple):
+    """The content of a scope's manifests.
+
+    rows: of all manifests, merged; superseded: names of the manifests that a new one with these
+    rows supersedes; written_s: when the newest was written, by the store's clock (epoch); damaged:
+    how many could not be used.
+    """
+
+    rows: Sequence[Row] = ()
+    superseded: Sequence[str] = ()
+    written_s: float = 0
+    damaged: int = 0
 
 
 class BundlesLayout:
-    """``bucket`` is a remote.s3.Bucket, ``cache`` a LocalCache, ``prefix`` clean or empty.
+    """Does the tasks of the layout. ``prefix`` is that of --prefix, perhaps empty. Thread-safe.
 
-    ``look_for_objects``: say whether there are objects of the objects layout as well. ``bundles``
-    and ``manifests`` are how all their keys begin.
+    ``look_for_objects``: let ``load`` find out whether the bucket also holds the objects layout.
     """
 
-    def __init__(self, bucket, cache, prefix: str, look_for_objects: bool) -> None:
+    def __init__(
+        self, bucket: Bucket, cache: LocalCache, prefix: str, look_for_objects: bool
+    ) -> None:
         self._bucket = bucket
         self._cache = cache
-        prefix = key_prefix(prefix)
-        self.bundles, self.manifests = f"{prefix}bundle/", f"{prefix}manifest/"
-        self._actions = f"{prefix}action/"
+        self._prefixes = KeyPrefixes(prefix)
+        self._actions = f"{key_prefix(prefix)}action/"
         self._look_for_objects = look_for_objects
 
-    # -- what there is -----------------------------------------------------------------------------
+    # -- loading manifests -------------------------------------------------------------------------
 
-    def load(self, job) -> jobs.LoadResult:
-        """Read the manifests of a scope and of those it falls back to; raises RemoteError.
+    def load(self, job: jobs.LoadJob) -> jobs.LoadResult:
+        """Read the manifests of a scope and of those it falls back to.
 
-        One that cannot be used is counted and passed over.
+        Manifests that cannot be used are left out and counted. If these scopes name no entry, the
+        manifests of the scopes that were written to last are read. Raises RemoteError if the
+        scope's own manifests cannot be listed or read; failures of other requests are ignored.
         """
-        scopes = [manifest.scope_key(scope) for scope in job.scopes]
+        scopes = [scope_key(scope) for scope in job.scopes]
         with ThreadPoolExecutor(len(scopes) + 1) as pool:
-            objects = None
-            if self._look_for_objects:
-                objects = pool.submit(self._bucket.list, self._actions, 1)
-            own, *others = [
-                pool.submit(self._read_scope, scope, most)
-                for scope, most in zip(scopes, (_MOST_MANIFESTS, _OTHERS, _OTHERS))
+            objects = pool.submit(self._find_objects)
+            reading_own = pool.submit(self._read_scope, scopes[0], _OWN_MANIFESTS)
+            reading_related = [
+                pool.submit(self._read_scope, scope, _OTHER_MANIFESTS)
+                for scope in scopes[1 : 1 + _RELATED_SCOPES]
             ]
-            own = own.result()  # without these there is nothing to go on with
-            others = [_ignoring(other, _NOTHING) for other in others]
-            foreign = []
-            if not own.rows and not any(other.rows for other in others):
-                foreign = _ignoring(pool.submit(self._read_foreign, scopes), ())
-            has_objects = objects is not None and bool(_ignoring(objects, True))
-        rows = [
-            list(manifest.merge(scope.rows for scope in some).values())
-            for some in ((own,), others, foreign)
-        ]
-        actions, outputs = self._cache.first_store().names()
-        missing = dict.fromkeys(
-            row.action
-            for some in rows
-            for row in some
-            if row.action not in actions or row.output not in outputs
-        )
+            own = reading_own.result()
+            related = [_result_or(future, _Scope()) for future in reading_related]
+            unrelated: list[_Scope] = []
+            if not own.rows and not any(scope.rows for scope in related):
+                unrelated = _result_or(pool.submit(self._read_unrelated, scopes), [])
+            has_objects = _result_or(objects, True)
+        own_rows, related_rows, unrelated_rows = map(_merged, ([own], related, unrelated))
         return jobs.LoadResult(
             job.number,
             jobs.HIT,
-            "",
-            *([tuple(row) for row in some] for some in rows),
-            own.superseded,
-            own.written_s,
-            list(missing),
-            has_objects,
-            sum(scope.damaged for scope in (own, *others, *foreign)),
-            self._bucket.now_s(),
+            own=plain_rows(own_rows),
+            related=plain_rows(related_rows),
+            unrelated=plain_rows(unrelated_rows),
+            superseded=own.superseded,
+            written_s=own.written_s,
+            missing=self._missing((*own_rows, *related_rows, *unrelated_rows)),
+            has_objects=has_objects,
+            damaged=sum(scope.damaged for scope in (own, *related, *unrelated)),
+            now_s=self._bucket.now_s(),
         )
 
-    def _read_scope(self, scope: str, most: int) -> "_Scope":
-        """Read the manifests of a scope, up to ``most``, and none that another one supersedes.
+    def _find_objects(self) -> bool:
+        """Whether the bucket holds the objects layout; False if not asked. Raises RemoteError."""
+        return self._look_for_objects and bool(self._bucket.list(self._actions, 1))
 
-        Raises RemoteError where they cannot be listed, or those that are there cannot be read.
+    def _missing(self, rows: Iterable[Row]) -> list[str]:
+        """The actions of rows that the local store lacks, in order, each once."""
+        actions, outputs = self._cache.first_store().names()
+        return list(
+            dict.fromkeys(
+                row.action for row in rows if row.action not in actions or row.output not in outputs
+            )
+        )
+
+    def _read_scope(self, scope: str, most: int) -> _Scope:
+        """Read up to ``most`` manifests of a scope, none of them superseded by one that was read.
+
+        Raises RemoteError if they cannot be listed, or none can be read and S3 failed for one.
         """
-        listed = _newest(self._bucket, f"{self.manifests}{scope}/")
-        merged, found, damaged, superseded, failure = {}, set(), 0, set(), None
-        at_once, rest = 1, listed  # as a rule the newest supersedes all others
+        listed = _newest(self._bucket, f"{self._prefixes.manifests}{scope}/")
+        reader = _ScopeReader()
+        at_once, rest = 1, listed  # the newest usually supersedes all others
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            while rest and most > 0 and (failure is None or found):
+            while rest and most > 0 and (reader.failure is None or reader.read):
                 batch, rest = rest[: min(at_once, most)], rest[min(at_once, most) :]
                 most -= len(batch)
-                for one, got in zip(batch, pool.map(self._read_manifest, batch)):
-                    if isinstance(got, manifest.Manifest):
-                        found.add(_name(one))
-                        if _name(one) not in superseded:
-                            superseded.update(got.superseded)
-                            manifest.merge([got.rows], merged)
-                    elif isinstance(got, (Absent, Damaged)):
-                        damaged += 1  # perhaps only on the way: it is not superseded for that
-                    else:
-                        failure = got
-                rest = [one for one in rest if _name(one) not in superseded]
+                for found, content in zip(batch, pool.map(self._read_manifest, batch), strict=True):
+                    reader.add(_name(found), content)
+                rest = [found for found in rest if _name(found) not in reader.superseded]
                 at_once = _AT_ONCE
-        if failure is not None and not found:
-            raise failure
-        return _Scope(
-            list(merged.values()),
-            [name for name in map(_name, listed) if name in superseded or name in found],
-            max((one.modified_s for one in listed if _name(one) in found), default=0),
-            damaged,
-        )
+        return reader.result(listed)
 
-    def _read_manifest(self, listed):
-        """The Manifest that is listed, or the RemoteError that kept it from being read."""
+    def _read_manifest(self, listed: Listed) -> manifest.Manifest | RemoteError:
+        """A manifest, or the error that kept it from being read."""
         try:
             return manifest.decode(self._bucket.read_all(listed.key, MAX_MANIFEST_BYTES))
         except RemoteError as error:
             return error
 
-    def _read_foreign(self, own) -> list:
-        """The other _Scopes that were written for last, by the names of bundles; raises RemoteError."""
-        names = (_name(one) for one in _newest(self._bucket, self.bundles))
-        matches = filter(None, map(manifest.BUNDLE_NAME.fullmatch, names))
+    def _read_unrelated(self, own: Collection[str]) -> list[_Scope]:
+        """Read the scopes, other than ``own``, that bundles were last written for.
+
+        Scopes are hashes as in keys. Raises RemoteError.
+        """
+        names = map(_name, _newest(self._bucket, self._prefixes.bundles))
+        matches = filter(None, map(BUNDLE_NAME.fullmatch, names))
         found = dict.fromkeys(match[1] for match in matches)
-        scopes = [scope for scope in found if scope not in own][:_FOREIGN_SCOPES]
-        return [self._read_scope(scope, _OTHERS) for scope in scopes]
+        scopes = [scope for scope in found if scope not in own][:_UNRELATED_SCOPES]
+        return [self._read_scope(scope, _OTHER_MANIFESTS) for scope in scopes]
 
     # -- fetching ----------------------------------------------------------------------------------
 
-    def fetch(self, job) -> jobs.RangeResult:
-        """Bring the entries of a RangeJob into the local store; raises RemoteError and OSError.
+    def fetch(self, job: jobs.RangeJob) -> jobs.RangeResult:
+        """Bring the entries of a range into the local store; raises RemoteError and OSError.
 
-        What is there already is not fetched. After a failure in the middle, what arrived before
-        it is in the result.
+        Entries that are there are not fetched. If the range fails after some entries arrived, the
+        result names these and the failure's status.
         """
-        arrived, damaged, wanted = [], [], []
+        arrived: list[str] = []
+        damaged: list[str] = []
+        wanted = []
         for fields in job.rows:
             row = Row(*fields)
-            if self._is_here(row):
+            if self._is_stored(row):
                 arrived.append(row.action)
             else:
                 wanted.append(row)
-        status, reason, gone, received = jobs.HIT, "", False, 0
+        status, reason, is_absent, received = jobs.HIT, "", False, 0
         if wanted:
             start, end = wanted[0].offset, max(row.offset + row.length for row in wanted)
             received = end - start
             try:
-                with self._bucket.open_range(self.bundles + job.bundle, start, received) as body:
-                    self._take(body, start, wanted, arrived, damaged)
+                with self._bucket.open_range(
+                    self._prefixes.bundles + job.bundle, start, received
+                ) as body:
+                    self._store_range(body, start, wanted, arrived, damaged)
             except (Absent, Damaged) as error:
-                status, reason, gone = jobs.DAMAGED, str(error), isinstance(error, Absent)
+                status, reason, is_absent = jobs.DAMAGED, str(error), isinstance(error, Absent)
                 damaged = [row.action for row in wanted if row.action not in set(arrived)]
                 received = 0
             except (RemoteError, OSError) as error:
                 if not arrived:
                     raise
                 status, reason = jobs.status_of(error, uploading=False), reason_of(error)
-        return jobs.RangeResult(job.number, status, reason, arrived, damaged, gone, received)
+        return jobs.RangeResult(job.number, status, reason, arrived, damaged, is_absent, received)
 
-    def _is_here(self, row) -> bool:
-        """Whether the entry is in the local store, perhaps by giving a body a further record."""
+    def _is_stored(self, row: Row) -> bool:
+        """Whether the local store has the entry; writes its record if the store has the body."""
         store = self._cache.first_store()
         if store.lookup(row.action) is not None:
             return True
@@ -175,35 +205,46 @@ class BundlesLayout:
             return False
         return self._cache.adopt(row.action, row.output, row.time_ns) is not None
 
-    def _take(self, body, position, rows, arrived, damaged) -> None:
-        """Store the entries of ``rows`` from a part of a bundle that begins at ``position``."""
-        body = PatientBody(body)
-        for (offset, length), block_rows in groupby(rows, key=lambda row: (row.offset, row.length)):
-            block_rows = list(block_rows)
+    def _store_range(
+        self, body: Body, position: int, rows: Iterable[Row], arrived: list[str], damaged: list[str]
+    ) -> None:
+        """Store the entries of ``rows`` from a part of a bundle that begins at ``position``.
+
+        Adds actions to ``arrived`` and ``damaged``. Raises RemoteError and OSError.
+        """
+        reader = BodyReader(body)
+        for (offset, length), group in groupby(rows, key=lambda row: (row.offset, row.length)):
+            block_rows = list(group)
             if offset < position:
-                raise Damaged(f"blocks that overlap at {offset}")
-            body.read(offset - position)
+                raise Damaged(f"the block at offset {offset} overlaps the one before it")
+            reader.read(offset - position)
             position = offset + length
+            content = b""
             if block_rows[0].size > LARGE_BYTES:
-                with closing(inflate_pieces(body.read, length)) as pieces:
+                with closing(decompress_pieces(reader.read, length)) as pieces:
                     self._store(block_rows.pop(0), pieces, arrived, damaged)
-                inflated = b""
             elif length > _MAX_BLOCK_BYTES:
-                raise Damaged(f"a block of {length} bytes at {offset}")
+                raise Damaged(f"the block at offset {offset} has {length} bytes, which is too many")
             else:
                 try:
-                    inflated = inflate(body.read(length), LARGE_BYTES)
+                    content = decompress(reader.read(length), LARGE_BYTES)
                 except Damaged:
-                    inflated = b""
+                    pass  # its entries are then found to be damaged
             for row in block_rows:
-                if self._is_here(row):  # two actions may share a body
+                if self._is_stored(row):  # entries may share a body
                     arrived.append(row.action)
                 else:
-                    piece = memoryview(inflated)[row.inner : row.inner + row.size]
+                    piece = memoryview(content)[row.inner : row.inner + row.size]
                     self._store(row, (piece,), arrived, damaged)
 
-    def _store(self, row, pieces, arrived, damaged) -> None:
-        """Publish one entry, or find it damaged; raises OSError."""
+    def _store(
+        self,
+        row: Row,
+        pieces: Iterable[bytes | memoryview],
+        arrived: list[str],
+        damaged: list[str],
+    ) -> None:
+        """Publish one entry in the local store, unless its body is wrong; raises OSError."""
         try:
             with self._cache.writer(row.action, row.output, row.size) as writer:
                 for piece in pieces:
@@ -216,49 +257,85 @@ class BundlesLayout:
 
     # -- uploading ---------------------------------------------------------------------------------
 
-    def upload(self, job) -> jobs.BundleResult:
-        """Write a bundle of the entries of a BundleJob; raises RemoteError and OSError."""
-        unique = f"{manifest.scope_key(job.scope)}-{os.urandom(4).hex()}"
-        name = manifest.new_name(time.time(), unique)
-        packer = Packer([Entry(*entry) for entry in job.entries], name)
-        stream = Stream(packer.chunks())
+    def upload(self, job: jobs.BundleJob) -> jobs.BundleResult:
+        """Write a bundle; raises RemoteError and OSError."""
+        unique = f"{scope_key(job.scope)}-{os.urandom(4).hex()}"
+        name = new_name(time.time(), unique)
+        encoder = BundleEncoder([Entry(*entry) for entry in job.entries], name)
+        reader = ChunkReader(encoder.chunks())
         try:
-            self._bucket.upload_file(self.bundles + name, stream)
-        except Damaged as error:  # of all that was to be in it nothing can be
-            return jobs.BundleResult(job.number, jobs.STORED, str(error), (), list(packer.bad), 0)
+            self._bucket.upload_file(self._prefixes.bundles + name, reader)
+        except Damaged as error:  # all entries are bad, so there is no bundle to write
+            return jobs.BundleResult(job.number, jobs.STORED, str(error), bad=list(encoder.bad))
         return jobs.BundleResult(
             job.number,
             jobs.STORED,
-            "; ".join(packer.bad.values()),
-            [tuple(row) for row in packer.rows],
-            list(packer.bad),
-            stream.size,
+            "; ".join(encoder.bad.values()),
+            plain_rows(encoder.rows),
+            list(encoder.bad),
+            reader.size,
         )
 
-    def write_manifest(self, job) -> jobs.ManifestResult:
+    def write_manifest(self, job: jobs.ManifestJob) -> jobs.ManifestResult:
         """Write a manifest; raises RemoteError."""
-        name = manifest.new_name(time.time(), os.urandom(4).hex())
-        self._bucket.write(f"{self.manifests}{manifest.scope_key(job.scope)}/{name}", job.data)
+        name = new_name(time.time(), os.urandom(4).hex())
+        self._bucket.write(f"{self._prefixes.manifests}{scope_key(job.scope)}/{name}", job.data)
         return jobs.ManifestResult(job.number, jobs.STORED, "", name, len(job.data))
 
 
-# rows: what its manifests say together; superseded: the names of all manifests that these stand for;
-# written_s: when the newest was written; damaged: how many could not be used.
-_Scope = namedtuple("_Scope", "rows superseded written_s damaged")
-_NOTHING = _Scope((), (), 0, 0)
+class _ScopeReader:
+    """Merges the manifests of one scope, which are added from the newest to the oldest."""
+
+    def __init__(self) -> None:
+        self.read: set[str] = set()  # names
+        self.superseded: set[str] = set()  # names
+        self.failure: RemoteError | None = None  # the last failure of S3
+        self._rows: dict[str, Row] = {}  # by action
+        self._damaged = 0
+
+    def add(self, name: str, content: manifest.Manifest | RemoteError) -> None:
+        if isinstance(content, manifest.Manifest):
+            self.read.add(name)
+            if name not in self.superseded:
+                self.superseded.update(content.superseded)
+                manifest.merge([content.rows], self._rows)
+        elif isinstance(content, (Absent, Damaged)):
+            self._damaged += 1  # not superseded: maybe it was damaged on the way only
+        else:
+            self.failure = content
+
+    def result(self, listed: Iterable[Listed]) -> _Scope:
+        """The content of the scope; ``listed`` are all its manifests.
+
+        Raises RemoteError if S3 failed and no manifest was read.
+        """
+        if self.failure is not None and not self.read:
+            raise self.failure
+        names = [_name(found) for found in listed]
+        written_s = [found.modified_s for found in listed if _name(found) in self.read]
+        return _Scope(
+            list(self._rows.values()),
+            [name for name in names if name in self.superseded or name in self.read],
+            max(written_s, default=0),
+            self._damaged,
+        )
 
 
-def _newest(bucket, prefix) -> list:
-    """What one page lists below ``prefix``, the newest first by the store's own clock."""
-    return sorted(bucket.list(prefix), key=lambda one: one.modified_s, reverse=True)
+def _merged(scopes: Iterable[_Scope]) -> list[Row]:
+    return list(manifest.merge(scope.rows for scope in scopes).values())
 
 
-def _name(listed) -> str:
+def _newest(bucket: Bucket, prefix: str) -> list[Listed]:
+    """The first page of objects below ``prefix``, the newest first by the store's clock."""
+    return sorted(bucket.list(prefix), key=lambda listed: listed.modified_s, reverse=True)
+
+
+def _name(listed: Listed) -> str:
     return listed.key.rpartition("/")[2]
 
 
-def _ignoring(future, default):
-    """What a future brings, or ``default`` where S3 did not give it."""
+def _result_or(future: Future[T], default: T) -> T:
+    """The result of a future, or ``default`` if it raised RemoteError."""
     try:
         return future.result()
     except RemoteError:

@@ -11,7 +11,7 @@ from cacheplugin.errors import Absent, Unavailable
 from cacheplugin.ipc import jobs
 from cacheplugin.options import Options
 from cacheplugin.pool import worker
-from cacheplugin.remote import files, slow_body
+from cacheplugin.remote import body_reader, files
 from cacheplugin.remote.files import Files
 from cacheplugin.remote.layouts import Remote
 from entries import read
@@ -99,11 +99,11 @@ def test_absent(bucket, path):
 def test_bodies_that_end_early_or_come_too_slowly(bucket, path, monkeypatch):
     """They are no files."""
     bucket.objects, bucket.lengths = {KEY: BODY}, {KEY: len(BODY) + 1}
-    with pytest.raises(Unavailable, match="ends early"):
+    with pytest.raises(Unavailable, match="ended early"):
         fetch(bucket, path)
     bucket.lengths = {}
     now = iter([0.0, 1e6])
-    monkeypatch.setattr(slow_body.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(body_reader.time, "monotonic", lambda: next(now))
     with pytest.raises(Unavailable, match="slowly"):
         fetch(bucket, path)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cacheplugin.errors import Absent, Damaged, Unavailable
 from cacheplugin.ipc.jobs import UploadJob
 from cacheplugin.options import clean_prefix
-from cacheplugin.remote import objects, slow_body
+from cacheplugin.remote import body_reader, objects
 from cacheplugin.remote.objects import ObjectsLayout, parse_action
 from cacheplugin.store.cache import LocalCache
 from cacheplugin.store.record import MAX_TIME_NS
@@ -188,7 +188,7 @@ def test_large_body_that_is_damaged(bucket, cache, layout, small_is_large, body)
 def test_missing_output_is_damage(bucket, layout):
     """A record whose output is gone is not a plain miss: somebody lost it."""
     bucket.objects = {ACTION_KEY: RECORD}
-    with pytest.raises(Damaged, match="not there"):
+    with pytest.raises(Damaged, match="which is absent"):
         layout.fetch(A)
 
 
@@ -208,7 +208,7 @@ def test_body_that_trickles(bucket, cache, layout, monkeypatch):
     """A body that comes too slowly is given up, and leaves nothing behind."""
     bucket.objects = {ACTION_KEY: RECORD, OUTPUT_KEY: BODY}
     now = iter([0.0, 1e6])
-    monkeypatch.setattr(slow_body.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(body_reader.time, "monotonic", lambda: next(now))
     with pytest.raises(Unavailable, match="slowly"):
         layout.fetch(A)
     assert files(cache.store.root) == {}

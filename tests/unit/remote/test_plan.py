@@ -2,7 +2,7 @@
 
 from bundles_driver import Driver
 from cacheplugin.ipc import jobs
-from cacheplugin.remote.bundles.plan import SHARED_S
+from cacheplugin.remote.bundles.plan import JOIN_S
 from cacheplugin.remote.plan import ObjectsPlan
 from entries import action_id, output_id
 from noting_pool import NotingPool
@@ -106,7 +106,7 @@ def test_who_begins_late_does_not_join(tmp_path):
     """It is to see newer manifests."""
     driver = Driver(tmp_path)
     begun = driver.plan._clock()
-    driver.plan._clock = lambda: begun + SHARED_S / 2
+    driver.plan._clock = lambda: begun + JOIN_S / 2
     assert driver.plan.is_open
-    driver.plan._clock = lambda: begun + SHARED_S + 1
+    driver.plan._clock = lambda: begun + JOIN_S + 1
     assert not driver.plan.is_open

@@ -9,8 +9,8 @@ from cacheplugin.errors import TimedOut, Unavailable
 from cacheplugin.ipc import jobs
 from cacheplugin.remote import prune, stats
 from cacheplugin.remote.bundles import manifest
-from cacheplugin.remote.bundles.index import Row
-from cacheplugin.remote.bundles.ranges import cut
+from cacheplugin.remote.bundles.ranges import ranges_of
+from cacheplugin.remote.bundles.rows import Row
 from cacheplugin.remote.bundles.tasks import BundlesLayout
 from cacheplugin.store.cache import LocalCache
 from cacheplugin.store.tree import Store
@@ -76,8 +76,8 @@ class Remote:
         """The bodies that a fresh machine gets."""
         layout, cache = self.layout()
         loaded = layout.load(jobs.LoadJob(1, (scope,)))
-        rows = [Row(*row) for row in (*loaded.own, *loaded.others)]
-        for part in cut(rows):
+        rows = [Row(*row) for row in (*loaded.own, *loaded.related)]
+        for part in ranges_of(rows):
             layout.fetch(
                 jobs.RangeJob(
                     1, part.bundle, part.start, part.length, [tuple(r) for r in part.rows]
@@ -191,14 +191,14 @@ def test_times_and_uses_move_along(remote):
 
 
 def test_many_small_bundles_become_one(remote):
-    """A working set that is scattered over more than SCATTERED bundles is put together."""
+    """A working set that is scattered over more than MAX_SMALL_BUNDLES bundles is put together."""
     everything, rows = {}, []
-    for n in range(prune.SCATTERED + 1):
+    for n in range(prune.MAX_SMALL_BUNDLES + 1):
         entries = some(f"commit {n}", 2)
         everything.update(entries)
         rows += remote.bundle(entries, 2 * DAY_S)
     remote.manifest(rows, 3600)
-    assert remote.prune().rewritten == prune.SCATTERED + 1
+    assert remote.prune().rewritten == prune.MAX_SMALL_BUNDLES + 1
     layout, _ = remote.layout()
     assert len({Row(*row).bundle for row in layout.load(jobs.LoadJob(1, ("main",))).own}) == 1
     assert remote.hits() == bodies(everything)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bundle_reader import read_index
 from cacheplugin.errors import Damaged
-from cacheplugin.remote.bundles import bundle, index, tasks
+from cacheplugin.remote.bundles import bundle, tasks
 from cacheplugin.remote.bundles.bundle import (
     GROUP_BYTES,
     HEADER,
@@ -23,11 +23,12 @@ from cacheplugin.remote.bundles.bundle import (
     SMALL_BYTES,
     TRAILER,
     VERSION,
-    Packer,
-    Stream,
-    inflate,
-    inflate_pieces,
+    BundleEncoder,
+    ChunkReader,
+    decompress,
+    decompress_pieces,
 )
+from cacheplugin.remote.bundles.rows import ROW_BYTES, decode_rows, encode_rows
 from cacheplugin.store.tree import EMPTY_OUTPUT
 from entries import TIME_NS, action_id, output_id
 from rows import empty_row, row
@@ -55,8 +56,8 @@ def noise(size, seed=0) -> bytes:
 
 
 def pack(entries):
-    """(the Packer, its bundle)"""
-    packer = Packer(entries, NAME)
+    """(the BundleEncoder, its bundle)"""
+    packer = BundleEncoder(entries, NAME)
     return packer, b"".join(packer.chunks())
 
 
@@ -68,8 +69,8 @@ def body_of(data, row) -> bytes:
     """What lies at a row's place, read alone; raises Damaged."""
     block = data[row.offset : row.offset + row.length]
     if row.size > bundle.LARGE_BYTES:
-        return b"".join(inflate_pieces(io.BytesIO(block).read, row.length))
-    return inflate(block, LARGE_BYTES)[row.inner : row.inner + row.size] if row.length else b""
+        return b"".join(decompress_pieces(io.BytesIO(block).read, row.length))
+    return decompress(block, LARGE_BYTES)[row.inner : row.inner + row.size] if row.length else b""
 
 
 # -- round trips -----------------------------------------------------------------------------------
@@ -99,8 +100,8 @@ PUTS = st.lists(
 def test_round_trip(directory, puts, amounts):
     """The index has every entry, and each is read alone; however the stream is read."""
     entries = [entry(directory, body, action, time_ns) for action, body, time_ns in puts]
-    packer = Packer(entries, NAME)
-    stream = Stream(packer.chunks())
+    packer = BundleEncoder(entries, NAME)
+    stream = ChunkReader(packer.chunks())
     parts = [stream.read(amount) for amount in amounts]
     data = b"".join([*parts, stream.read()])
     assert stream.read(1) == b"" and stream.size == len(data)
@@ -127,7 +128,7 @@ def test_equal_bodies_lie_there_once(directory):
     packer, data = pack([entry(directory, body, action_id(str(at))) for at in range(9)])
     assert len({one[5:] for one in packer.rows}) == 1
     assert len(packer.rows) == 9
-    assert len(data) < len(once) + 9 * index.ROW_BYTES
+    assert len(data) < len(once) + 9 * ROW_BYTES
 
 
 def test_small_bodies_share_blocks(directory):
@@ -221,7 +222,7 @@ def test_entry_of_an_empty_body_with_a_size(tmp_path):
 @pytest.mark.parametrize("entries", [[], ["gone"], ["gone", "gone too"]])
 def test_nothing_good_at_all(entries):
     """A bundle that would be empty is none; the error names what was wrong."""
-    packer = Packer(
+    packer = BundleEncoder(
         [Entry(action_id(one), output_id(one.encode()), 4, 1, f"/no/{one}") for one in entries],
         NAME,
     )
@@ -232,7 +233,7 @@ def test_nothing_good_at_all(entries):
 
 def test_what_a_chunk_raises_comes_out():
     """Who reads the stream of a bundle without entries meets the error in place of an end."""
-    stream = Stream(Packer([], NAME).chunks())
+    stream = ChunkReader(BundleEncoder([], NAME).chunks())
     assert stream.read(HEADER.size) == HEADER.pack(MAGIC, VERSION)
     with pytest.raises(Damaged):
         stream.read(1)
@@ -333,7 +334,7 @@ HOSTILE = {
 @pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_row(change):
     """A row that cannot be makes the index Damaged, in whatever place it stands."""
-    good = index.encode_rows([row("a")], {"bundle-a": 0})
+    good = encode_rows([row("a")], {"bundle-a": 0})
     compress = zstandard.ZstdCompressor().compress
     assert len(rows_of(bundle_of(compress(good + good)))) == 2
     for data in change(good), good + change(good):
@@ -353,10 +354,10 @@ def test_hostile_row(change):
 def test_row_of_a_wrong_empty_body(bad):
     """Nothing but the empty body has no size and no place, and it has neither."""
     with pytest.raises(Damaged):
-        index.decode_rows(index.encode_rows([bad], {"bundle-a": 0}), ["bundle-a"])
+        decode_rows(encode_rows([bad], {"bundle-a": 0}), ["bundle-a"])
 
 
-@given(st.binary(max_size=3 * index.ROW_BYTES))
+@given(st.binary(max_size=3 * ROW_BYTES))
 def test_noise_as_rows(data):
     """Arbitrary bytes in place of an index, and inside of one, are rows or Damaged."""
     for frame in data, zstandard.ZstdCompressor().compress(data):
@@ -364,7 +365,7 @@ def test_noise_as_rows(data):
             rows = rows_of(bundle_of(frame))
         except Damaged:
             continue
-        assert len(rows) == len(data) // index.ROW_BYTES
+        assert len(rows) == len(data) // ROW_BYTES
 
 
 def test_another_path_of_a_body(tmp_path):
@@ -384,4 +385,4 @@ def test_a_disk_that_gives_nothing_now_is_no_bad_body(tmp_path, monkeypatch):
     one = entry(tmp_path, b"a body")
     monkeypatch.setattr("builtins.open", refuse)
     with pytest.raises(OSError, match="too many"):
-        list(Packer([one], NAME).chunks())
+        list(BundleEncoder([one], NAME).chunks())

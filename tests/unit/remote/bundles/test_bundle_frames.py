@@ -1,4 +1,4 @@
-"""remote/bundles/bundle.py: zstd frames that lie, break or inflate to too much."""
+"""remote/bundles/bundle.py: zstd frames that lie, break or decompress to too much."""
 
 import io
 import random
@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 from cacheplugin.errors import Damaged
-from cacheplugin.remote.bundles.bundle import inflate, inflate_pieces
+from cacheplugin.remote.bundles.bundle import decompress, decompress_pieces
 
 
 def claiming(size, content=b"\x01\x00\x00") -> bytes:
@@ -42,7 +42,7 @@ def test_frame_that_is_not_to_be_inflated(frame):
     tracemalloc.start()
     try:
         with pytest.raises(Damaged):
-            inflate(frame, 1 << 20)
+            decompress(frame, 1 << 20)
         assert tracemalloc.get_traced_memory()[1] < 2 << 20
     finally:
         tracemalloc.stop()
@@ -58,10 +58,10 @@ def test_pieces_of_what_is_no_frame():
     for block in b"noise" * 200_000, wide, claiming(1 << 40), b"\0" + good[1:]:
         source = io.BytesIO(block + b"next")
         with pytest.raises(Damaged):
-            list(inflate_pieces(source.read, len(block)))
+            list(decompress_pieces(source.read, len(block)))
         assert source.read() == b"next"
     source = io.BytesIO(good[:-5])
-    assert sum(map(len, inflate_pieces(source.read, len(good)))) < 3 << 20
+    assert sum(map(len, decompress_pieces(source.read, len(good)))) < 3 << 20
 
 
 def test_pieces_are_small():
@@ -70,7 +70,7 @@ def test_pieces_are_small():
     source = io.BytesIO(bomb)
     tracemalloc.start()
     try:
-        pieces = inflate_pieces(source.read, length)
+        pieces = decompress_pieces(source.read, length)
         assert next(pieces) == next(pieces) == bytes(1 << 20)
         assert tracemalloc.get_traced_memory()[1] < 16 << 20
     finally:
@@ -82,7 +82,7 @@ def test_pieces_that_nobody_takes():
     block = zstandard.ZstdCompressor().compress(random.Random(0).randbytes(5 << 20))
     for taken in 1, 2, 5:
         source = io.BytesIO(block + b"what follows")
-        pieces = inflate_pieces(source.read, len(block))
+        pieces = decompress_pieces(source.read, len(block))
         assert len(b"".join(next(pieces) for _ in range(taken))) == taken << 20
         pieces.close()
         assert source.read() == b"what follows"

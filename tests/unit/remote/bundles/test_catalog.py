@@ -12,12 +12,14 @@ NOW_S = 1_800_000_000
 RECENT_S = NOW_S - 100
 
 
-def catalog(own=(), others=(), foreign=(), manifests=("m-2", "m-1"), written_s=RECENT_S) -> Catalog:
+def catalog(
+    own=(), related=(), unrelated=(), manifests=("m-2", "m-1"), written_s=RECENT_S
+) -> Catalog:
     """A catalog that has loaded these rows; all were used lately."""
     found = Catalog("scope")
     rows = [
         [tuple(one._replace(used_s=one.used_s or RECENT_S)) for one in some]
-        for some in (own, others, foreign)
+        for some in (own, related, unrelated)
     ]
     result = jobs.LoadResult(1, jobs.HIT, "", *rows, manifests, written_s, (), False, 0, 0)
     found.load(result)
@@ -43,8 +45,8 @@ def test_rows_by_action_and_output():
     assert len(found) == 3
     for name in "abc":
         assert found.row(action_id(name)).action == action_id(name)
-        assert found.place(output_id(name.encode())).output == output_id(name.encode())
-    assert found.row(action_id("d")) is found.place(output_id(b"d")) is None
+        assert found.body(output_id(name.encode())).output == output_id(name.encode())
+    assert found.row(action_id("d")) is found.body(output_id(b"d")) is None
     assert names(found.rows(ids("cda"))) == ids("ca")
 
 
@@ -60,8 +62,8 @@ def test_forget():
     """What is damaged is in no bundle any more, nor is its body; the rest stays."""
     found = catalog(OWN)
     found.forget([OWN[1], row("x")])
-    assert found.row(action_id("b")) is found.place(output_id(b"b")) is None
-    assert len(found) == 2 and found.place(output_id(b"a")) is not None
+    assert found.row(action_id("b")) is found.body(output_id(b"b")) is None
+    assert len(found) == 2 and found.body(output_id(b"a")) is not None
 
 
 def test_forget_no_more_than_what_lies_there():
@@ -80,9 +82,9 @@ def test_forget_keeps_another_copy_of_the_body():
     rows = [row("a", output=body), row("b", output=body, bundle="bundle-b")]
     found = catalog(rows)
     found.forget(rows[1:])
-    assert found.place(body).bundle == "bundle-a"
+    assert found.body(body).bundle == "bundle-a"
     found.forget(rows[:1])
-    assert found.place(body) is None
+    assert found.body(body) is None
 
 
 def test_forget_bundle():
@@ -98,8 +100,8 @@ def test_forget_bundle():
     )
     found.forget_bundle("bundle-a")
     assert names(found.rows(ids("abcd"))) == ids("cd")
-    assert found.place(output_id(b"a")) is None
-    assert found.place(output_id(b"c")) is not None
+    assert found.body(output_id(b"a")) is None
+    assert found.body(output_id(b"c")) is not None
 
 
 def test_forgotten_rows_are_in_no_manifest():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cacheplugin.errors import Damaged
 from cacheplugin.remote.bundles import manifest as format
-from cacheplugin.remote.bundles.index import Row, encode_rows
+from cacheplugin.remote.bundles.keys import new_name, scope_key
 from cacheplugin.remote.bundles.manifest import (
     CARRY_ROWS,
     CARRY_S,
@@ -23,9 +23,8 @@ from cacheplugin.remote.bundles.manifest import (
     decode_names,
     encode,
     merge,
-    new_name,
-    scope_key,
 )
+from cacheplugin.remote.bundles.rows import Row, encode_rows
 from entries import TIME_NS, action_id
 from rows import empty_row, ids, names, row
 
@@ -159,7 +158,7 @@ def peak_bytes_of_refusing(data) -> int:
 
 
 def test_manifest_that_inflates_to_much():
-    """A small object that would inflate to more than any manifest takes little memory."""
+    """A small object that would decompress to more than any manifest takes little memory."""
     assert peak_bytes_of_refusing(framed(bytes(format._MAX_BYTES + 1))) < 1 << 20
 
 

@@ -10,7 +10,7 @@ from bundles_driver import SCOPE, Driver
 from cacheplugin.ipc import jobs
 from cacheplugin.remote.bundles import fetching
 from cacheplugin.remote.bundles.fetching import PREFETCHES_AT_ONCE
-from cacheplugin.remote.bundles.manifest import scope_key
+from cacheplugin.remote.bundles.keys import scope_key
 from cacheplugin.remote.bundles.ranges import GAP_BYTES
 from entries import TIME_NS, action_id
 from rows import empty_row, ids, names, row
@@ -101,7 +101,7 @@ def test_finish_without_any_need(driver):
 def test_the_front_is_told_what_to_expect(tmp_path, layout, objects):
     """It hears what bundles have, what of it the store lacks, and whether there is more."""
     driver = Driver(tmp_path, layout=layout)
-    driver.begin(*apart("abc"), missing="cb", objects=objects, damaged=2)
+    driver.begin(*apart("abc"), missing="cb", has_objects=objects, damaged=2)
     expected = jobs.Expected(ids("cb"), ids("a"), not objects and layout != "both")
     assert expected in driver.messages
     assert jobs.Transferred(0, 0, 2) in driver.messages

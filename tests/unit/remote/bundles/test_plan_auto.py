@@ -19,7 +19,7 @@ def hit(task, name) -> jobs.FetchResult:
 def test_what_no_manifest_names_is_looked_for_in_objects(tmp_path, layout, objects):
     """Where there may be objects, what is unknown is asked for there, and answered as it comes."""
     driver = Driver(tmp_path, layout=layout)
-    driver.begin(row("a"), objects=objects)
+    driver.begin(row("a"), has_objects=objects)
     found, absent = driver.get("b"), driver.get("c")
     tasks = driver.take(jobs.FetchJob)
     assert [task.action for task in tasks] == ids("bc")
@@ -31,7 +31,7 @@ def test_what_no_manifest_names_is_looked_for_in_objects(tmp_path, layout, objec
 def test_what_objects_had_is_bundled(tmp_path):
     """What was found in objects is in the session's bundle, and its manifest, for the next one."""
     driver = Driver(tmp_path, layout="auto")
-    driver.begin(objects=True)
+    driver.begin(has_objects=True)
     driver.get("b")
     task = driver.only(jobs.FetchJob)
     driver.plan.done(task, hit(task, "b"))
@@ -48,7 +48,7 @@ def test_what_objects_had_is_bundled(tmp_path):
 def test_what_objects_had_is_not_bundled(tmp_path, options):
     """A session that is to upload nothing uploads nothing."""
     driver = Driver(tmp_path, layout="auto", **options)
-    driver.begin(objects=True)
+    driver.begin(has_objects=True)
     driver.get("b")
     task = driver.only(jobs.FetchJob)
     driver.plan.done(task, hit(task, "b"))

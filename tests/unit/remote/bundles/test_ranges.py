@@ -10,8 +10,8 @@ from cacheplugin.remote.bundles.ranges import (
     QUEUED,
     RANGE_BYTES,
     RUNNING,
-    Queue,
-    cut,
+    RangeQueue,
+    ranges_of,
 )
 from rows import empty_row, ids, names, row
 
@@ -50,7 +50,7 @@ def blocks_of(found) -> list:
 @given(wanted_rows())
 def test_every_row_is_in_one_range(rows):
     """No row is left out or doubled, and each range has what it is cut for."""
-    ranges = cut(rows)
+    ranges = ranges_of(rows)
     assert sorted(one for found in ranges for one in found.rows) == sorted(rows)
     for found in ranges:
         assert found.rows and found.state == IDLE
@@ -66,7 +66,7 @@ def test_every_row_is_in_one_range(rows):
 def test_gaps_and_lengths(rows):
     """A range ends where the gap is too long or it has enough already, and nowhere else."""
     by_bundle = {}
-    for found in cut(rows):
+    for found in ranges_of(rows):
         by_bundle.setdefault(found.bundle, []).append(found)
         blocks = blocks_of(found)
         for (offset, length), (next_offset, _) in zip(blocks, blocks[1:]):
@@ -87,7 +87,7 @@ def test_gaps_and_lengths(rows):
 @given(wanted_rows())
 def test_order_is_that_of_first_use(rows):
     """Ranges stand in the order of their first rows; what needs no request stands before them."""
-    ranges = cut(rows)
+    ranges = ranges_of(rows)
     assert [found.bundle for found in ranges].count("") == any(not one.length for one in rows)
     if ranges and not ranges[0].bundle:
         assert ranges[0].length == 0
@@ -97,12 +97,12 @@ def test_order_is_that_of_first_use(rows):
 
 
 def test_nothing_to_cut():
-    assert cut([]) == []
+    assert ranges_of([]) == []
 
 
 def test_overlapping_blocks_stay_together():
     """Blocks that a hostile manifest lets overlap are in one range, which has both ends."""
-    (found,) = cut([row("a", 8, 3 * RANGE_BYTES), row("b", RANGE_BYTES + 100, 10)])
+    (found,) = ranges_of([row("a", 8, 3 * RANGE_BYTES), row("b", RANGE_BYTES + 100, 10)])
     assert (found.start, found.length) == (8, 3 * RANGE_BYTES)
     assert names(found.rows) == ids("ab")
 
@@ -112,12 +112,12 @@ def test_overlapping_blocks_stay_together():
 
 @pytest.fixture
 def ranges():
-    return cut([row(name, at * 10 * GAP_BYTES) for at, name in enumerate("abcd")])
+    return ranges_of([row(name, at * 10 * GAP_BYTES) for at, name in enumerate("abcd")])
 
 
 def test_queue_gives_the_first(ranges):
     """Ranges come out as they went in, and run from then on."""
-    queue = Queue()
+    queue = RangeQueue()
     assert not queue
     for found in ranges:
         queue.add(found)
@@ -128,7 +128,7 @@ def test_queue_gives_the_first(ranges):
 
 def test_queue_gives_what_is_wanted(ranges):
     """A wanted range comes out of the middle; the others stay in their order."""
-    queue = Queue()
+    queue = RangeQueue()
     for found in ranges:
         queue.add(found)
     assert queue.take(ranges[2]) is ranges[2]
@@ -139,7 +139,7 @@ def test_queue_gives_what_is_wanted(ranges):
 
 def test_queue_gives_what_it_does_not_have(ranges):
     """A wanted range that nobody queued runs as well; those queued stay."""
-    queue = Queue()
+    queue = RangeQueue()
     queue.add(ranges[0])
     assert queue.take(ranges[1]) is ranges[1]
     assert ranges[1].state == RUNNING
@@ -148,7 +148,7 @@ def test_queue_gives_what_it_does_not_have(ranges):
 
 def test_cleared_queue(ranges):
     """What was queued and is not any more may be wanted later; what runs goes on."""
-    queue = Queue()
+    queue = RangeQueue()
     for found in ranges:
         queue.add(found)
     queue.take()

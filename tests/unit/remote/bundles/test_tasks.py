@@ -12,9 +12,9 @@ from bundle_reader import read_index
 from cacheplugin.errors import Absent, TimedOut, Unavailable
 from cacheplugin.ipc import jobs
 from cacheplugin.pool import worker
-from cacheplugin.remote import slow_body
+from cacheplugin.remote import body_reader
 from cacheplugin.remote.bundles import bundle, manifest, tasks
-from cacheplugin.remote.bundles.manifest import scope_key
+from cacheplugin.remote.bundles.keys import scope_key
 from entries import action_id, files, output_id, put, read
 from fake_bucket import FakeBucket
 from machine import BODY, SCOPE, Machine
@@ -191,7 +191,7 @@ def test_load_of_many_that_are_damaged(machines, bucket):
     for at in range(200):
         bucket.objects[f"prefix/manifest/{scope_key(MAIN)}/{at:012x}-00000000"] = b"?"
     assert machines().fetch("a").status == jobs.MISS
-    assert bucket.methods().count("read_all") <= tasks._MOST_MANIFESTS + tasks._AT_ONCE
+    assert bucket.methods().count("read_all") <= tasks._OWN_MANIFESTS + tasks._AT_ONCE
 
 
 # -- fetching --------------------------------------------------------------------------------------
@@ -357,7 +357,7 @@ def test_bundle_that_trickles(machines, bucket, open_range, monkeypatch, large):
     bundle_with(machines(), body(6 << 20), body(6 << 20, b"other"))
     bodies = open_range(lambda data: data)
     seconds = itertools.count(0, 100)
-    monkeypatch.setattr(slow_body.time, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(body_reader.time, "monotonic", lambda: next(seconds))
     result = worker.perform(machines().remote, range_job(bucket))
     assert result.status == jobs.FAILED and "slowly" in result.reason
     assert bodies[0].tell() <= 4 << 20

@@ -43,7 +43,7 @@ def test_sessions_are_told_when_the_manifests_are_there(tmp_path):
     driver.plan.prefetch()
     driver.plan.begin(6)
     driver.plan.prefetch()
-    driver.load(apart("abc"), missing="cb", objects=True)
+    driver.load(apart("abc"), missing="cb", has_objects=True)
     found = told(driver)
     assert set(found) == {0, 5, 6} and len({one[:3] for one in map(flat, found.values())}) == 1
     assert (found[5].actions, found[5].others, found[5].complete) == (ids("cb"), ids("a"), False)

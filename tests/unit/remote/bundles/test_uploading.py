@@ -1,11 +1,11 @@
-"""remote/bundles/packing.py: puts become bundles and manifests, and each is answered once."""
+"""remote/bundles/uploading.py: puts become bundles and manifests, and each is answered once."""
 
 import pytest
 
 from bundles_driver import WALL_S, Driver
 from cacheplugin.ipc import jobs
-from cacheplugin.remote.bundles import packing
-from cacheplugin.remote.bundles.packing import BUNDLE_BYTES, IDLE_S
+from cacheplugin.remote.bundles import uploading
+from cacheplugin.remote.bundles.uploading import BUNDLE_BYTES, IDLE_S
 from entries import TIME_NS, action_id, output_id
 from rows import ids, names, row
 
@@ -51,7 +51,7 @@ def test_bundle_closed_by_its_size(driver):
 
 def test_bundle_closed_by_its_entries(driver, monkeypatch):
     """Many entries are a bundle, however small they are."""
-    monkeypatch.setattr(packing, "BUNDLE_ENTRIES", 3)
+    monkeypatch.setattr(uploading, "BUNDLE_ENTRIES", 3)
     for name in "bcdef":
         driver.put(name, size=1)
     assert outputs(driver.only(jobs.BundleJob)) == bodies("bcd")
@@ -304,13 +304,13 @@ def test_ends_one_after_another(driver):
 
 def test_bundles_at_once_are_bounded(driver, monkeypatch):
     """Each takes memory: the rest wait for their turn, and all are written."""
-    monkeypatch.setattr(packing, "BUNDLE_BYTES", 1000)
+    monkeypatch.setattr(uploading, "BUNDLE_BYTES", 1000)
     letters = "bcdefghi"
     puts = [driver.put(name) for name in letters]
     finish = driver.finish(letters)
     done = 0
     while tasks := driver.take(jobs.BundleJob):
-        assert len(tasks) <= packing.BUNDLES_AT_ONCE
+        assert len(tasks) <= uploading.BUNDLES_AT_ONCE
         for task in tasks:
             driver.bundle(task, bundle=f"bundle-{done}")
             done += 1
