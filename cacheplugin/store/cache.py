@@ -147,7 +147,7 @@ class Draft:
             self.temp = self.store.temporary()
         return self.temp
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: "bytes | memoryview") -> None:
         """Append ``data``. Raises OSError if no store can take it."""
         self.attempt(lambda: self.open().write(data))
 
@@ -201,7 +201,7 @@ class EntryWriter:
         self._published_in: Store | None = None
         self._path = ""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: "bytes | memoryview") -> None:
         """Append the next bytes of the body.
 
         Raises OSError if no store can take them, BodyMismatch if the body exceeds its size.

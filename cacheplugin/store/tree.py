@@ -184,7 +184,7 @@ class TempFile:
         self.fd = fd
         self.size = 0
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: "bytes | memoryview") -> None:
         """Append ``data``. Raises OSError; the same call may then be repeated."""
         done = 0
         while done < len(data):
