@@ -1,4 +1,4 @@
-"""Write the bare responder's answers: one line for each action of a store.
+"""Writes the file of answers for the bare responder: one line for each action of a store.
 
 Usage: python -m benchmarks.answers CACHE_DIR FILE
 """
@@ -12,7 +12,7 @@ from cacheplugin.store.tree import Store
 
 
 def actions(cache_dir: str) -> list:
-    """Every action id of a store, as hex, in no particular order but always the same."""
+    """Every action id of a store, as hex, sorted."""
     return sorted(
         name
         for directory in os.scandir(f"{cache_dir}/action")
@@ -21,6 +21,7 @@ def actions(cache_dir: str) -> list:
 
 
 def write(cache_dir: str, path: str) -> None:
+    """Write the answers for all actions of the store at ``cache_dir`` to the file ``path``."""
     store = Store(cache_dir)
     with open(path, "w") as file:
         for action in actions(cache_dir):

@@ -1,4 +1,4 @@
-"""A client of the protocol for measuring: starts a plugin, replays gets, several in flight."""
+"""A client of the GOCACHEPROG protocol that measures: starts a plugin, sends gets and puts."""
 
 import os
 import subprocess
@@ -7,7 +7,11 @@ from base64 import b64encode
 
 
 class Plugin:
-    """A running plugin, past its hello line. ``cpus`` pins it and this process."""
+    """A running plugin that has sent its hello line.
+
+    ``command`` is a list of arguments. ``cpus``, a set of CPU numbers, pins the plugin and this
+    process. Raises EOFError if the plugin ends before its hello line.
+    """
 
     def __init__(self, command, env=None, cpus=None) -> None:
         if cpus is not None:
@@ -22,6 +26,7 @@ class Plugin:
         self._answers(1)
 
     def _answers(self, count) -> list:
+        """At least ``count`` answers, as lines without the line feed; raises EOFError."""
         lines = []
         while len(lines) < count:
             data = os.read(self._in, 1 << 16)
@@ -32,7 +37,10 @@ class Plugin:
         return lines
 
     def gets(self, actions, in_flight: int) -> float:
-        """Seconds to get all ``actions`` (hex), ``in_flight`` at once; all must be hits."""
+        """Seconds to get all ``actions`` (hex), with ``in_flight`` requests at once.
+
+        Raises ValueError for an answer that is not a hit, EOFError if the plugin ends.
+        """
         requests = [
             b'{"ID":%d,"Command":"get","ActionID":"%b"}\n\n'
             % (self._number + at, b64encode(bytes.fromhex(action)))
@@ -54,7 +62,7 @@ class Plugin:
         return time.perf_counter() - begin
 
     def put(self, action: str, output: str, size: int, chunks) -> bytes:
-        """Send one put whose body is base64 in ``chunks`` (bytes); returns the answer."""
+        """Send one put whose body is ``chunks`` (a list of base64 bytes); returns the answer."""
         self._number += 1
         header = b'{"ID":%d,"Command":"put","ActionID":"%b","OutputID":"%b","BodySize":%d}\n\n"' % (
             self._number,
@@ -71,12 +79,13 @@ class Plugin:
         return self._answers(1)[0]
 
     def resident_bytes(self, peak: bool = False) -> int:
-        """Resident memory of the plugin's first process (Linux)."""
+        """Resident memory of the plugin's first process, now or at its peak (Linux)."""
         key = "VmHWM:" if peak else "VmRSS:"
         with open(f"/proc/{self.process.pid}/status") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
 
     def close(self) -> None:
+        """Send close, wait for its answer and for the end of the process."""
         self._number += 1
         os.write(self._out, b'{"ID":%d,"Command":"close"}\n\n' % self._number)
         self._answers(1)

@@ -1,4 +1,4 @@
-"""Where scenarios work: directories, the workload, the S3 server, the network, builds and verdicts."""
+"""What scenarios share: directories, the workload, the S3 server, the network, builds, checks."""
 
 import os
 import re
@@ -11,13 +11,13 @@ from .network import network
 from .runner import Failed
 from .s3server import s3_server
 
-_ERROR_LINES = 3  # of what a build that failed wrote
+_ERROR_LINES = 3  # the last lines of a failed build's output that are shown
 
 
 class Lab:
-    """``arguments`` are those of the command line, ``sizes`` a sizes.Sizes, ``work`` an empty directory.
+    """``arguments`` are parsed by __main__, ``sizes`` is a Sizes, ``work`` an empty directory.
 
-    As a context manager it ends what it started.
+    A context manager: it ends the S3 server at its exit.
     """
 
     def __init__(self, work: str, arguments, sizes) -> None:
@@ -37,31 +37,32 @@ class Lab:
 
     @cached_property
     def workload(self):
+        """The workloads.Workload, made at first use. Raises ValueError for a wrong --workload."""
         return workloads.make(
             self.arguments.workload or self.sizes.workload, self.work, self.arguments.seed
         )
 
     @cached_property
     def s3(self):
-        """The s3server.Server, started at first need."""
+        """The s3server.Server, started at first use."""
         server = self._stack.enter_context(s3_server(self.work, self.arguments))
         self.s3_name = server.name
         return server
 
     def fresh(self, kind: str = "fresh") -> str:
-        """The path of a directory that is not there yet.
+        """The path of a directory that does not exist yet.
 
-        Nothing is deleted between runs: ext4 takes up to 50 times as long to make a file within
-        minutes of a mass deletion, which no fresh machine has behind it.
+        Old directories are not deleted between runs: within minutes of a mass deletion, ext4 takes
+        up to 50 times as long to create a file. A fresh machine does not have that handicap.
         """
         self._made += 1
         return os.path.join(self.work, f"{kind}-{self._made}")
 
     @contextmanager
     def network(self, round_trip_ms: float):
-        """(what rivals get as ``remote`` but for the prefix, network.Network or None) with a delay.
+        """({bucket, endpoint} for Lab.remote, a network.Network) with a delay before the S3 server.
 
-        Before an S3 server that is not on this machine there is no delay of ours, and None.
+        For an S3 server on another machine the Network is None: there is no added delay.
         """
         if self.s3.port is None:
             yield {"bucket": self.s3.bucket, "endpoint": self.s3.endpoint}, None
@@ -71,27 +72,27 @@ class Lab:
 
     @property
     def round_trips_ms(self):
-        """Those of the command line; the network's own is all there is before a remote server."""
+        """The round trips to measure; (0.0,), no added delay, for a server on another machine."""
         if self.s3.port is None:
             return (0.0,)
         return self.arguments.round_trips or self.sizes.round_trips_ms
 
     # -- builds ------------------------------------------------------------------------------------
 
-    def build(self, program: str = "", net=None, watch=None, go_cache: str = None) -> dict:
-        """The metrics of a build of the workload; ``program`` is GOCACHEPROG.
+    def build(self, program: str = "", net=None, watch=None, go_cache: str | None = None) -> dict:
+        """The metrics of a build of the workload.
 
-        GOCACHE is empty unless ``go_cache`` names one.
-
-        wall_s, cpu_s, peak_bytes; with ``net`` also requests, connections, up_bytes, down_bytes; and
-        under "counters" what --metrics of ours printed. Raises Failed where it does not build.
+        ``program`` is GOCACHEPROG. ``go_cache`` is GOCACHE, by default an empty directory.
+        ``watch`` is for processes.run. Returns wall_s, cpu_s, peak_bytes; with ``net`` also requests,
+        connections, up_bytes and down_bytes; and under "counters" the counters that the program
+        printed, if it has --metrics. Raises Failed if the build fails.
         """
         workload = self.workload
-        os.sync()  # so that no run pays for the writing of another
+        os.sync()  # no run pays for the writes of another run
         if net:
             net.reset()
         env = go_environment(go_cache or self.fresh("go"), program)
-        env["GOCACHE_METRICS"] = "true"  # of ours, and of a peer that has them
+        env["GOCACHE_METRICS"] = "true"
         ended = processes.run(
             ["go", "build", workload.pattern],
             env,
@@ -108,9 +109,9 @@ class Lab:
         return found
 
     def filled(self, rival, with_bucket: bool = False) -> str:
-        """The cache directory of a rival that has built the workload; with a bucket, at ``full_prefix``.
+        """The cache directory of a rival that has built the workload, filled at first use.
 
-        Raises Failed.
+        ``with_bucket``: the build has also filled the bucket, below ``full_prefix``. Raises Failed.
         """
         key = (rival.name, with_bucket)
         if key not in self._filled:
@@ -124,35 +125,35 @@ class Lab:
 
     @cached_property
     def repeated_misses(self) -> int:
-        """How many gets ours misses when all is there: what the go command asks for and never puts."""
+        """How many gets miss in a full cache: actions that the go command never puts."""
         again = self.build(self.ours.program(self.filled(self.ours)))
         return again["counters"].get("get_misses", 0)
 
     @staticmethod
     def full_prefix(rival) -> str:
-        """Where in the bucket the cache lies that a rival has filled."""
+        """The prefix below which a rival has filled the bucket."""
         return "full-" + "".join(filter(str.isalnum, rival.name))
 
     @staticmethod
     def remote(address: dict, prefix: str) -> dict:
-        """What Rival.program takes: ``address`` {bucket, endpoint} and a prefix in it."""
+        """{bucket, endpoint, prefix} for Rival.program; ``address`` is {bucket, endpoint}."""
         return {**address, "prefix": prefix}
 
     @cached_property
     def actions(self) -> list:
-        """The actions of the workload's build, hex."""
+        """The action ids of the workload's build, as hex."""
         return answers.actions(self.filled(self.ours))
 
     @cached_property
     def responder(self) -> rivals.Rival:
-        """The bare responder with the answers of the workload."""
+        """The bare responder, with the answers for the workload."""
         path = os.path.join(self.work, "answers")
         answers.write(self.filled(self.ours), path)
         return rivals.Rival(rivals.BARE, f"{sys.executable} {rivals.RESPONDER} {path}", "")
 
 
 def traffic(net) -> dict:
-    """What passed over a network.Network since it was reset, as metrics; {} where there is none."""
+    """The traffic of a network.Network since its reset, as metrics; {} for None."""
     if net is None:
         return {}
     counts = net.counts()
@@ -164,10 +165,10 @@ def traffic(net) -> dict:
     }
 
 
-def expect_hits(built: dict, misses: int = None) -> dict:
-    """The metrics of a build without its counters; raises Failed where ours missed more than that.
+def expect_hits(built: dict, misses: int | None = None) -> dict:
+    """The metrics of Lab.build without the counters.
 
-    None: any number.
+    Raises Failed if the counters show more than ``misses`` misses; None allows any number.
     """
     found = built.pop("counters")
     if (
@@ -180,7 +181,7 @@ def expect_hits(built: dict, misses: int = None) -> dict:
 
 
 def expect_uploads(built: dict) -> dict:
-    """The metrics without the counters; raises Failed where not all that ours put is in the bucket."""
+    """The metrics of Lab.build without the counters; raises Failed if an upload failed."""
     found = built.pop("counters")
     lost = sum(found.get(name, 0) for name in ("put_errors", "put_s3_error", "put_s3_skipped"))
     if lost:
@@ -191,7 +192,7 @@ def expect_uploads(built: dict) -> dict:
 
 
 def counters(stderr: str) -> dict:
-    """{name: count} of what --metrics prints, and drain_s; {} of a program that prints none."""
+    """{name: count} of the output of --metrics, and drain_s; {} if there is none."""
     groups = re.findall(r"^gocache_\w+: (.*)$", stderr, re.MULTILINE)
     found = {name: int(count) for name, count in re.findall(r"(\w+)=(\d+)", " ".join(groups))}
     waited = re.search(r", ([0-9.]+) s waited for uploads", stderr)
@@ -201,7 +202,7 @@ def counters(stderr: str) -> dict:
 
 
 def go_environment(go_cache: str, program: str = "") -> dict:
-    """For a go command with a cache directory of its own; ``program`` is GOCACHEPROG."""
+    """The environment of a go command with a GOCACHE of its own; ``program`` is GOCACHEPROG."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("GOCACHE", "GOFLAGS"))}
     env |= {"GOCACHE": go_cache, "GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "local"}
     if program:

@@ -1,13 +1,13 @@
-"""A TCP proxy on loopback that adds delay, and a bound on the rate, and counts HTTP requests.
+"""A TCP proxy on loopback that adds delay, limits the rate, and counts HTTP requests.
 
 Usage: python -m benchmarks.network --listen PORT --to HOST:PORT --round-trip MS [--rate MB_PER_S]
 
-Stands between the plugin and an S3 server. What arrives is passed on half a round trip later, in
-order and however much is under way, and a connection takes one more round trip to begin. ``--rate``
-bounds what passes in either direction, over all connections together, in 10^6 bytes a second.
-Prints the port it listens on (``--listen 0`` takes a free one), and at its end what it counted.
+The proxy stands between the plugin and an S3 server. It passes data on half a round trip later, in
+order, however much data is on its way. A connection takes one more round trip to begin. ``--rate``
+limits the traffic of all connections together, in each direction, in 10^6 bytes a second. The proxy
+prints the port that it listens on (``--listen 0`` takes a free one), and at its end its counts.
 
-Other modules use ``network``.
+Other modules use the context manager ``network``.
 """
 
 import argparse
@@ -28,26 +28,26 @@ from collections import Counter, deque
 from contextlib import contextmanager
 
 LOOPBACK = "127.0.0.1"
-PIECE_BYTES = 1 << 18  # what asyncio reads at once
-# What one connection may have under way in one direction before it is not read from for a while.
+PIECE_BYTES = 1 << 18  # the most that asyncio reads at once
+# A connection with more than this on its way in one direction is not read.
 WINDOW_BYTES = 64 * PIECE_BYTES
-HEAD_BYTES = 1 << 14  # a longer head is no request
+HEAD_BYTES = 1 << 14  # a longer head is not a request
 
 _REQUEST = re.compile(rb"[A-Z]+ [^ ]+ HTTP/1\.[01]\r\n")
 
 
 class Network:
-    """A running proxy, listening on ``port`` of loopback."""
+    """A running proxy that listens on ``port`` of loopback."""
 
     def __init__(self, process) -> None:
         self._process = process
         self.port = int(process.stdout.readline())
 
     def counts(self) -> dict:
-        """What passed since the start or the last reset, to this moment.
+        """The counts since the start or the last reset.
 
-        ``connections``; ``requests`` whose head is complete, and those ``by_method``; ``bytes_up``
-        (to the server) and ``bytes_down``, as they arrived here.
+        ``connections``; ``requests`` whose head is complete, and these ``by_method``; ``bytes_up``
+        (to the server) and ``bytes_down``, counted when the proxy receives them.
         """
         return self._ask("counts")
 
@@ -62,8 +62,8 @@ class Network:
 
 
 @contextmanager
-def network(target_port: int, round_trip_ms: float, rate: float = None):
-    """A Network before ``target_port``, in a process of its own; ``rate`` in MB/s, or no limit."""
+def network(target_port: int, round_trip_ms: float, rate: float | None = None):
+    """A Network before ``target_port``, in its own process; ``rate`` in MB/s, None: no limit."""
     command = [
         sys.executable,
         "-I",
@@ -81,37 +81,39 @@ def network(target_port: int, round_trip_ms: float, rate: float = None):
 
 
 class Counts:
-    """What Network.counts tells."""
+    """The counts behind Network.counts."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
+        """Count from 0 again."""
         self.connections = self.bytes_up = self.bytes_down = 0
         self.by_method = Counter()
 
     def as_json(self) -> str:
+        """The counts as one line of JSON."""
         return json.dumps({"requests": sum(self.by_method.values()), **vars(self)})
 
 
 class RequestParser:
-    """Finds the requests in what an HTTP/1.1 client sends, in pieces of any size.
+    """Finds the requests in the stream of an HTTP/1.1 client, in pieces of any size.
 
-    ``count(method)`` is called for each head that is complete. From where it is not HTTP, nothing
-    is counted any more.
+    ``count(method)`` is called for each complete head. After data that is not HTTP, nothing is
+    counted any more.
     """
 
     def __init__(self, count) -> None:
         self._count = count
-        self._skip = 0  # bytes of a body to come
-        self._text = b""  # the beginning of a block that is not complete
+        self._skip = 0  # bytes of the body that are still to come
+        self._text = b""  # the beginning of an incomplete head or line
         self._await_head()
-        # A head with "Expect: 100-continue" came, and nothing since; and the server does not want
-        # its body. Then the client may leave it out and send another request.
+        # _expecting: a head with "Expect: 100-continue" is the last thing that came. _refused: the
+        # server refused its body. Then the client may leave out the body and send another request.
         self._expecting = self._refused = False
 
     def feed(self, data: bytes) -> None:
-        """Take what the client sent."""
+        """Read data that the client sent."""
         if self._expecting and self._refused and _REQUEST.match(data):
             self._skip = 0
             self._await_head()
@@ -126,12 +128,12 @@ class RequestParser:
                 at = self._take_block(data, at)
 
     def answered(self, data: bytes) -> None:
-        """Take what the server sent."""
+        """Read data that the server sent."""
         if self._expecting and data.startswith(b"HTTP/1."):
             self._refused = data[9:10] != b"1"
 
     def _take_block(self, data, at) -> int:
-        """Handle the head or line at ``at`` if all of it is there; returns where it ends."""
+        """Handle the head or line at ``at`` if it is complete; returns the offset of its end."""
         text = self._text + data[at : at + HEAD_BYTES]
         length = text.find(self._mark)
         if length < 0:
@@ -190,17 +192,17 @@ class RequestParser:
 
 
 class Line:
-    """One direction of the network: what goes in comes out, in order, after the delay."""
+    """One direction of the network: delivers data in order, after the delay."""
 
     def __init__(self, loop, delay_s: float, bytes_per_s) -> None:
         self._loop = loop
         self._delay_s = delay_s
         self._bytes_per_s = bytes_per_s  # None: no limit
-        self._free_at = 0.0  # when all that went in has left the sender
+        self._free_at = 0.0  # when the sender is free again, by the rate
         self._queue = deque()  # (time due, callback, arguments)
 
     def send(self, size: int, arrive, *arguments) -> None:
-        """Call ``arrive(*arguments)`` when ``size`` bytes that go in now have come out."""
+        """Call ``arrive(*arguments)`` when ``size`` bytes that are sent now have arrived."""
         if not self._delay_s and not self._bytes_per_s:
             arrive(*arguments)
             return
@@ -223,9 +225,10 @@ class Line:
 
 
 class Side(asyncio.Protocol):
-    """One end of a connection: what it reads goes down ``line`` to its ``peer``.
+    """One end of a connection: it passes the data that it reads over ``line`` to its ``peer``.
 
-    ``heard(data)`` is called with all that it reads.
+    ``heard(data)`` is called with all data that it reads. It stops reading while more than
+    ``window_bytes`` are on their way.
     """
 
     def __init__(self, line: Line, window_bytes: float, heard) -> None:
@@ -234,34 +237,40 @@ class Side(asyncio.Protocol):
         self._window_bytes = window_bytes
         self._heard = heard
         self._under_way = 0  # bytes read and not yet written to the peer
-        self._full = False  # takes no more for now
+        self._full = False  # its write buffer is full
         self._paused = False
         self._read_all = self._written_all = False
 
     def connection_made(self, transport) -> None:
+        """Called by asyncio; see asyncio.Protocol."""
         self._transport = transport
         transport.set_write_buffer_limits(4 * PIECE_BYTES)
 
     def data_received(self, data) -> None:
+        """Called by asyncio; see asyncio.Protocol."""
         self._heard(data)
         self._under_way += len(data)
         self._line.send(len(data), self.peer._write, data)
         self._pause_or_resume()
 
     def eof_received(self) -> bool:
+        """Called by asyncio; see asyncio.Protocol."""
         self._read_all = True
         self._line.send(0, self.peer._write_eof)
         return True  # the other direction stays open
 
     def connection_lost(self, error) -> None:
+        """Called by asyncio; see asyncio.Protocol."""
         if not (self._read_all and self._written_all):
             self._line.send(0, self.peer._reset)
 
     def pause_writing(self) -> None:
+        """Called by asyncio; see asyncio.BaseProtocol."""
         self._full = True
         self.peer._pause_or_resume()
 
     def resume_writing(self) -> None:
+        """Called by asyncio; see asyncio.BaseProtocol."""
         self._full = False
         self.peer._pause_or_resume()
 
@@ -275,7 +284,7 @@ class Side(asyncio.Protocol):
         self._written_all = True
         try:
             self._transport.write_eof()
-        except OSError:  # it was reset, and this is the first to notice
+        except OSError:  # the connection was reset, and this call is the first to fail
             self._reset()
         for side in (self, self.peer):
             if side._read_all and side._written_all:
@@ -297,11 +306,12 @@ class Side(asyncio.Protocol):
 
 
 def reset_at_close(connection) -> None:
+    """Make the close of a socket send RST instead of FIN."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class Proxy:
-    """Joins connections to a ``listener`` with connections to ``target``, a loopback address."""
+    """Connects each client of ``listener`` with ``target``, a result of loopback_address."""
 
     def __init__(self, loop, listener, target, round_trip_s: float, bytes_per_s) -> None:
         self.counts = Counts()
@@ -316,6 +326,7 @@ class Proxy:
         self._joining = set()
 
     async def run(self) -> None:
+        """Accept clients until the task is cancelled."""
         while True:
             client, _ = await self._loop.sock_accept(self._listener)
             self.counts.connections += 1
@@ -324,7 +335,7 @@ class Proxy:
             task.add_done_callback(self._joining.discard)
 
     async def _join(self, client) -> None:
-        """Connect to the target a round trip later, which is what a handshake takes."""
+        """Connect to the target after one round trip, the time of a handshake."""
         if self._round_trip_s:
             await asyncio.sleep(self._round_trip_s)
         server = socket.socket(self._target[0], socket.SOCK_STREAM)
@@ -351,7 +362,7 @@ class Proxy:
             Side(self._down, self._window_bytes, heard_server),
         )
         sides[0].peer, sides[1].peer = sides[1], sides[0]
-        # Both in one turn of the loop, so that neither reads before the other can write.
+        # Both in one turn of the loop: no side reads before the other one can write.
         await asyncio.gather(
             self._loop.create_connection(lambda: sides[0], sock=client),
             self._loop.create_connection(lambda: sides[1], sock=server),
@@ -362,9 +373,10 @@ class Proxy:
 
 
 class PreciseSelector(selectors.DefaultSelector):
-    """Waits to the microsecond, where that of Linux rounds up to milliseconds."""
+    """Waits with a precision of microseconds; epoll of Linux rounds up to milliseconds."""
 
     def select(self, timeout=None):
+        """See selectors.BaseSelector."""
         if timeout is not None and timeout > 0:
             select.select([self], [], [], timeout)
             timeout = 0
@@ -372,7 +384,7 @@ class PreciseSelector(selectors.DefaultSelector):
 
 
 def loopback_address(text: str) -> tuple:
-    """(address family, socket address) of HOST:PORT."""
+    """(address family, socket address) of HOST:PORT; refuses hosts that are not on loopback."""
     host, _, port = text.rpartition(":")
     try:
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
@@ -385,7 +397,7 @@ def loopback_address(text: str) -> tuple:
 
 
 def control(proxy, ended) -> None:
-    """Take the words of Network from stdin and answer them on stdout."""
+    """Read commands of Network from stdin and answer them on stdout; set ``ended`` at its end."""
     data = os.read(0, 4096)
     if not data:
         ended.set()
@@ -396,7 +408,7 @@ def control(proxy, ended) -> None:
 
 
 async def serve(loop, listener, arguments) -> None:
-    """Run until stdin ends, where it controls, or else until a signal."""
+    """Run until stdin ends (with --control) or until a signal comes (without)."""
     rate = arguments.rate and arguments.rate * 1e6
     proxy = Proxy(loop, listener, arguments.to, arguments.round_trip / 1e3, rate)
     ended = asyncio.Event()
@@ -417,10 +429,11 @@ async def serve(loop, listener, arguments) -> None:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
     if not running.cancelled():
-        running.result()  # raises what ended it
+        running.result()  # raises the exception that ended it
 
 
 def main() -> None:
+    """Run the proxy from the command line."""
     raw = argparse.RawTextHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--listen", type=int, required=True, metavar="PORT")

@@ -1,4 +1,4 @@
-"""Results as pictures, SVG and PNG: one for each scenario, the median of each case and its runs."""
+"""Draws results as SVG and PNG: a picture for each scenario, with medians and single runs."""
 
 import os
 
@@ -12,7 +12,7 @@ _ROW_INCHES = 0.32
 
 
 def draw(results, directory: str) -> list:
-    """Write the pictures into ``directory`` and return their paths."""
+    """Write the pictures of all runner.Results into ``directory``; returns their paths."""
     paths = []
     for scenario in dict.fromkeys(result.scenario for result in results):
         found = [result for result in results if result.scenario == scenario]

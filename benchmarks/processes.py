@@ -1,4 +1,4 @@
-"""Whole programs as processes: wall time, and the CPU and memory of all that they start (Linux)."""
+"""Runs programs and measures wall time, and the CPU and memory of all their processes (Linux)."""
 
 import ctypes
 import multiprocessing
@@ -7,20 +7,27 @@ import re
 import resource
 import subprocess
 import time
-from collections import namedtuple
+from typing import NamedTuple
 
 SAMPLE_S = 0.02
 _PR_SET_CHILD_SUBREAPER = 36
 
-# status: of the program; wall_s: to its exit; cpu_s: of all that it started, to the end of the last of
-# them; peak_bytes: of the largest of these processes; stderr: also what it wrote to stdout.
-Ended = namedtuple("Ended", "status wall_s cpu_s peak_bytes stderr")
+
+class Ended(NamedTuple):
+    """A program that has ended, and all processes that it started."""
+
+    status: int  # exit status of the program
+    wall_s: float  # until the program's exit
+    cpu_s: float  # of all its processes, until the last of them ended
+    peak_bytes: int  # memory of the largest of its processes
+    stderr: str  # stdout included
 
 
 def run(command, env, directory: str, stderr_path: str, watch=None) -> Ended:
-    """Run ``command`` and wait for it and for all that it leaves running, as a plugin does its pool.
+    """Run ``command`` and wait for it and for all processes that it leaves running.
 
-    ``watch(process id)`` is called every SAMPLE_S meanwhile, with a process that starts all.
+    ``directory`` is its working directory, ``stderr_path`` the file for its output. ``watch(process
+    id)`` is called every SAMPLE_S with the id of the process that is the ancestor of all.
     """
     ours, theirs = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(
@@ -37,6 +44,7 @@ def run(command, env, directory: str, stderr_path: str, watch=None) -> Ended:
 
 
 def _run_to_the_last(command, env, directory, stderr_path, connection) -> None:
+    """Run ``command`` as a child, adopt the processes that it leaves, and send the measurements."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     with open(stderr_path, "wb") as stderr:
         begin = time.perf_counter()
@@ -63,7 +71,7 @@ def _run_to_the_last(command, env, directory, stderr_path, connection) -> None:
 
 
 def family(pid: int) -> dict:
-    """{process id: CPU seconds so far} of a process and its descendants."""
+    """{process id: CPU seconds so far} of a process and all its descendants."""
     parents, spent = {}, {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -81,18 +89,18 @@ def family(pid: int) -> dict:
 
 
 class PeakMemory:
-    """The most memory that a plugin and its descendants had at one moment, in bytes, by ``sample``.
+    """The peak of the memory of a plugin and its descendants together, in bytes (``pss``).
 
-    ``word``: what its command line has among its first two words.
+    ``word`` identifies the plugin: it is the first or second word of its command line.
     """
 
     def __init__(self, word: str) -> None:
-        self.pss = 0  # pages that several share count once
+        self.pss = 0  # a page that n processes share counts 1/n in each
         self._word = word.encode()
         self._front = None
 
     def sample(self, ancestor: int) -> None:
-        """Look at the descendants of ``ancestor`` now; for processes.run's ``watch``."""
+        """Measure the plugin below the process ``ancestor`` now; pass it to run() as ``watch``."""
         members = family(self._front or ancestor)
         if self._front is None:
             self._front = next(filter(self._is_plugin, sorted(members)), None)
@@ -112,10 +120,10 @@ def _pss_bytes(pid: int) -> int:
         with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
             return int(re.search(rb"^Pss: +(\d+) kB$", file.read(), re.MULTILINE)[1]) * 1024
     except (OSError, TypeError):
-        return 0  # it has ended
+        return 0  # the process has ended
 
 
 def status_bytes(pid: int, field: str = "VmRSS") -> int:
-    """A process's VmRSS or VmHWM, in bytes."""
+    """Memory of a process in bytes: VmRSS (now) or VmHWM (peak)."""
     with open(f"/proc/{pid}/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(f"{field}:"))

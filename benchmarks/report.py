@@ -1,4 +1,4 @@
-"""Results as a table and as JSON, with where and with what they were taken."""
+"""Results as a table and as JSON, with the machine, versions and arguments of the run."""
 
 import json
 import os
@@ -12,10 +12,10 @@ from cacheplugin import __version__
 
 from .rivals import PLUGIN
 
-FORMAT = 1  # of the JSON
-_PLACES = ("work", "out")  # arguments that say nothing about the figures
+FORMAT = 1  # version of the JSON
+_PLACES = ("work", "out")  # arguments that do not affect the figures
 _HERE = os.path.dirname(os.path.abspath(__file__))
-# How a metric is shown, by the end of its name: (scale, unit, digits).
+# (end of a metric's name, scale, unit, digits); the first row that fits counts.
 _UNITS = (
     ("_mb_s", 1, "MB/s", 0),
     ("gets_s", 1, "/s", 0),
@@ -24,6 +24,7 @@ _UNITS = (
     ("_bytes", 1e-6, "MB", 1),
     ("", 1, "", 0),
 )
+# Metrics shown beside the compared metric.
 _MORE = (
     "cpu_s",
     "requests",
@@ -77,12 +78,14 @@ def about(arguments, lab) -> dict:
 
 
 def table(facts: dict, results) -> str:
-    """Everything for a person, in lines."""
+    """The report as text for people."""
     machine = facts["machine"]
+    changes = " and changes" if facts["is_changed"] else ""
     lines = [
-        f"{facts['date']}, commit {facts['commit'][:12]}{' and changes' if facts['is_changed'] else ''}",
-        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB, "
-        f"{machine['system']}, load {machine['load']:.1f}; go {facts['versions']['go']}, "
+        f"{facts['date']}, commit {facts['commit'][:12]}{changes}",
+        f"{machine['processor']}, {machine['cores']} cores, "
+        f"{machine['memory_bytes'] / 2**30:.0f} GiB, {machine['system']}, "
+        f"load {machine['load']:.1f}; go {facts['versions']['go']}, "
         f"Python {facts['versions']['python']}",
         f"workload {facts['workload']}; S3: {facts['s3']}",
     ]
@@ -123,7 +126,7 @@ def _row(result, name) -> tuple:
 
 
 def shown(metric: str, value: float) -> str:
-    """A metric with its unit."""
+    """The value of a metric as text with its unit."""
     scale, unit, digits = next(row[1:] for row in _UNITS if metric.endswith(row[0]))
     value *= scale
     if unit == "s" and value < 1:
@@ -134,12 +137,14 @@ def shown(metric: str, value: float) -> str:
 
 
 def to_json(facts: dict, results) -> str:
+    """The report as JSON; ``facts`` come from ``about``."""
     return (
         json.dumps({**facts, "results": [result.as_dict() for result in results]}, indent=1) + "\n"
     )
 
 
 def _said(command) -> str:
+    """The output of a command; "" if it fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

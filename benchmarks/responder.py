@@ -1,8 +1,8 @@
-"""The yardstick: the least that any Python plugin can cost.
+"""The bare responder, a yardstick: the least that any Python plugin can cost.
 
-Answers gets from a dict loaded beforehand: no store, no checks, no options. Usage:
-``GOCACHEPROG="python benchmarks/responder.py ANSWERS"`` where ANSWERS holds a line for each
-action, ``<base64 action id> <rest of the answer's JSON after the ID>`` (see benchmarks/answers.py).
+It answers gets from a dict that it loads before: no store, no checks, no options. Usage:
+``GOCACHEPROG="python benchmarks/responder.py ANSWERS"``. ANSWERS holds a line for each action,
+``<base64 action id> <rest of the answer's JSON after the ID>`` (see benchmarks/answers.py).
 """
 
 import os
@@ -10,6 +10,7 @@ import sys
 
 
 def main() -> None:
+    """Answer requests on stdin until it ends."""
     os.write(1, b'{"ID":0,"KnownCommands":["get","put","close"]}\n')
     with open(sys.argv[1], "rb") as file:
         answers = dict(line.rstrip(b"\n").split(b" ", 1) for line in file)

@@ -1,22 +1,37 @@
-"""Runs what is to be compared in turn (A B, B A, ...), after a warm-up, and keeps all samples."""
+"""Runs cases in turn (A B, B A, ...), after a warm-up, and keeps all samples."""
 
 import statistics
-from collections import namedtuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-# name: who it is. run(): does it once and returns {metric: number}; raises Failed. Metrics are named
-# with their units: wall_s, cpu_s, peak_bytes, requests, down_bytes, ...
-Case = namedtuple("Case", "name run")
-# scenario, variant: what is compared, as in "remote-build", "20 ms". metric: the one that counts.
-# yardstick: the name of the case that the others are put in relation to; None where there is none.
-Comparison = namedtuple("Comparison", "scenario variant metric yardstick cases")
+
+class Case(NamedTuple):
+    """One thing to measure.
+
+    ``run()`` does it once and returns {metric: number}, or raises Failed. Metrics end in their
+    units: wall_s, cpu_s, peak_bytes, requests, down_bytes, ...
+    """
+
+    name: str
+    run: Callable[[], dict]
+
+
+class Comparison(NamedTuple):
+    """Cases that are measured beside each other."""
+
+    scenario: str  # for instance "remote-build"
+    variant: str  # for instance "20 ms"; may be empty
+    metric: str  # the metric that is compared
+    yardstick: str | None  # the name of the case that all ratios refer to; None: no ratios
+    cases: Sequence[Case]
 
 
 class Failed(Exception):
-    """A run did not do what it was to do, so its time says nothing; the text is one line."""
+    """A run did not do its work, so its time means nothing; the text is one line."""
 
 
 class Result:
-    """Of one Comparison: ``samples`` {case: [metrics of a run]}, ``failures`` {case: reason}."""
+    """The result of a Comparison: ``samples`` {case: [metrics]}, ``failures`` {case: reason}."""
 
     def __init__(self, comparison) -> None:
         self.scenario, self.variant = comparison.scenario, comparison.variant
@@ -24,18 +39,18 @@ class Result:
         self.samples = {case.name: [] for case in comparison.cases}
         self.failures = {}
 
-    def values(self, name: str, metric: str = None) -> list:
-        """What each run of a case came to; a failed case has none."""
+    def values(self, name: str, metric: str | None = None) -> list:
+        """The values of a metric in all runs of a case; a failed case has none."""
         metric = metric or self.metric
         return [run[metric] for run in self.samples[name] if metric in run]
 
-    def median(self, name: str, metric: str = None):
+    def median(self, name: str, metric: str | None = None):
         """The median of a case's runs, or None."""
         values = self.values(name, metric)
         return statistics.median(values) if values else None
 
     def ratios(self, name: str) -> list:
-        """A case's runs over the yardstick's of the same turns."""
+        """The ratios of a case's runs to the yardstick's runs of the same turns."""
         if self.yardstick in (None, name) or self.yardstick in self.failures:
             return []
         return [
@@ -43,7 +58,7 @@ class Result:
         ]
 
     def as_dict(self) -> dict:
-        """As it stands in the JSON report."""
+        """The result as in the JSON report."""
         return {
             "scenario": self.scenario,
             "variant": self.variant,
@@ -65,7 +80,7 @@ class Result:
 def compare(comparison, runs: int, warmups: int, tick=lambda: None) -> Result:
     """Run all cases of a Comparison ``runs`` times; ``tick()`` is called after each run.
 
-    A case that fails once is not run again, and has no samples: it is reported as failed, not as fast.
+    A case that fails once is not run again and has no samples, so that it is not reported as fast.
     """
     result = Result(comparison)
     cases = list(comparison.cases)

@@ -1,4 +1,4 @@
-"""The S3 server of a measurement: one that is given, else versitygw where it is on PATH, else moto."""
+"""The S3 server of a measurement: --endpoint, else versitygw if it is on PATH, else moto."""
 
 import os
 import shutil
@@ -6,29 +6,34 @@ import socket
 import subprocess
 import sys
 import time
-from collections import namedtuple
 from contextlib import contextmanager
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 KEY, SECRET, BUCKET = "bench", "benchbench", "bench"
 _LOOPBACK = ("127.0.0.1", "localhost")
 
 
-class Server(namedtuple("Server", "name endpoint bucket port")):
-    """``port`` is that on loopback, None of a server elsewhere."""
+class Server(NamedTuple):
+    """A running S3 server."""
 
-    __slots__ = ()
+    name: str
+    endpoint: str
+    bucket: str
+    port: int | None  # on loopback; None for a server on another machine
 
     @property
     def address(self) -> dict:
+        """{bucket, endpoint} for Lab.remote."""
         return {"bucket": self.bucket, "endpoint": self.endpoint}
 
 
 @contextmanager
 def s3_server(work: str, arguments):
-    """A Server, for the context; ``arguments`` has ``endpoint`` and ``bucket``, or None for both.
+    """A Server that runs for the context.
 
-    One of ours is on loopback and has an empty bucket; its data goes with the context.
+    ``arguments`` has ``endpoint``, ``bucket`` and ``moto``. A server that is started here is on
+    loopback and has an empty bucket; its data is below ``work`` and is deleted at the end.
     """
     if arguments.endpoint:
         parts = urlsplit(arguments.endpoint)
@@ -86,4 +91,4 @@ def _await_port(port: int, server) -> None:
         except OSError:
             if server.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError("the S3 server did not start") from None
-            time.sleep(0.05)  # a server says nothing when it is ready
+            time.sleep(0.05)  # the servers do not report when they are ready

@@ -1,4 +1,4 @@
-"""Module files as three servers give them: the module proxy, nginx, ``python -m http.server``."""
+"""Module files, served by the module proxy, by nginx and by ``python -m http.server``."""
 
 import os
 import shutil
@@ -36,20 +36,21 @@ http {{
 
 
 class Server:
-    """``prefix``: what stands before the path of a file in the tree."""
+    """A running server; ``prefix`` comes before the path of each file."""
 
     def __init__(self, name: str, pid: int, port: int, prefix: str) -> None:
         self.name, self.pid, self.port, self.prefix = name, pid, port, prefix
 
     @property
     def url(self) -> str:
+        """The server's GOPROXY."""
         return f"http://127.0.0.1:{self.port}{self.prefix}"
 
 
 class Site:
-    """A directory with ``modules`` in a tree as GOPROXY=file:// has it, and in a cache of ours.
+    """A directory with modules, both as a tree for GOPROXY=file:// and in the module proxy's cache.
 
-    And a project that requires the newest of each.
+    A project in it requires the newest version of each of ``modules``, but none of ``besides``.
     """
 
     def __init__(self, root: str, modules, besides=()) -> None:
@@ -63,7 +64,7 @@ class Site:
         for name, text in program(newest(modules)).items():
             with open(os.path.join(self._project, name), "w") as file:
                 file.write(text)
-        self.download(self.file_url)  # it writes go.sum
+        self.download(self.file_url)  # writes go.sum
 
     def _fill(self, modules) -> None:
         for module in modules:
@@ -74,11 +75,14 @@ class Site:
             for extension in EXTENSIONS:
                 with open(self._tree + module.url_path(extension), "wb") as file:
                     file.write(getattr(module, extension[1:]))
-        with self._http_server() as upstream, self._proxy(upstream.url) as proxy:
-            with closing(Client(proxy.port)) as client:
-                for module in modules:
-                    for extension in EXTENSIONS:
-                        client.get(proxy.prefix + module.url_path(extension))
+        with (
+            self._http_server() as upstream,
+            self._proxy(upstream.url) as proxy,
+            closing(Client(proxy.port)) as client,
+        ):
+            for module in modules:
+                for extension in EXTENSIONS:
+                    client.get(proxy.prefix + module.url_path(extension))
 
     def download(self, proxy: str) -> dict:
         """The metrics of ``go mod download`` from a GOPROXY into an empty module cache."""
@@ -107,7 +111,7 @@ class Site:
 
     @contextmanager
     def servers(self):
-        """{name: Server}: ours, http.server, and nginx where that is on PATH, for the context."""
+        """{name: Server} for the context: the module proxy, http.server, and nginx if on PATH."""
         with self._proxy("off") as ours, self._http_server() as plain:
             found = {OURS: ours, HTTP_SERVER: plain}
             if not shutil.which("nginx"):
@@ -143,7 +147,7 @@ class Site:
 
     @contextmanager
     def _server(self, name, command, prefix=""):
-        """A Server at a free port, of ``command(port)``; what it says is in a file of that name."""
+        """A Server that ``command(port)`` starts at a free port; its output goes to NAME.log."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -165,7 +169,7 @@ class Site:
 
 
 def _http_process(server: int) -> int:
-    """The process that a server has for HTTP."""
+    """The process id of the HTTP process of the server with process id ``server``."""
     with open(f"/proc/{server}/task/{server}/children") as file:
         children = file.read().split()
     for child in children:
@@ -176,7 +180,7 @@ def _http_process(server: int) -> int:
 
 
 def _wait_until_ready(process, port) -> None:
-    """Until it answers: ours listens before it has a process for HTTP."""
+    """Wait for the first answer: the module proxy listens before its HTTP process runs."""
     deadline = time.monotonic() + _READY_S
     while True:
         try:

@@ -1,14 +1,27 @@
-"""How large a form of each scenario is: ``full`` for figures, ``quick`` to try, ``smoke`` for a test."""
+"""The sizes of the scenarios: ``full`` for figures, ``quick`` to try, ``smoke`` for a test."""
 
-from collections import namedtuple
+from typing import NamedTuple
 
-# runs: of each case, after the warm-ups. serve_gets: of each client. scale_entries: of each store.
-# proxy_modules: made, of which a project downloads the newest of each path; proxy_s: of many requests.
-Sizes = namedtuple(
-    "Sizes",
-    "runs warmups workload round_trips_ms large_mb clients serve_gets sessions prune_actions verify_mb "
-    "spool_puts scale_entries zip_mb proxy_modules proxy_s",
-)
+
+class Sizes(NamedTuple):
+    """The sizes of all scenarios in one form."""
+
+    runs: int  # of each case, after the warm-ups
+    warmups: int
+    workload: str
+    round_trips_ms: tuple[float, ...]
+    large_mb: int
+    clients: int
+    serve_gets: int  # of each client
+    sessions: int
+    prune_actions: int
+    verify_mb: int
+    spool_puts: int
+    scale_entries: tuple[int, ...]  # of each store
+    zip_mb: int
+    proxy_modules: int  # versions; a project downloads the newest one of each module
+    proxy_s: float  # duration of many small requests
+
 
 SIZES = {
     "full": Sizes(

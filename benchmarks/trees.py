@@ -1,4 +1,4 @@
-"""Stores of many small entries, made at once, and what looks at all of one."""
+"""Stores of many small entries, and programs that read through all of a store."""
 
 import hashlib
 import os
@@ -11,13 +11,13 @@ from . import rivals
 from .runner import Case, Comparison, Failed
 
 EXPIRY_S = 30 * 86400
-_ONE_IN = 10  # expired
+_ONE_IN = 10  # every tenth entry is expired
 _BODY = b"x" * 100
 _GETS = 500
 
 
 class Tree:
-    """A store of so many actions and 0.74 times as many outputs, a tenth of each expired."""
+    """A store of ``actions`` actions and 0.74 times as many outputs; a tenth of each is expired."""
 
     def __init__(self, root: str, actions: int) -> None:
         self.root, self._now = root, time.time()
@@ -29,14 +29,14 @@ class Tree:
         self.fill(True)
 
     def fill(self, everything: bool) -> None:
-        """Write all files, or only those that are expired."""
+        """Write all files, or only the expired ones."""
         step = 1 if everything else _ONE_IN
         for number in range(0, len(self._outputs), step):
             self._write("output", self._outputs[number], number, _BODY)
         for number in range(0, len(self.actions), step):
             action, output = self.actions[number], self._outputs[number % len(self._outputs)]
             self._write("action", action, number, record.encode(action, output, len(_BODY), 1, 0))
-        os.sync()  # so that no run pays for the writing
+        os.sync()  # no run pays for these writes
 
     def _write(self, tree, name, number, data) -> None:
         path = f"{self.root}/{tree}/{name[:2]}/{name}"
@@ -46,12 +46,12 @@ class Tree:
         os.utime(path, (self._now - age, self._now - age))
 
     def fresh(self) -> list:
-        """Some actions that are not expired, spread over all."""
+        """Some actions that are not expired, spread over the whole store."""
         kept = [action for number, action in enumerate(self.actions) if number % _ONE_IN]
         return kept[:: max(1, len(kept) // _GETS)][:_GETS]
 
     def expired(self) -> list:
-        """The paths of what is."""
+        """The paths of all expired files."""
         limit = self._now - EXPIRY_S
         return sorted(
             entry.path
@@ -63,7 +63,7 @@ class Tree:
 
 
 def deciding(scenario, variant, tree) -> Comparison:
-    """What prune costs before it removes anything, beside find over the same tree."""
+    """The cost of prune without its removals, beside find over the same tree."""
     find = ["find", tree.root, "-type", "f", "-printf", r"%s %T@\n"]
     look = [
         rivals.PLUGIN,
@@ -77,7 +77,7 @@ def deciding(scenario, variant, tree) -> Comparison:
 
 
 def timed(command) -> dict:
-    """The metrics of a program that is to succeed; raises Failed."""
+    """The metrics of a run of a program; raises Failed if its exit status is not 0."""
     begin = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     wall_s = time.perf_counter() - begin

@@ -1,4 +1,4 @@
-"""A client of HTTP that costs little: what comes is read to nowhere; wrk where it is on PATH."""
+"""A cheap HTTP client that discards bodies; wrk sends many requests if it is on PATH."""
 
 import re
 import select
@@ -20,14 +20,14 @@ function request() at = at % #paths + 1; return paths[at] end
 
 
 class Client:
-    """One connection to a port of loopback, which is kept."""
+    """One persistent connection to a port of loopback."""
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), _TIMEOUT_S)
         self._buffer = memoryview(bytearray(_RECEIVE_BYTES))
 
     def get(self, path: str) -> int:
-        """The size of the body, when all of it has come; raises Failed for anything but 200."""
+        """Request a path and read the body; returns its size. Raises Failed unless it is a 200."""
         self._socket.sendall(_request(path))
         head = b""
         while b"\r\n\r\n" not in head:
@@ -44,13 +44,14 @@ class Client:
         return count
 
     def close(self) -> None:
+        """Close the connection."""
         self._socket.close()
 
 
 def send_many(port: int, paths, connections: int, seconds: float, script_path: str) -> dict:
-    """The metrics of GETs of ``paths``, over and over, on many connections at once.
+    """The metrics of repeated GETs of ``paths`` on many connections at once.
 
-    By wrk, whose script goes to ``script_path``, else by this process.
+    Sent by wrk, whose script is written to ``script_path``; without wrk by this process.
     """
     if not shutil.which("wrk") or seconds < 1:
         return {"requests_s": _send(port, paths, connections, seconds)}
@@ -108,8 +109,8 @@ def _request(path: str) -> bytes:
 
 
 def _body_in(data: bytes):
-    """(size of the body, how much of it is in ``data``) of an answer with its whole head."""
+    """(size of the body, bytes of it in ``data``) of a response whose head is complete."""
     head, _, body = data.partition(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 200 "):
-        raise Failed(f"answered with {data[:300]!r}")
+        raise Failed(f"the response is {data[:300]!r}")
     return int(re.search(rb"(?i)content-length: *(\d+)", head)[1]), len(body)

@@ -1,4 +1,4 @@
-"""What is built: the standard library, a generated monorepo, or any directory."""
+"""The code that is built: the standard library, a generated monorepo, or any directory."""
 
 import os
 import random
@@ -16,20 +16,20 @@ _RARE_STD = (
     "database/sql",
 )
 _WRITTEN_S = 1_700_000_000
-_LAYERS = 12  # depth of imports
+_LAYERS = 12  # the depth of imports
 
 
 class Workload:
-    """``directory`` is where ``pattern`` is built; ``change(text)`` edits one package of it."""
+    """Code to build: ``pattern`` is built in ``directory``; ``change`` edits one package."""
 
     def __init__(self, name: str, directory: str, pattern: str, edited: str) -> None:
         self.name, self.directory, self.pattern = name, directory, pattern
-        self._edited = edited  # the file that change edits
+        self._edited = edited  # the path of the file that change() edits
         with open(edited) as file:
             self._source = file.read()
 
     def change(self, text: str) -> None:
-        """Make one package another one; what imports it is built again as well."""
+        """Edit one package, so that it and the packages that import it are built again."""
         name = "".join(filter(str.isalnum, text))
         write(self._edited, f"{self._source}\n// {text}\nconst BenchChange{name} = {len(text)}\n")
 
@@ -39,24 +39,25 @@ class Workload:
 
 
 def make(text: str, work: str, seed: int = SEED) -> Workload:
-    """A Workload below ``work``, from ``std``, ``std:PATTERN``, ``monorepo``, ``monorepo:N`` or a directory.
+    """A Workload in a new directory below ``work``.
 
-    Raises ValueError.
+    ``text`` is ``std``, ``std:PATTERN``, ``monorepo``, ``monorepo:N`` or a directory. Raises
+    ValueError.
     """
     kind, _, detail = text.partition(":")
     if kind == "std":
         return _std(os.path.join(work, "workload"), detail or "std")
     if kind == "monorepo":
         if detail and not (detail.isdigit() and 0 < int(detail) <= 100_000):
-            raise ValueError(f"{text!r}: {detail!r} is no number of packages")
+            raise ValueError(f"{text!r}: {detail!r} is not a number of packages up to 100000")
         return _monorepo(os.path.join(work, "workload"), int(detail or PACKAGES), seed)
     if not os.path.exists(os.path.join(text, "go.mod")):
-        raise ValueError(f"{text!r} is neither std, monorepo, nor a directory with a go.mod")
+        raise ValueError(f"{text!r} is not std, monorepo or a directory with a go.mod")
     return _copy(text, os.path.join(work, "workload"))
 
 
 def write(path: str, text: str) -> None:
-    """Write a source, always of one age: the go command indexes old files, by their time."""
+    """Write a source file with a fixed, old mtime: the go command indexes only old files."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w") as file:
         file.write(text)
@@ -64,7 +65,7 @@ def write(path: str, text: str) -> None:
 
 
 def _std(directory: str, pattern: str) -> Workload:
-    """A module that imports all that it may of a pattern's packages, and one package of its own."""
+    """A module that imports all importable packages of a pattern, and one package of its own."""
     listed = subprocess.run(
         ["go", "list", pattern],
         env={**os.environ, "GOTOOLCHAIN": "local"},
@@ -79,13 +80,14 @@ def _std(directory: str, pattern: str) -> Workload:
     write(leaf, 'package leaf\n\nfunc Text() string { return "leaf" }\n')
     write(
         os.path.join(directory, "module.go"),
-        f'package module\n\nimport (\n\t"bench.example/module/leaf"\n\n{imports})\n\nvar Text = leaf.Text()\n',
+        f'package module\n\nimport (\n\t"bench.example/module/leaf"\n\n{imports})\n\n'
+        "var Text = leaf.Text()\n",
     )
     return Workload(pattern if pattern == "std" else f"std:{pattern}", directory, "./...", leaf)
 
 
 def _monorepo(directory: str, packages: int, seed: int) -> Workload:
-    """``packages`` packages in layers; each imports some of the layers below it, and of std."""
+    """A module of packages in layers; each imports some packages of lower layers and of std."""
     source = random.Random(seed)
     module = "bench.example/mono"
     write(os.path.join(directory, "go.mod"), f"module {module}\n\ngo 1.24\n")
@@ -100,12 +102,12 @@ def _monorepo(directory: str, packages: int, seed: int) -> Workload:
             path = os.path.join(directory, name, f"part{part}.go")
             write(path, _part(source, module, name, part, imports if part == 0 else ()))
             first_file.setdefault(name, path)
-    edited = names[packages * 2 // 3]  # some depend on it, most do not
+    edited = names[packages * 2 // 3]  # some packages import it, most do not
     return Workload(f"monorepo:{packages}", directory, "./...", first_file[edited])
 
 
 def _part(source, module: str, name: str, part: int, imports) -> str:
-    """One file: functions with loops, branches, maps and strings, as ordinary code has them."""
+    """The source of one file: functions with loops, branches, maps and strings."""
     std = source.sample(_STD, 2) + (source.sample(_RARE_STD, 1) if source.random() < 0.2 else [])
     lines = [f"package {os.path.basename(name)}", "", "import ("]
     lines += [f'\t_ "{path}"' for path in sorted(set(std) - {"strings", "fmt"})]
@@ -146,7 +148,7 @@ def _part(source, module: str, name: str, part: int, imports) -> str:
 
 
 def _copy(original: str, directory: str) -> Workload:
-    """A copy of a directory, as one package of it is edited."""
+    """A copy of a directory, because ``change`` edits a file."""
     shutil.copytree(original, directory, symlinks=True, ignore=shutil.ignore_patterns(".git"))
     sources = sorted(
         os.path.join(parent, name)

@@ -44,7 +44,7 @@ func main() {{
 """
 PROGRAM_PRINTS = b'{"path":"/demo"}\n'
 
-# With these, about 230 packages are built.
+# With these imports the build has about 230 packages.
 UNUSED = [
     "archive/tar",
     "archive/zip",
@@ -95,6 +95,7 @@ COLUMNS = {
 
 
 def main() -> None:
+    """Run the demo and exit."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
@@ -106,6 +107,7 @@ def main() -> None:
 
 
 def parse_arguments():
+    """The parsed command line; exits with 2 if it is wrong."""
     parser = argparse.ArgumentParser(
         prog="scripts/demo",
         allow_abbrev=False,
@@ -125,7 +127,10 @@ def parse_arguments():
 
 
 def demo(arguments) -> int:
-    """Do all of it and return the exit status; whatever was made is removed on the way out."""
+    """Run the three builds, print the table and the checks; returns the exit status.
+
+    All files and objects that it made are removed at the end.
+    """
     with ExitStack() as stack:
         top = stack.enter_context(temporary_directory())
         bucket = stack.enter_context(real_bucket(arguments) if arguments.bucket else moto_bucket())
@@ -153,16 +158,18 @@ def demo(arguments) -> int:
 
 
 def mostly(counters, kind) -> bool:
+    """Whether more than 99 % of the gets count under ``kind``."""
     return counters[kind] > 0.99 * counters["get_requests"]
 
 
 @contextmanager
 def temporary_directory():
+    """A Path that is removed at the end."""
     top = Path(tempfile.mkdtemp(prefix="go-cache-plugin-demo-"))
     try:
         yield top
     finally:
-        # After an interruption a process that is about to end may still write a file.
+        # After an interruption, a process that is about to end may still write a file.
         deadline = time.monotonic() + 5
         while top.exists() and time.monotonic() < deadline:
             shutil.rmtree(top, ignore_errors=True)
@@ -173,12 +180,12 @@ def temporary_directory():
 
 @contextmanager
 def moto_bucket():
-    """A server with a bucket; yields the variables that point the plugin to it."""
+    """A moto server with a bucket; yields the environment variables that select it."""
     from moto.server import ThreadedMotoServer
 
     for name in [name for name in os.environ if name.startswith("AWS_")]:
-        del os.environ[name]  # here too, as boto3 reads them
-    # A proxy of the user's is not to be asked for this machine.
+        del os.environ[name]  # boto3 in this process reads them too
+    # Requests to this machine must not go through the user's HTTP proxy.
     hosts = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "", "127.0.0.1"]
     own = {
         "AWS_ACCESS_KEY_ID": "demo",
@@ -190,7 +197,7 @@ def moto_bucket():
         "NO_PROXY": ",".join(filter(None, hosts)),
     }
     os.environ.update(own)
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line for each request
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it would log each request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
@@ -209,7 +216,7 @@ def moto_bucket():
 
 @contextmanager
 def real_bucket(arguments):
-    """A fresh prefix in the user's bucket; yields the plugin's variables, deletes at the end."""
+    """A fresh prefix in the user's bucket, deleted at the end; yields the plugin's variables."""
     prefix = f"go-cache-plugin-demo-{secrets.token_hex(8)}"
     where = f"s3://{arguments.bucket}/{prefix}/"
     session = boto3.session.Session()
@@ -227,7 +234,7 @@ def real_bucket(arguments):
             s3={"addressing_style": "path" if arguments.s3_path_style else "auto"},
         ),
     )
-    client.list_objects_v2(Bucket=arguments.bucket, Prefix=f"{prefix}/")  # whether it can be asked
+    client.list_objects_v2(Bucket=arguments.bucket, Prefix=f"{prefix}/")  # fails early
     print(f"bucket: {where} (a fresh prefix, deleted at the end)", flush=True)
     try:
         yield {
@@ -241,13 +248,16 @@ def real_bucket(arguments):
         try:
             count = delete_all(client, arguments.bucket, f"{prefix}/")
         except BaseException:
-            print(f"scripts/demo: delete what is left under {where} yourself", file=sys.stderr)
+            print(f"scripts/demo: please delete the objects left under {where}", file=sys.stderr)
             raise
         print(f"{count} objects deleted under {where}")
 
 
 def delete_all(client, bucket, prefix) -> int:
-    """Delete each object by itself, which every store understands; returns how many."""
+    """Delete all objects below a prefix, one request each; returns their number.
+
+    Not all S3 stores support the deletion of many objects in one request.
+    """
     count = 0
     with ThreadPoolExecutor(16) as pool:
         while True:
@@ -263,15 +273,15 @@ def delete_all(client, bucket, prefix) -> int:
 
 
 def go_environment(top, private_home) -> dict:
-    """The environment of a go command that nothing the user has set for go reaches."""
+    """The environment of a go command, without the user's own settings for go."""
     environment = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("GO", "CGO_")) or name in KEPT_GO_VARIABLES
     }
-    if private_home or not environment.get("HOME"):  # else ~/.aws is needed
+    if private_home or not environment.get("HOME"):  # a real bucket needs ~/.aws
         environment["HOME"] = str(top / "home")
-    # A relative name is looked for on PATH, and PATH may have the Go program of the same name.
+    # PATH may have the Go program of the same name: this program must come first.
     environment["PATH"] = os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))
     return environment | {
         "CGO_ENABLED": "0",
@@ -290,13 +300,14 @@ def go_environment(top, private_home) -> dict:
 
 
 def write_program(top) -> None:
+    """Write the Go program, and make the directories that the builds use."""
     for name in ("home", "tmp", "program"):
         (top / name).mkdir()
     unused = "\n\t".join(f'_ "{package}"' for package in UNUSED)
     (top / "program" / "main.go").write_text(PROGRAM.format(unused=unused))
     (top / "program" / "go.mod").write_text("module demo\n\ngo 1.24\n")
     for path in (top / "program").iterdir():
-        os.utime(path, (0, 0))  # go caches nothing about files that may still be changing
+        os.utime(path, (0, 0))  # the go command caches nothing about files that just changed
 
 
 def build(top, environment):
@@ -318,7 +329,7 @@ def build(top, environment):
 
 
 def run_group(command, directory, environment):
-    """(exit status, stderr) of a command; it and all that it started have ended then."""
+    """(exit status, stderr) of a command, when all processes of its group have ended."""
     process = subprocess.Popen(
         command,
         cwd=directory,
@@ -346,7 +357,7 @@ def run_group(command, directory, environment):
 
 
 def signal_group(group, number) -> bool:
-    """Send a signal to a process group (0: none); returns whether there is such a group."""
+    """Send a signal (0: none) to a process group; returns whether the group exists."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:
@@ -355,7 +366,7 @@ def signal_group(group, number) -> bool:
 
 
 def read_metrics(errors):
-    """({counter: count}, the other lines) of what the go command and the plugin said."""
+    """({counter: count}, the other lines) of the stderr of the go command and the plugin."""
     counters, rest = (
         dict.fromkeys(
             (
@@ -384,14 +395,15 @@ def read_metrics(errors):
 
 
 def print_table(rows) -> None:
+    """Print a line for each (name of a build, seconds, counters)."""
     lines = [("build", "seconds", *COLUMNS)]
     for name, seconds, counters in rows:
         cells = (str(column(counters)) for column in COLUMNS.values())
         lines.append((name, f"{seconds:.1f}", *cells))
-    widths = [max(map(len, column)) for column in zip(*lines)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     print()
     for name, *cells in lines:
-        right = (cell.rjust(width) for cell, width in zip(cells, widths[1:]))
+        right = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
         print("  ".join((name.ljust(widths[0]), *right)))
     print()
 

@@ -1,9 +1,9 @@
-"""What is measured. Each scenario is a generator of runner.Comparison, called with a lab.Lab.
+"""The scenarios. Each is a generator of runner.Comparison, called with a lab.Lab.
 
-What a scenario needs is set up in its generator, between two of its comparisons, and is not timed.
+A generator prepares what a comparison needs before it yields the comparison; that is not timed.
 """
 
-from . import builds, cached, modproxy, remote, scale, serve, upkeep
+from . import builds, cached, maintenance, modproxy, remote, scale, serve
 
 SCENARIOS = {
     "hit": cached.hit,
@@ -15,9 +15,9 @@ SCENARIOS = {
     "incremental": remote.incremental,
     "large": remote.large,
     "serve": serve.clients,
-    "prune": upkeep.prune,
-    "verify": upkeep.verify,
-    "spool": upkeep.spool,
+    "prune": maintenance.prune,
+    "verify": maintenance.verify,
+    "spool": maintenance.spool,
     "scale": scale.scale,
     "modproxy": modproxy.modproxy,
 }

@@ -15,7 +15,7 @@ def warm(lab):
     def responder():
         return expect_hits(lab.build(lab.responder.program("")))
 
-    own()  # fills it
+    own()  # fills the cache
     cases = [Case(rivals.BARE, responder), Case(rivals.OWN, lambda: expect_hits(own()))]
     cases += [Case(rival.name, _warm(lab, rival)) for rival in lab.rivals]
     yield Comparison("warm-build", "", "wall_s", rivals.BARE, cases)
@@ -26,7 +26,7 @@ def _warm(lab, rival):
 
 
 def cold(lab):
-    """A build with nothing cached, kept in the local cache."""
+    """A build with nothing cached, which fills the local cache."""
     cases = [Case(rivals.OWN, lambda: expect_hits(lab.build()))]
     cases += [
         Case(rival.name, lambda rival=rival: expect_hits(lab.build(rival.program(lab.fresh()))))

@@ -1,4 +1,4 @@
-"""``hit`` and ``startup``: what a local hit costs, and how soon the first one is answered."""
+"""``hit`` and ``startup``: the cost of a local hit, and the time to the first one."""
 
 import os
 import statistics
@@ -11,7 +11,7 @@ from ..lab import go_environment
 from ..runner import Case, Comparison, Failed
 
 _IN_FLIGHT = 8
-_STARTS = 5  # of one run: a start is short
+_STARTS = 5  # in each run, because a start is short
 
 
 def hit(lab):
@@ -72,10 +72,10 @@ def _first_get(lab, rival) -> Case:
 
 
 def start(lab, rival, cpus: bool = False) -> Plugin:
-    """A driver.Plugin of a rival over its filled cache; with ``cpus`` it shares one core with us."""
+    """A driver.Plugin of a rival with its filled cache; ``cpus``: on this process's core."""
     cache = "" if rival is lab.responder else lab.filled(rival)
     core = {min(os.sched_getaffinity(0))} if cpus else None
     try:
         return Plugin(rival.argv(cache), go_environment(cache), core)
     except (OSError, EOFError) as error:
-        raise Failed(f"it does not start: {error}") from error
+        raise Failed(f"the program does not start: {error}") from error

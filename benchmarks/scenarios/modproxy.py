@@ -1,4 +1,4 @@
-"""``modproxy``: module files, warm, beside servers of plain files and a tree on disk."""
+"""``modproxy``: module files from a warm cache, beside servers of plain files and files on disk."""
 
 import os
 import random
@@ -11,9 +11,9 @@ from ..site import HTTP_SERVER, NGINX, Site, go_module, many_modules
 from ..webclient import Client, send_many
 
 _CONNECTIONS = 32
-_TRANSFERS = 3  # of one run, on one connection
+_TRANSFERS = 3  # in each run, on one connection
 _ON_DISK = "GOPROXY=file://"
-_SOURCES = 48  # files
+_SOURCES = 48  # files that are added to each module
 
 
 def modproxy(lab):
@@ -86,10 +86,10 @@ def _small(server, paths, seconds, script):
 
 @contextmanager
 def _pinned(server):
-    """One core for the server, another one for the client."""
+    """For the context, pin the server to one core and this process to another one."""
     cores = sorted(os.sched_getaffinity(0))
     for thread in os.listdir(f"/proc/{server.pid}/task"):
-        with suppress(ProcessLookupError):  # a thread of http.server's, for a connection
+        with suppress(ProcessLookupError):  # http.server has a thread for each connection
             os.sched_setaffinity(int(thread), cores[-1:])
     os.sched_setaffinity(0, cores[:1])
     try:
@@ -99,7 +99,7 @@ def _pinned(server):
 
 
 def _with_sources(one):
-    """The same module with so many more files of 4 kB, of which half remain in the zip."""
+    """The same module with _SOURCES more files of 4 kB, which compress to half in the zip."""
     rng = random.Random(one.path)
     files = {
         f"internal/p{n // 6}/f{n % 6}.go": f"package p{n // 6}\n\n// {rng.randbytes(2000).hex()}\n"

@@ -1,4 +1,4 @@
-"""Builds with a bucket over a delay: ``remote-build``, ``upload``, ``incremental``; ``large`` objects."""
+"""Work with a distant bucket: ``remote-build``, ``upload``, ``incremental``, ``large``."""
 
 import hashlib
 import itertools
@@ -15,8 +15,8 @@ from ..processes import PeakMemory
 from ..runner import Case, Comparison, Failed
 
 _WARM = "warm local build"
-_ROUND_TRIP_MS = 20.0  # of what is measured at one distance only
-_PIECE_BYTES = 3 << 16  # a multiple of three: base64 of it needs no padding
+_ROUND_TRIP_MS = 20.0  # of the comparisons at one distance only
+_PIECE_BYTES = 3 << 16  # a multiple of three, so that its base64 needs no padding
 
 
 def build(lab):
@@ -44,7 +44,7 @@ def build(lab):
 
 
 def upload(lab):
-    """A build with nothing cached anywhere, to the go command's exit, with what it uploads."""
+    """A build with nothing cached anywhere, until the go command exits, with its uploads."""
     with lab.network(_ROUND_TRIP_MS) as (address, net):
 
         def store(rival):
@@ -58,13 +58,13 @@ def upload(lab):
 
 
 def incremental(lab):
-    """One package changed, on a fresh machine with the rest in the bucket; beside nothing changed."""
+    """One package changed, on a fresh machine with the rest in the bucket; beside no change."""
     edits, misses = itertools.count(), lab.repeated_misses
     with lab.network(_ROUND_TRIP_MS) as (address, net):
         for rival in remotes(lab):
 
             def changed(rival=rival):
-                lab.filled(rival, True)  # with nothing changed
+                lab.filled(rival, True)  # before the first change
                 lab.workload.change(f"edit {rival.name} {next(edits)}")
                 return expect_hits(_restore(lab, rival, address, net))
 
@@ -90,7 +90,7 @@ def _restore(lab, rival, address, net) -> dict:
 
 
 def large(lab):
-    """One object of hundreds of MB: put with its upload, and got on a fresh machine."""
+    """One object of hundreds of MB: put with its upload, and fetched on a fresh machine."""
     size = lab.sizes.large_mb * 1_000_000
     cases = {"put": [], "get": []}
     with lab.network(0.0) as (address, net):
@@ -102,8 +102,8 @@ def large(lab):
 
 
 def _large(lab, rival, what, size, address, net) -> Case:
-    """A put into an empty bucket up to the answer to close; or a get of what was put so."""
-    kept = {}  # the prefix that has it
+    """A put into an empty bucket until the answer to close; or a get of that entry."""
+    kept = {}  # {"prefix": the prefix that holds the entry}
 
     def put():
         where = lab.fresh("large")
@@ -125,7 +125,7 @@ def _large(lab, rival, what, size, address, net) -> Case:
 
 
 def _converse(lab, rival, cache, remote, size, puts) -> dict:
-    """Put or get one body of ``size`` bytes, always the same, and close."""
+    """Start the program, put or get one body of ``size`` bytes, and close."""
     action, (output, encoded) = "ab" * 32, _body(size)
     begin = time.perf_counter()
     try:
@@ -133,7 +133,7 @@ def _converse(lab, rival, cache, remote, size, puts) -> dict:
         if puts:
             answer = plugin.put(action, output, size, encoded)
             if b"DiskPath" not in answer:
-                raise Failed(f"the put was answered {answer[:200]!r}")
+                raise Failed(f"the answer to the put is {answer[:200]!r}")
         else:
             plugin.gets([action], 1)
         grown = plugin.resident_bytes(peak=True)
@@ -146,7 +146,7 @@ def _converse(lab, rival, cache, remote, size, puts) -> dict:
 
 @lru_cache(1)
 def _body(size) -> tuple:
-    """(SHA-256 in hex, base64 in pieces) of a body that does not compress, always the same."""
+    """(SHA-256 in hex, base64 in pieces) of a fixed body that does not compress."""
     source, digest, encoded = random.Random(1), hashlib.sha256(), []
     for at in range(0, size, _PIECE_BYTES):
         piece = source.randbytes(min(_PIECE_BYTES, size - at))
@@ -155,15 +155,16 @@ def _body(size) -> tuple:
     return digest.hexdigest(), encoded
 
 
-# -- what they share -------------------------------------------------------------------------------
+# -- shared by the scenarios -----------------------------------------------------------------------
 
 
 def remotes(lab) -> list:
-    """The rivals that know what a bucket is."""
+    """The rivals that can use a bucket."""
     return [rival for rival in lab.rivals if rival.has_remote]
 
 
 def net_reset(net) -> None:
+    """Reset the counts of a Network; no-op for None."""
     if net is not None:
         net.reset()
 

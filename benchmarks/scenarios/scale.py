@@ -1,4 +1,4 @@
-"""``scale``: what large stores cost."""
+"""``scale``: the cost of large stores."""
 
 import statistics
 import time
@@ -11,7 +11,7 @@ from ..trees import Tree, deciding
 
 
 def scale(lab):
-    """Stores of many entries: start-up, a hit, and prune's look at all of it."""
+    """Stores of many entries: start-up, a hit, and prune without removals."""
     for entries in lab.sizes.scale_entries:
         tree = Tree(lab.fresh("scale"), entries)
         wanted = tree.fresh()

@@ -1,4 +1,4 @@
-"""``serve``: many clients of one server at once, beside one client; and builds through connect."""
+"""``serve``: many clients of one server beside one client, and builds through connect."""
 
 import os
 import select
@@ -22,7 +22,7 @@ _HIT = b'"DiskPath"'
 
 
 def clients(lab):
-    """Gets a second of N clients at once, each on its own pipes, as connect hands them over."""
+    """Gets per second of N clients at once, each with its own pipes, as through connect."""
     with server(lab) as (process, port):
         many = lab.sizes.clients
         gets = max(1, lab.sizes.serve_gets // len(lab.actions) + 1)
@@ -65,7 +65,7 @@ def clients(lab):
 
 
 def _sessions(process, port, actions, count) -> dict:
-    """One after another; a server that leaks shows it in its memory and descriptors."""
+    """Sessions one after another; a leak of the server shows in its memory and descriptors."""
     requests = _Requests(actions)
     begin = time.perf_counter()
     for _ in range(count):
@@ -82,7 +82,7 @@ def _sessions(process, port, actions, count) -> dict:
 
 @contextmanager
 def server(lab):
-    """(process, port) of a server over our filled cache, ready; it is ended with SIGTERM."""
+    """(process, port) of a ready server with a filled cache; it is ended with SIGTERM."""
     cache = lab.filled(lab.ours)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -113,7 +113,7 @@ def _wait_until_ready(process, port) -> None:
 
 
 class _Requests:
-    """Gets of actions (hex) as one text; ``ends`` says where the first n of them end."""
+    """Gets of actions (hex) as one text; ``ends[n]`` is the offset at which the first n end."""
 
     def __init__(self, actions) -> None:
         lines = [
@@ -131,7 +131,7 @@ class _Requests:
 
 
 class _Client:
-    """A session on a server: two pipes like the go command's, handed over as connect does."""
+    """A session on a server: two pipes like the go command's, handed over as by connect."""
 
     def __init__(self, port: int) -> None:
         its_in, self.out = os.pipe()
@@ -144,12 +144,13 @@ class _Client:
         os.close(its_in)
         os.close(its_out)
         if self.read_lines(1) != HELLO:
-            raise Failed("the server does not greet")
+            raise Failed("the server sends no hello line")
         self.sent = self.received = self.hits = 0
-        self._end = b""  # of what came: a read may cut a word in two
-        self.sends, self.answers = [], []  # (time, how many in all)
+        self._end = b""  # the end of the last read, which may have cut _HIT in two
+        self.sends, self.answers = [], []  # (time, total number until then)
 
     def read_lines(self, count: int) -> bytes:
+        """Read until ``count`` lines have come."""
         data = b""
         while data.count(b"\n") < count:
             more = os.read(self.fd, 1 << 16)
@@ -159,14 +160,14 @@ class _Client:
         return data
 
     def take(self, data: bytes) -> int:
-        """Count hits in what came; returns the number of answers."""
+        """Count the hits in ``data``; returns the number of answers in it."""
         text = self._end + data
         self.hits += text.count(_HIT)
         self._end = text[1 - len(_HIT) :]
         return data.count(b"\n")
 
     def latencies(self) -> list:
-        """Seconds from each request's write to the read of its answer; hits come in their order."""
+        """Seconds from the write of each request to the read of its answer, in order."""
         found, answers = [], iter(self.answers)
         when, answered = 0, 0
         for begin, sent in self.sends:
@@ -178,7 +179,7 @@ class _Client:
         return found
 
     def close(self, number: int) -> None:
-        """End the session with request ``number``, and wait until the server has let go of it."""
+        """Send close as request ``number``, and wait until the server has ended the session."""
         os.write(self.out, b'{"ID":%d,"Command":"close"}\n\n' % number)
         self.read_lines(1)
         self.control.recv(fd_passing.MAX_BYTES)
@@ -188,7 +189,7 @@ class _Client:
 
 
 def _replay(process, port, count, actions, in_flight) -> dict:
-    """Have ``count`` clients get all ``actions``, at once; server and clients have a core each."""
+    """Let ``count`` clients get all ``actions`` at once; one core for the server, one for them."""
     requests = _Requests(actions)
     cpus = os.sched_getaffinity(0)
     os.sched_setaffinity(process.pid, {max(cpus)})
@@ -219,6 +220,7 @@ def _replay(process, port, count, actions, in_flight) -> dict:
 
 
 def _exchange(clients, requests, in_flight) -> None:
+    """Send all requests of all clients and read the answers, ``in_flight`` for each client."""
     text, ends, total = requests.text, requests.ends, len(requests)
     read, write, clock = os.read, os.write, time.perf_counter
     poll = select.poll()

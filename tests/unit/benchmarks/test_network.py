@@ -1,4 +1,4 @@
-"""benchmarks/network.py: the proxy adds the delay it says, alters nothing, and counts requests."""
+"""benchmarks/network.py: the proxy adds the delay, changes no data, and counts requests."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ CHUNKS = b"5;name=value\r\nGET /\r\nA\r\n0123456789\r\n0\r\nTrailer: value\r\n\r
 
 @pytest.fixture(scope="module")
 def echo():
-    """The port of a server that sends back what it gets, and then ends the connection."""
+    """The port of a server that sends back all data that it receives."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def answer(connection):
@@ -52,7 +52,7 @@ def connect(port):
 
 
 def exchange(connection, data: bytes) -> float:
-    """Milliseconds until an echo of ``data`` is back."""
+    """Milliseconds until the echo of ``data`` has come back."""
     begin = time.perf_counter()
     connection.sendall(data)
     assert receive(connection, len(data)) == data
@@ -77,7 +77,7 @@ def counted(*pieces) -> dict:
 
 
 def test_delay(echo):
-    """A request takes a round trip; the first on a connection one more, for the handshake."""
+    """A request takes one round trip; the first one on a connection takes two."""
     with network(echo, ROUND_TRIP_MS) as proxy, connect(proxy.port) as connection:
         first = exchange(connection, GET)
         others = [exchange(connection, GET) for _ in range(10)]
@@ -86,7 +86,7 @@ def test_delay(echo):
 
 
 def test_delay_does_not_limit_throughput(echo):
-    """Many pieces are under way at the same time, and come out as they went in."""
+    """Many pieces are on their way at the same time, and arrive in order."""
     data = os.urandom(8 << 20)
     with network(echo, ROUND_TRIP_MS) as proxy, connect(proxy.port) as connection:
         exchange(connection, b"x")
@@ -97,12 +97,12 @@ def test_delay_does_not_limit_throughput(echo):
         took_ms = (time.perf_counter() - begin) * 1e3
         sender.join()
         counts = proxy.counts()
-    assert took_ms < 16 * ROUND_TRIP_MS  # one after the other, 32 pieces take twice that
+    assert took_ms < 16 * ROUND_TRIP_MS  # one after the other, 32 pieces would take twice that
     assert counts["bytes_up"] == counts["bytes_down"] == len(data) + 1
 
 
 def test_rate_is_shared_by_all_connections(echo):
-    """Two connections together get no more than the rate."""
+    """Two connections together do not exceed the rate."""
     size = 1_000_000
     with network(echo, 0, rate=10) as proxy:
         connections = [connect(proxy.port) for _ in range(2)]
@@ -117,8 +117,8 @@ def test_rate_is_shared_by_all_connections(echo):
     assert 0.19 <= took_s <= 0.6
 
 
-def test_counts_agree_with_what_was_sent(echo):
-    """Requests by method, bytes and connections, since the last reset."""
+def test_counts_agree_with_the_traffic(echo):
+    """Requests by method, bytes and connections are counted since the last reset."""
     body = bytes(300_000)
     put = PUT % len(body) + b"\r\n" + body
     with network(echo, 0) as proxy, connect(proxy.port) as first, connect(proxy.port) as second:
@@ -153,7 +153,7 @@ def test_counts_agree_with_what_was_sent(echo):
     ],
 )
 def test_requests_are_found_wherever_the_stream_is_split(stream, methods):
-    """Whole, in two at each place near a head, and byte by byte."""
+    """The counts are the same for the whole stream, for two pieces, and byte by byte."""
     assert counted(stream) == methods
     for at in range(1, min(len(stream), 400)):
         assert counted(stream[:at], stream[at:]) == methods
@@ -168,8 +168,8 @@ def test_requests_are_found_wherever_the_stream_is_split(stream, methods):
         (b"HTTP/1.1 412 Precondition Failed\r\n\r\n", bytes(len(GET)) + GET, {"PUT": 1, "GET": 1}),
     ],
 )
-def test_body_that_the_server_does_not_want(answer, then, methods):
-    """After 100 the body follows, whatever it looks like; after a refusal it may be left out."""
+def test_a_body_that_the_server_refuses_may_be_left_out(answer, then, methods):
+    """After status 100 the body follows, even if it looks like a request."""
     counts = Counter()
     parser = RequestParser(lambda method: counts.update([method]))
     parser.feed(PUT % len(GET) + EXPECT)
@@ -180,7 +180,7 @@ def test_body_that_the_server_does_not_want(answer, then, methods):
 
 
 def test_ends_of_connections_are_passed_on(echo, capfd):
-    """A half-closed connection still gets its answer, a reset is one, and nothing is printed."""
+    """Half-closes and resets are passed on, and nothing is printed."""
     with network(echo, 5) as proxy:
         with connect(proxy.port) as connection:
             connection.sendall(GET)
@@ -189,7 +189,7 @@ def test_ends_of_connections_are_passed_on(echo, capfd):
             assert connection.recv(1) == b""
         with connect(proxy.port) as connection:
             connection.sendall(bytes(1 << 20))
-            assert connection.recv(1) == b"\0"  # closed with data unread, it resets
+            assert connection.recv(1) == b"\0"  # closing with unread data resets
         with (
             socket.create_server(("127.0.0.1", 0)) as server,
             network(server.getsockname()[1], 5) as other,

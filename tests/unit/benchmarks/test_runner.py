@@ -1,4 +1,4 @@
-"""benchmarks/runner.py, report.py and rivals.py: turns, ratios, failures, and how they are shown."""
+"""benchmarks/runner.py, report.py, rivals.py, lab.py: turns, ratios, failures, the report."""
 
 import argparse
 import json
@@ -25,7 +25,7 @@ FACTS = {
 
 
 def case(name, order, values):
-    """A case that gives ``values`` in turn; an exception is raised."""
+    """A Case whose runs return ``values`` one after another, or raise those that are exceptions."""
     values = iter(values)
 
     def run():
@@ -45,7 +45,7 @@ def compare(ours, theirs, runs, warmups=0):
     return result, order
 
 
-def test_cases_are_run_in_turn_and_each_comes_first():
+def test_cases_are_run_in_turn_and_the_order_alternates():
     result, order = compare([1, 2, 3], [4, 5, 6], 3)
     assert "".join(name[0] for name in order) in ("ottoot", "tootto")
     assert result.values("ours") == [1, 2, 3] and result.values("theirs") == [4, 5, 6]
@@ -63,7 +63,7 @@ def test_ratios_are_those_of_the_same_turns():
 
 
 @pytest.mark.parametrize("at", [0, 1, 2])
-def test_a_case_that_fails_is_failed_and_not_fast(at):
+def test_a_case_that_fails_has_no_samples(at):
     values = [0.001, 0.001, 0.001]
     values[at] = Failed("it  does\nnot work")
     result, order = compare(values, [1, 1, 1], 3)
@@ -104,7 +104,7 @@ def test_units(metric, value, text):
     assert report.shown(metric, value) == text
 
 
-def test_builds_are_judged_by_the_counters_of_ours():
+def test_a_build_with_misses_or_failed_uploads_is_a_failure():
     found = counters(SUMMARY)
     assert found["get_misses"] == 3 and found["drain_s"] == 1.5
     assert expect_hits({"wall_s": 1, "counters": dict(found)}, 3) == {"wall_s": 1}
@@ -112,12 +112,11 @@ def test_builds_are_judged_by_the_counters_of_ours():
         expect_hits({"counters": dict(found)}, 2)
     with pytest.raises(Failed, match="2 puts failed"):
         expect_uploads({"counters": dict(found)})
-    assert expect_hits({"wall_s": 1, "counters": {}}, 0) == {
-        "wall_s": 1
-    }  # of one that counts nothing
+    without_counters = {"wall_s": 1, "counters": {}}
+    assert expect_hits(without_counters, 0) == {"wall_s": 1}
 
 
-def test_a_peer_is_filled_in():
+def test_the_placeholders_of_a_peer_are_filled_in():
     peer = rivals.parse_peer("x=/bin/x --dir={cache} --b={bucket} --e={endpoint} --p={prefix}/q")
     assert peer.has_remote
     remote = {"bucket": "b", "endpoint": "http://e", "prefix": "p"}
@@ -128,7 +127,7 @@ def test_a_peer_is_filled_in():
 @pytest.mark.parametrize(
     "text", ["x", "=y {cache}", "x=", "x=y", "x=y {cache} {other}", f"{rivals.OURS}=y {{cache}}"]
 )
-def test_peers_that_cannot_be(text):
+def test_wrong_peers_are_refused(text):
     with pytest.raises(ValueError):
         rivals.parse_peer(text)
 

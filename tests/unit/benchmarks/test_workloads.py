@@ -1,4 +1,4 @@
-"""benchmarks/workloads.py: deterministic, buildable, and one package of it can be changed."""
+"""benchmarks/workloads.py: workloads are deterministic, can be built, and can be changed."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ def files(directory) -> dict:
     }
 
 
-def test_a_seed_gives_one_monorepo(tmp_path):
+def test_a_seed_always_gives_the_same_monorepo(tmp_path):
     first, again, other = (
         files(workloads.make("monorepo:60", str(tmp_path / name), seed).directory)
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
@@ -36,7 +36,7 @@ def go_cache(tmp_path_factory):
 
 @needs_go
 @pytest.mark.parametrize("text", ["monorepo:6", "std:errors"])
-def test_it_builds_also_when_it_is_changed(tmp_path, go_cache, text):
+def test_workloads_build_before_and_after_a_change(tmp_path, go_cache, text):
     made = workloads.make(text, str(tmp_path))
     before = files(made.directory)
     env = os.environ | {"GOCACHE": str(go_cache), "GOTOOLCHAIN": "local", "GOFLAGS": ""}
@@ -58,6 +58,6 @@ def test_a_directory_is_copied(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["monorepo:0", "monorepo:x", "nowhere", "stdx"])
-def test_what_is_no_workload(tmp_path, text):
+def test_wrong_workloads_are_refused(tmp_path, text):
     with pytest.raises(ValueError):
         workloads.make(text, str(tmp_path))

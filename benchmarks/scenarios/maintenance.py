@@ -1,4 +1,4 @@
-"""``prune``, ``verify``, ``spool``: what it costs to keep a store small, right and uploaded."""
+"""``prune``, ``verify``, ``spool``: the cost of the maintenance of a store."""
 
 import hashlib
 import os
@@ -19,13 +19,12 @@ from ..lab import go_environment
 from ..runner import Case, Comparison, Failed
 from ..trees import EXPIRY_S, Tree, deciding, timed
 
-_ENTRIES = 500  # put and got while a prune runs
-_TURNS = 3  # of each run
-_BODY_BYTES = 1300  # the median of a build of std
+_ENTRIES = 500  # entries that are put and got while a prune runs
+_BODY_BYTES = 1300  # the median size in a build of std
 
 
 def prune(lab):
-    """Deciding what goes, beside find; deleting it, beside xargs rm; puts and gets meanwhile."""
+    """Deciding what to remove, beside find; removing it, beside rm; puts and gets meanwhile."""
     size = lab.sizes.prune_actions
     tree = Tree(lab.fresh("tree"), size)
     yield deciding("prune", f"{size} actions, deciding", tree)
@@ -72,7 +71,7 @@ def _prune(root) -> list:
 
 
 class _Client:
-    """Puts entries of its own in a store, and gets them, one at a time."""
+    """A client that puts its own entries in the store and gets them, one at a time."""
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -88,7 +87,7 @@ class _Client:
             self.plugin.put(action, output, size, [encoded])
 
     def latency(self, what: str, prepare, prunes: bool = False) -> dict:
-        """The median seconds of a put or get, for as long as a prune runs, or of so many."""
+        """The median latency of _ENTRIES puts or gets; with ``prunes``, of all during a prune."""
         prepare()
         process = (
             subprocess.Popen(_prune(self._root), stdout=subprocess.DEVNULL) if prunes else None
@@ -108,7 +107,7 @@ class _Client:
 
 
 def verify(lab):
-    """Reading and checking all that is stored, beside cat of the same files."""
+    """Reading and checking all entries, beside cat of the same files."""
     root = lab.fresh("verify")
     cache, source, written, number = LocalCache(Store(root)), random.Random(1), 0, 0
     while written < lab.sizes.verify_mb * 1_000_000:
@@ -134,7 +133,7 @@ def verify(lab):
 
 
 def spool(lab):
-    """A put that is noted in the spool until it is uploaded, beside one that is not."""
+    """A put that is noted in the spool, beside a put that is not."""
     source = random.Random(1)
     bodies = [source.randbytes(_body_size(source)) for _ in range(lab.sizes.spool_puts)]
 
@@ -166,7 +165,7 @@ def spool(lab):
 
 
 def _store(cache, name, body) -> tuple:
-    """Store an entry; returns what SpoolSession.add takes."""
+    """Store an entry; returns the arguments of SpoolSession.add."""
     action, output = hashlib.sha256(name.encode()).hexdigest(), hashlib.sha256(body).hexdigest()
     with cache.writer(action, output, len(body)) as writer:
         writer.write(body)
@@ -175,7 +174,10 @@ def _store(cache, name, body) -> tuple:
 
 
 def _body_size(source) -> int:
-    """As a build of std has them: a quarter up to 70 B, median 1.3 kB, 90 % below 403 kB, up to 12.6 MB."""
+    """A random size, distributed as in a build of std.
+
+    A quarter is up to 70 B, the median 1.3 kB, 90 % are below 403 kB, the largest 12.6 MB.
+    """
     at, within = source.random(), source.random()
     for share, least, most in ((0.25, 1, 70), (0.5, 71, 1300), (0.9, 1301, 403_000)):
         if at < share:
