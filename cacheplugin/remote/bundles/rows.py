@@ -72,7 +72,7 @@ _MAX_ACTION_BYTES = 64
 
 def plain_rows(rows: Iterable[Row]) -> list[PlainRow]:
     """Rows as plain tuples, to cross processes. ``Row(*fields)`` makes rows of them again."""
-    return [(*row,) for row in rows]
+    return list(map(tuple, rows))  # type: ignore[arg-type] # mypy forgets the types of fields
 
 
 def encode_rows(rows: Iterable[Row], bundles: Mapping[str, int]) -> bytes:

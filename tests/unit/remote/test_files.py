@@ -1,4 +1,4 @@
-"""remote/files.py: files that are no entries, from and to the bucket, one object each."""
+"""remote/files.py: files that are not cache entries, one object for each."""
 
 import os
 import resource
@@ -19,7 +19,7 @@ from fake_bucket import FakeBucket
 
 LIMIT = 1 << 30
 KEY = "module/ab/abcdef"
-BODY = bytes(range(256)) * 3000  # several pieces
+BODY = bytes(range(256)) * 3000  # several chunks
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def bucket():
 
 @pytest.fixture
 def path(tmp_path):
-    """An empty file, as the front makes it."""
+    """An empty file, which the front creates before a fetch."""
     path = tmp_path / "file"
     path.write_bytes(b"")
     return str(path)
@@ -54,8 +54,8 @@ def upload(bucket, path, replace=False, prefix=""):
 @pytest.mark.parametrize(
     ("prefix", "start"), [("", ""), ("team", "team/"), ("a/b", "a/b/"), ("/a", "/a/"), ("/", "/")]
 )
-def test_keys_are_behind_the_prefix(bucket, path, prefix, start):
-    """Both ways."""
+def test_keys_begin_with_the_prefix(bucket, path, prefix, start):
+    """Fetches and uploads put the prefix before the key."""
     bucket.objects = {start + KEY: b"body"}
     assert fetch(bucket, path, prefix) == (7, jobs.HIT, 4, "")
     assert read(path) == b"body"
@@ -66,22 +66,22 @@ def test_keys_are_behind_the_prefix(bucket, path, prefix, start):
 
 @pytest.mark.parametrize("body", [b"", b"x", BODY[:99], BODY[: files._CHUNK_BYTES], BODY], ids=len)
 def test_fetch(bucket, path, body):
-    """One request, and the file has all of it."""
+    """A fetch sends one request and writes the whole object to the file."""
     bucket.objects = {KEY: body}
     assert fetch(bucket, path) == (7, jobs.HIT, len(body), "")
     assert read(path) == body and bucket.methods() == ["open"]
 
 
 @pytest.mark.parametrize(("size", "methods"), [(100, ["open"]), (101, ["open", "download"])])
-def test_large_files_come_in_parts(bucket, path, small_is_large, size, methods):
-    """Above a size, in whatever order the parts come."""
+def test_large_files_are_downloaded_in_parts(bucket, path, small_is_large, size, methods):
+    """A large object is downloaded in parallel parts, which arrive out of order."""
     bucket.objects = {KEY: BODY[:size]}
     assert fetch(bucket, path) == (7, jobs.HIT, size, "")
     assert read(path) == BODY[:size] and bucket.methods() == methods
 
 
-def test_the_file_stays_the_same_one(bucket, path):
-    """The front has it open, and may have given it another name meanwhile."""
+def test_fetch_keeps_the_inode(bucket, path):
+    """A fetch writes into the existing file, which the front may have linked elsewhere."""
     bucket.objects = {KEY: BODY}
     inode = os.stat(path).st_ino
     os.link(path, f"{path}.kept")
@@ -89,15 +89,15 @@ def test_the_file_stays_the_same_one(bucket, path):
     assert os.stat(path).st_ino == inode and read(f"{path}.kept") == BODY
 
 
-def test_absent(bucket, path):
-    """A miss, and the file is as it was."""
+def test_absent_object(bucket, path):
+    """An absent object raises Absent and leaves the file as it was."""
     with pytest.raises(Absent):
         fetch(bucket, path)
     assert read(path) == b"" and bucket.methods() == ["open"]
 
 
-def test_bodies_that_end_early_or_come_too_slowly(bucket, path, monkeypatch):
-    """They are no files."""
+def test_short_and_slow_bodies(bucket, path, monkeypatch):
+    """Bodies that end early or come too slowly raise Unavailable."""
     bucket.objects, bucket.lengths = {KEY: BODY}, {KEY: len(BODY) + 1}
     with pytest.raises(Unavailable, match="ended early"):
         fetch(bucket, path)
@@ -108,8 +108,8 @@ def test_bodies_that_end_early_or_come_too_slowly(bucket, path, monkeypatch):
         fetch(bucket, path)
 
 
-def test_no_file_to_write_to(bucket, tmp_path):
-    """The front let go of it: none is made, and nothing is asked for."""
+def test_fetch_into_a_missing_file(bucket, tmp_path):
+    """If the front has removed the file, none is created and no request is sent."""
     bucket.objects = {KEY: BODY}
     with pytest.raises(FileNotFoundError):
         fetch(bucket, str(tmp_path / "gone"))
@@ -117,8 +117,8 @@ def test_no_file_to_write_to(bucket, tmp_path):
 
 
 @contextmanager
-def largest_file(size):
-    """No file can become larger, as on a disk that has so much room."""
+def max_file_size(size):
+    """Limit the size of files that this process writes, as a full disk does."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
@@ -131,12 +131,12 @@ def largest_file(size):
 
 @pytest.mark.parametrize("room", [0, 1, 1000, files._CHUNK_BYTES, len(BODY) - 1])
 @pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
-def test_disk_that_takes_a_part(bucket, path, monkeypatch, room, large):
-    """A file that has not all of it is an error of this disk, never a hit."""
+def test_disk_full_during_a_fetch(bucket, path, monkeypatch, room, large):
+    """A fetch raises OSError if the disk takes only a part of the file."""
     if large:
         monkeypatch.setattr(files, "LARGE_BYTES", 100)
     bucket.objects = {KEY: BODY}
-    with pytest.raises(OSError), largest_file(room):
+    with pytest.raises(OSError), max_file_size(room):
         fetch(bucket, path)
     assert len(read(path)) <= room
 
@@ -152,20 +152,20 @@ def full(path):
 
 
 def test_upload_of_a_new_file(bucket, full):
-    """One request, which would not replace what somebody else wrote meanwhile."""
+    """An upload sends one request, which does not replace an object that exists by then."""
     assert upload(bucket, full) == (7, jobs.STORED, len(BODY), "")
     assert bucket.objects == {KEY: BODY} and bucket.methods() == ["write_new"]
 
 
-def test_upload_of_what_is_there(bucket, full):
-    """It is the same by its name: it stays, and no bytes are counted."""
+def test_upload_of_an_existing_object(bucket, full):
+    """An object that exists is kept, as its key names its content; no bytes are counted."""
     bucket.objects = {KEY: b"there"}
     assert upload(bucket, full) == (7, jobs.STORED, 0, "")
     assert bucket.objects == {KEY: b"there"} and bucket.methods() == ["write_new"]
 
 
-def test_upload_in_place_of_another(bucket, full):
-    """What changes, or is damaged there, is replaced, whatever is there."""
+def test_upload_with_replace(bucket, full):
+    """With ``replace`` the object is written whether or not it exists."""
     for bucket.objects in ({}, {KEY: b"old"}):
         bucket.calls.clear()
         assert upload(bucket, full, replace=True) == (7, jobs.STORED, len(BODY), "")
@@ -182,7 +182,7 @@ def test_upload_in_place_of_another(bucket, full):
     ],
 )
 def test_large_uploads(bucket, full, small_is_large, there, replace, methods, size):
-    """In parts, and not where it is there."""
+    """A large file is uploaded in parts, unless the object exists and is not to be replaced."""
     bucket.objects = {KEY: b"there"} if there else {}
     assert upload(bucket, full, replace) == (7, jobs.STORED, size, "")
     assert bucket.methods() == methods and bucket.objects == {KEY: BODY if size else b"there"}
@@ -191,8 +191,8 @@ def test_large_uploads(bucket, full, small_is_large, there, replace, methods, si
 @pytest.mark.parametrize(
     ("size", "methods"), [(100, ["write_new"]), (101, ["exists", "upload_file"])]
 )
-def test_what_is_large(bucket, path, small_is_large, size, methods):
-    """The same limit as for fetches."""
+def test_size_from_which_uploads_use_parts(bucket, path, small_is_large, size, methods):
+    """Uploads have the same limit as fetches."""
     with open(path, "wb") as file:
         file.write(BODY[:size])
     upload(bucket, path)
@@ -200,13 +200,13 @@ def test_what_is_large(bucket, path, small_is_large, size, methods):
 
 
 def test_upload_of_an_empty_file(bucket, path):
-    """A list of no versions is one."""
+    """An empty file, such as a version list without versions, is uploaded."""
     assert upload(bucket, path) == (7, jobs.STORED, 0, "")
     assert bucket.objects == {KEY: b""}
 
 
-def test_upload_of_what_is_gone(bucket, tmp_path):
-    """A prune was faster: nothing is asked for."""
+def test_upload_of_a_missing_file(bucket, tmp_path):
+    """A file that a prune has removed raises FileNotFoundError, and no request is sent."""
     with pytest.raises(FileNotFoundError):
         upload(bucket, str(tmp_path / "gone"))
     assert bucket.calls == []
@@ -214,8 +214,8 @@ def test_upload_of_what_is_gone(bucket, tmp_path):
 
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("replace", [False, True])
-def test_bucket_that_takes_nothing(bucket, full, monkeypatch, large, replace):
-    """Its error comes out."""
+def test_failing_uploads(bucket, full, monkeypatch, large, replace):
+    """The bucket's error is raised."""
     if large:
         monkeypatch.setattr(files, "LARGE_BYTES", 100)
     bucket.faults = {KEY: Unavailable("503")}
@@ -224,12 +224,12 @@ def test_bucket_that_takes_nothing(bucket, full, monkeypatch, large, replace):
     assert bucket.objects == {}
 
 
-# -- as a worker does it ---------------------------------------------------------------------------
+# -- as tasks of a worker --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", ["auto", "bundles", "objects", "both"])
 def test_every_layout_has_files(bucket, full, tmp_path, layout):
-    """They are no part of any: the same objects."""
+    """Files have the same objects in every layout."""
     remote = Remote(Options(layout=layout, prefix="p"), bucket, None)
     done = worker.perform(remote, jobs.FileUploadJob(1, KEY, full, False))
     assert done == jobs.FileResult(1, jobs.STORED, len(BODY), "")
@@ -248,7 +248,7 @@ def test_every_layout_has_files(bucket, full, tmp_path, layout):
     ],
 )
 def test_failures_are_results(bucket, full, fault, fetched, uploaded):
-    """Of their own kind, with the number of the job."""
+    """A failure becomes a FileResult with the job's number and the right status."""
     bucket.faults = {} if fault is None else {KEY: fault}
     remote = Remote(Options(layout="objects"), bucket, None)
     results = [
@@ -259,8 +259,8 @@ def test_failures_are_results(bucket, full, fault, fetched, uploaded):
     assert {type(result) for result in results} == {jobs.FileResult}
 
 
-def test_what_is_gone_is_a_local_failure(bucket, tmp_path):
-    """Both ways."""
+def test_missing_files_are_local_failures(bucket, tmp_path):
+    """A missing local file has the status LOCAL for fetches and uploads."""
     remote = Remote(Options(layout="objects"), bucket, None)
     bucket.objects = {KEY: BODY}
     gone = f"{tmp_path}/x"

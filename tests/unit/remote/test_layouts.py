@@ -1,6 +1,6 @@
-"""The contract that the remote keeps in every layout (see cacheplugin/remote/__init__.py).
+"""The contract that every layout keeps (see remote/layouts.py).
 
-A new layout is one more word in LAYOUTS. What is particular to one layout has a module of its own.
+Add a new layout to LAYOUTS. Tests of one layout alone are in modules of their own.
 """
 
 import itertools
@@ -20,15 +20,15 @@ LAYOUTS = ("objects", "bundles", "auto", "both")
 FETCHED = (jobs.HIT, jobs.ARRIVED)
 
 
-class Faulty(dict):
-    """Faults of a FakeBucket for the keys that ``meets`` says yes to."""
+class FaultsWhere(dict):
+    """Faults of a FakeBucket for the keys for which ``matches`` is true."""
 
-    def __init__(self, error, meets=lambda key: True) -> None:
+    def __init__(self, error, matches=lambda key: True) -> None:
         self._error = error
-        self._meets = meets
+        self._matches = matches
 
     def __contains__(self, key) -> bool:
-        return self._meets(key)
+        return self._matches(key)
 
     def __getitem__(self, key):
         return self._error
@@ -46,7 +46,7 @@ def bucket():
 
 @pytest.fixture
 def machines(layout, bucket, tmp_path):
-    """Makes machines, each with nothing stored and a session of its own."""
+    """Makes machines, each with an empty store and its own session."""
     numbers = itertools.count()
     return lambda: Machine(layout, bucket, tmp_path / f"machine-{next(numbers)}")
 
@@ -62,7 +62,7 @@ def fresh(machines):
 
 
 def assert_fetches(machine, name, body=BODY, time_ns=TIME_NS) -> None:
-    """A get brings this entry into the machine's store."""
+    """Check that a get brings this entry into the machine's store."""
     result = machine.fetch(name)
     assert result.status in FETCHED, result
     path = machine.cache.store.output_path(output_id(body))
@@ -76,20 +76,25 @@ def assert_nothing_stored(machine) -> None:
     assert files(machine.cache.store.root) == {}
 
 
+def reader_of(data: bytes):
+    """The ``read_range`` that read_index takes, of an object's bytes."""
+    return lambda start, length: data[start : start + length]
+
+
 def places_of_bodies(bucket) -> list:
-    """(key, start, end) of what has to do with bodies, wherever they lie."""
+    """(key, start, end) of the bytes of every body in the bucket."""
     found = []
     for key, data in bucket.objects.items():
         if "/output/" in key:
             found.append((key, 0, len(data)))
         elif "/bundle/" in key:
-            rows = read_index(lambda start, length: data[start : start + length], len(data), "name")
+            rows = read_index(reader_of(data), len(data), "name")
             found += sorted({(key, row.offset, row.offset + row.length) for row in rows})
     return found
 
 
 def damage_bodies(bucket, damage) -> None:
-    """Have ``damage`` replace the bytes of every body, as they lie there."""
+    """Replace the bytes of every body in the bucket by what ``damage`` returns for them."""
     for key, start, end in places_of_bodies(bucket):
         data = bucket.objects[key]
         bucket.objects[key] = data[:start] + damage(data[start:end]) + data[end:]
@@ -100,21 +105,21 @@ def damage_bodies(bucket, damage) -> None:
 
 @pytest.mark.parametrize("body", [BODY, b"x", b"", os.urandom(1 << 20)], ids=len)
 def test_entry_reaches_another_machine(machine, fresh, body):
-    """What one machine uploads another fetches: body, size and time, now in its own store."""
+    """An uploaded entry is fetched by another machine with the same body, size and time."""
     assert machine.upload("a", body).status == jobs.STORED
     assert_fetches(fresh, "a", body)
     assert fresh.lookup("a")[2] == TIME
 
 
 def test_large_entry_reaches_another_machine(machine, fresh):
-    """So does what is too large to be held in memory."""
+    """An entry that is too large for memory is fetched by another machine."""
     body = os.urandom(9 << 20)
     assert machine.upload("a", body).status == jobs.STORED
     assert_fetches(fresh, "a", body)
 
 
 def test_many_entries_reach_another_machine(machine, fresh):
-    """What was put in many sessions is there for each later one, whoever looks for it."""
+    """Entries that were put in many sessions are fetched by a later session."""
     bodies = {f"action {at}": os.urandom(at * at) for at in range(30)}
     for name, body in bodies.items():
         assert machine.upload(name, body).status == jobs.STORED
@@ -122,8 +127,8 @@ def test_many_entries_reach_another_machine(machine, fresh):
         assert_fetches(fresh, name, body)
 
 
-def test_received_counts_what_came(machine, fresh):
-    """The bytes of a body that came over the network are counted, once."""
+def test_received_counts_bodies_once(machine, fresh):
+    """The bytes of a body that came over the network are counted once."""
     body = os.urandom(50_000)
     machine.upload("a", body)
     machine.upload("b", body)
@@ -134,28 +139,28 @@ def test_received_counts_what_came(machine, fresh):
 
 
 def test_absent(fresh):
-    """What nobody uploaded is a miss, and leaves nothing behind."""
+    """An entry that was never uploaded is a miss, and nothing is stored."""
     assert fresh.fetch("a").status == jobs.MISS
     assert_nothing_stored(fresh)
 
 
-def test_entries_beside_those_that_are_absent(machine, fresh):
-    """A miss is one where the bucket has other entries as well."""
+def test_absent_beside_other_entries(machine, fresh):
+    """A miss does not depend on other entries in the bucket."""
     machine.upload("a")
     assert fresh.fetch("b").status == jobs.MISS
     assert_fetches(fresh, "a")
 
 
-def test_second_upload_of_a_body_sends_none(machine, bucket):
-    """A body goes once, whichever action it belongs to."""
+def test_second_upload_of_a_body_sends_no_bytes(machine, bucket):
+    """A body is sent once, whichever action it belongs to."""
     assert not machine.upload("a").found
     sent, there = machine.sent, places_of_bodies(bucket)
     assert machine.upload("b").found and machine.upload("a").found
     assert places_of_bodies(bucket) == there and sent > 0
 
 
-def test_upload_finds_what_another_machine_uploaded(machine, fresh, machines, bucket):
-    """A body that the bucket has from elsewhere is found and not replaced."""
+def test_upload_of_a_body_that_another_machine_uploaded(machine, fresh, machines, bucket):
+    """A body that is in the bucket is found and not replaced."""
     machine.upload("a")
     there = places_of_bodies(bucket)
     result = fresh.upload("b")
@@ -175,8 +180,8 @@ def test_latest_put_counts(machine, machines):
     assert_fetches(machines(), "a", b"other", TIME_NS + 2)
 
 
-def test_machines_that_end_at_the_same_time(machines):
-    """Of ten sessions that knew nothing of each other none loses what another put."""
+def test_concurrent_sessions(machines):
+    """Of ten sessions that run at the same time, none loses the entries of another."""
     ten = [machines() for _ in range(10)]
     for machine in ten:
         machine.begin()
@@ -210,15 +215,15 @@ def test_machines_that_end_at_the_same_time(machines):
 )
 @pytest.mark.parametrize("body", [BODY, os.urandom(40_000)], ids=["text", "noise"])
 def test_damaged_body_is_never_stored(machine, fresh, bucket, damage, body):
-    """A body that is not what its name says is damaged, and nothing of it stays."""
+    """A body with a wrong SHA-256 is damaged and not stored."""
     machine.upload("a", body)
     damage_bodies(bucket, damage)
     assert fresh.fetch("a").status == jobs.DAMAGED
     assert_nothing_stored(fresh)
 
 
-def test_body_that_something_follows(machine, fresh, bucket):
-    """Bytes behind a body are never taken for some of it."""
+def test_bytes_after_a_body(machine, fresh, bucket):
+    """Bytes that follow a body are never stored as part of it."""
     machine.upload("a")
     damage_bodies(bucket, lambda data: data + b"x")
     if fresh.fetch("a").status == jobs.DAMAGED:
@@ -228,10 +233,10 @@ def test_body_that_something_follows(machine, fresh, bucket):
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:20], lambda data: b"y" + data[1:]])
-def test_damage_is_mended_by_the_next_put(layout, machine, fresh, machines, bucket, damage):
-    """What was found damaged is whole again once that machine has put it.
+def test_next_put_repairs_a_damaged_body(layout, machine, fresh, machines, bucket, damage):
+    """A damaged body is right again after the machine that found the damage has put it.
 
-    With both layouts the other one has it meanwhile.
+    With the layout ``both`` the other layout serves the entry meanwhile.
     """
     machine.upload("a")
     for key, start, end in places_of_bodies(bucket):
@@ -243,8 +248,8 @@ def test_damage_is_mended_by_the_next_put(layout, machine, fresh, machines, buck
     assert_fetches(machines(), "a", BODY, TIME_NS + 1)
 
 
-def test_lost_body_is_mended_by_the_next_put(machine, fresh, machines, bucket):
-    """So is what is not there any more."""
+def test_next_put_repairs_a_deleted_body(machine, fresh, machines, bucket):
+    """A deleted body is in the bucket again after the next put."""
     machine.upload("a")
     for key, _, _ in places_of_bodies(bucket):
         del bucket.objects[key]
@@ -257,8 +262,8 @@ def test_lost_body_is_mended_by_the_next_put(machine, fresh, machines, bucket):
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:-1], lambda data: b"", lambda data: b"?" * 500]
 )
-def test_damaged_name_of_an_entry(machine, fresh, machines, bucket, damage):
-    """Where what names an entry is damaged, it is not there; the next put makes it so."""
+def test_damaged_action_or_manifest(machine, fresh, machines, bucket, damage):
+    """An entry is a miss if its action object or manifest is damaged; the next put repairs it."""
     machine.upload("a")
     for key in bucket.objects:
         if "/action/" in key or "/manifest/" in key:
@@ -269,9 +274,9 @@ def test_damaged_name_of_an_entry(machine, fresh, machines, bucket, damage):
     assert_fetches(machines(), "a", BODY, TIME_NS + 1)
 
 
-# -- trouble ---------------------------------------------------------------------------------------
+# -- failures of S3 --------------------------------------------------------------------------------
 
-TROUBLE = pytest.mark.parametrize(
+FAILURES = pytest.mark.parametrize(
     ("error", "status"),
     [
         (Unavailable("503"), jobs.FAILED),
@@ -282,13 +287,13 @@ TROUBLE = pytest.mark.parametrize(
 )
 
 
-@TROUBLE
-def test_trouble_with_a_fetch(layout, machine, machines, bucket, error, status):
-    """Whatever object S3 does not give, the get says why, and nothing half done stays."""
+@FAILURES
+def test_failing_fetches(layout, machine, machines, bucket, error, status):
+    """If any object cannot be read, the get has the right status and nothing is stored."""
     machine.upload("a")
     for key in list(bucket.objects):
         if layout == "both" and ("/action/" in key or "/output/" in key):
-            continue  # these are not asked for, as a bundle has the entry
+            continue  # not read, because a bundle has the entry
         fresh = machines()
         bucket.faults = {key: error}
         assert fresh.fetch("a").status == status
@@ -297,10 +302,10 @@ def test_trouble_with_a_fetch(layout, machine, machines, bucket, error, status):
         assert_fetches(fresh, "a")
 
 
-@TROUBLE
-def test_trouble_with_an_upload(fresh, machines, bucket, error, status):
-    """A put that S3 does not take says why, and no other machine is told of it."""
-    bucket.faults = Faulty(error)
+@FAILURES
+def test_failing_uploads(fresh, machines, bucket, error, status):
+    """If S3 takes nothing, the put has the right status and the entry is a miss elsewhere."""
+    bucket.faults = FaultsWhere(error)
     assert fresh.upload("a").status == status
     bucket.faults = {}
     assert bucket.objects == {}
@@ -309,12 +314,12 @@ def test_trouble_with_an_upload(fresh, machines, bucket, error, status):
     assert_fetches(machines(), "a")
 
 
-@TROUBLE
+@FAILURES
 @pytest.mark.parametrize("kind", ["action", "output", "bundle", "manifest"])
-def test_trouble_with_one_object(machine, machines, bucket, kind, error, status):
-    """Where S3 takes the one and not the other, nobody is told of what is not whole."""
+def test_failing_writes_of_one_kind(machine, machines, bucket, kind, error, status):
+    """If S3 takes one kind of object and not another, other machines see no half entry."""
     machine.begin()
-    bucket.faults = Faulty(error, lambda key: f"/{kind}/" in key)
+    bucket.faults = FaultsWhere(error, lambda key: f"/{kind}/" in key)
     result = machine.upload("a")
     asked = any(f"/{kind}/" in key for method, key in bucket.calls if "list" not in method)
     assert result.status == (status if asked else jobs.STORED)
@@ -325,18 +330,18 @@ def test_trouble_with_one_object(machine, machines, bucket, kind, error, status)
     assert_fetches(machines(), "a")
 
 
-# -- local bodies that are not what they should be -------------------------------------------------
+# -- wrong or missing local bodies -----------------------------------------------------------------
 
 
-def test_upload_of_a_body_that_is_gone(machine, fresh):
-    """A local body that is gone is damaged, and no record is uploaded without it."""
+def test_upload_of_a_missing_body(machine, fresh):
+    """A missing local body has the status DAMAGED, and no record of it is uploaded."""
     assert machine.upload("a", path="/nonexistent/body").status == jobs.DAMAGED
     assert fresh.fetch("a").status == jobs.MISS
 
 
 @pytest.mark.parametrize("body", [BODY, os.urandom(9 << 20)], ids=["small", "large"])
 def test_upload_of_a_damaged_body(machine, fresh, bucket, body):
-    """A local body that lost its contents is not given to everybody."""
+    """A local body with a wrong SHA-256 is not uploaded."""
     path = put(machine.cache, "a", body)
     with open(path, "r+b") as file:
         file.write(b"evil")
@@ -346,15 +351,15 @@ def test_upload_of_a_damaged_body(machine, fresh, bucket, body):
 
 
 def test_local_body_is_not_fetched(machine, fresh):
-    """An entry whose body is in the local store already comes without it."""
+    """A body that the local store has is not fetched for another action."""
     machine.upload("a")
     put(fresh.cache, "b", BODY)
     assert_fetches(fresh, "a")
     assert fresh.received == 0
 
 
-def test_two_actions_of_a_body_in_one_go(machine, machines):
-    """Entries that share a body, large or small, are all there when it has come."""
+def test_actions_that_share_a_body(machine, machines):
+    """Entries that share a body, large or small, are all fetched."""
     for body in BODY, os.urandom(9 << 20):
         for name in "abc":
             machine.upload(f"{name} {len(body)}", body)

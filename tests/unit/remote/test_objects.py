@@ -1,4 +1,4 @@
-"""remote/objects.py: the keys and texts of the Go program, and the requests made for them."""
+"""remote/objects.py: the Go program's keys and contents, and the requests that are sent."""
 
 import posixpath
 
@@ -43,29 +43,29 @@ def upload_job(cache, name="a", body=BODY) -> UploadJob:
     return UploadJob(1, action_id(name), output_id(body), len(body), TIME_NS, path)
 
 
-# -- what lies in the bucket -----------------------------------------------------------------------
+# -- keys and contents -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("prefix", "start"), [("", ""), ("team", "team/"), ("a/b", "a/b/"), ("/a", "/a/"), ("/", "/")]
 )
 def test_bucket_byte_for_byte(bucket, cache, prefix, start):
-    """An upload makes exactly the two objects of the reference."""
+    """An upload makes exactly the two objects of the Go program."""
     ObjectsLayout(bucket, cache, prefix).upload(upload_job(cache))
     assert bucket.objects == {start + ACTION_KEY: RECORD, start + OUTPUT_KEY: BODY}
 
 
 @given(st.text("ab./", min_size=1, max_size=10))
 def test_keys_are_joined_as_paths(prefix):
-    """A prefix, once cleaned, makes the key that joining paths would make."""
+    """A clean prefix and a key are joined as Go joins paths."""
     layout = ObjectsLayout(FakeBucket(), None, clean_prefix(prefix))
     joined = posixpath.normpath(f"{prefix}/action/ab/abcd")
     expected = "/" + joined.lstrip("/") if prefix.startswith("/") else joined
     assert layout._key("action", "abcd") == expected
 
 
-def test_entry_written_by_hand(bucket, cache, layout):
-    """What the Go program wrote is served."""
+def test_entry_of_the_go_program(bucket, cache, layout):
+    """An entry that the Go program wrote is fetched."""
     bucket.objects = {ACTION_KEY: RECORD, OUTPUT_KEY: BODY}
     fetched = layout.fetch(A)
     assert fetched == (OUT, len(BODY), TIME_NS, cache.store.output_path(OUT), len(BODY))
@@ -76,7 +76,7 @@ def test_entry_written_by_hand(bucket, cache, layout):
 
 
 def test_fetch_reads_action_then_output(bucket, layout):
-    """A fetch is two requests, a miss one."""
+    """A hit is two requests, a miss is one."""
     with pytest.raises(Absent):
         layout.fetch(A)
     assert bucket.calls == [("read", ACTION_KEY)]
@@ -86,8 +86,8 @@ def test_fetch_reads_action_then_output(bucket, layout):
     assert bucket.calls == [("read", ACTION_KEY), ("open", OUTPUT_KEY)]
 
 
-def test_output_that_is_here_is_not_downloaded(bucket, cache, layout):
-    """An output already in the local store is adopted after one request."""
+def test_local_output_is_not_downloaded(bucket, cache, layout):
+    """If the local store has the output, a fetch is one request."""
     put(cache, "b", BODY)
     bucket.objects = {ACTION_KEY: RECORD}
     assert layout.fetch(A) == (OUT, len(BODY), TIME_NS, cache.store.output_path(OUT), 0)
@@ -95,7 +95,7 @@ def test_output_that_is_here_is_not_downloaded(bucket, cache, layout):
 
 
 def test_damaged_local_output_is_downloaded_again(bucket, cache, layout):
-    """A local body that is not what its name says is not adopted but replaced."""
+    """A local body with a wrong SHA-256 is replaced."""
     path = put(cache, "b", BODY)
     with open(path, "r+b") as file:
         file.write(b"evil")
@@ -104,13 +104,13 @@ def test_damaged_local_output_is_downloaded_again(bucket, cache, layout):
 
 
 def test_upload_writes_output_then_action(bucket, cache, layout):
-    """No record ever names an output that is not there."""
+    """The output is written first, so that no record names an absent output."""
     layout.upload(upload_job(cache))
     assert bucket.calls == [("write_new", OUTPUT_KEY), ("write", ACTION_KEY)]
 
 
 def test_no_record_without_its_output(bucket, cache, layout):
-    """Where the output does not go, the record is not written; the next try does both."""
+    """If the output cannot be written, the record is not; the next try writes both."""
     bucket.faults = {OUTPUT_KEY: Unavailable("503")}
     job = upload_job(cache)
     with pytest.raises(Unavailable):
@@ -122,7 +122,7 @@ def test_no_record_without_its_output(bucket, cache, layout):
 
 
 def test_second_upload_skips_the_output(bucket, cache, layout):
-    """An output that this process uploaded or fetched is not asked about again."""
+    """No request is sent for an output that this process has uploaded."""
     layout.upload(upload_job(cache))
     bucket.calls.clear()
     assert layout.upload(upload_job(cache, "b")) == (True, 0)
@@ -130,7 +130,7 @@ def test_second_upload_skips_the_output(bucket, cache, layout):
 
 
 def test_upload_after_fetch_skips_the_output(bucket, cache, layout):
-    """What came from the bucket is there."""
+    """No request is sent for an output that this process has fetched."""
     bucket.objects = {ACTION_KEY: RECORD, OUTPUT_KEY: BODY}
     layout.fetch(A)
     bucket.calls.clear()
@@ -146,8 +146,8 @@ def small_is_large(monkeypatch):
     monkeypatch.setattr(objects, "LARGE_BYTES", 100)
 
 
-def test_large_bodies_go_in_parts(bucket, cache, layout, small_is_large):
-    """Above a size, bodies go through the parallel transfers, both ways, and are found by HEAD."""
+def test_large_bodies_are_uploaded_in_parts(bucket, cache, layout, small_is_large):
+    """Bodies above LARGE_BYTES are uploaded in parts, unless a HEAD request finds them."""
     job = upload_job(cache)
     assert layout.upload(job) == (False, len(BODY))
     other = ObjectsLayout(bucket, cache, "")
@@ -156,17 +156,15 @@ def test_large_bodies_go_in_parts(bucket, cache, layout, small_is_large):
     assert bucket.objects == {ACTION_KEY: RECORD, OUTPUT_KEY: BODY}
 
 
-def test_recovered_large_body_aborts_what_was_begun_of_it_alone(
-    bucket, cache, layout, small_is_large
-):
-    """A dead session's parts of this object go; another key that begins alike is somebody else's."""
+def test_recovered_large_body_aborts_its_unfinished_upload(bucket, cache, layout, small_is_large):
+    """Unfinished uploads of this key alone are aborted, not those of keys that begin with it."""
     bucket.unfinished = {OUTPUT_KEY: 1.0, f"{OUTPUT_KEY}.bak": 1.0}
     layout.upload(upload_job(cache)._replace(recovered=True))
     assert set(bucket.unfinished) == {f"{OUTPUT_KEY}.bak"}
 
 
-def test_large_body_that_arrives_out_of_order(bucket, cache, layout, small_is_large):
-    """A parallel download is hashed when it is whole."""
+def test_large_download(bucket, cache, layout, small_is_large):
+    """A parallel download, whose parts are out of order, is checked and stored."""
     bucket.objects = {ACTION_KEY: RECORD, OUTPUT_KEY: BODY}
     fetched = layout.fetch(A)
     assert bucket.methods() == ["read", "open", "download"]
@@ -174,8 +172,8 @@ def test_large_body_that_arrives_out_of_order(bucket, cache, layout, small_is_la
 
 
 @pytest.mark.parametrize("body", [BODY[:-1], BODY + b"x", b"x" + BODY[1:]])
-def test_large_body_that_is_damaged(bucket, cache, layout, small_is_large, body):
-    """A parallel download of a wrong body is never stored."""
+def test_damaged_large_download(bucket, cache, layout, small_is_large, body):
+    """A parallel download of a wrong body is not stored."""
     bucket.objects = {ACTION_KEY: RECORD, OUTPUT_KEY: body}
     with pytest.raises(Damaged):
         layout.fetch(A)
@@ -185,8 +183,8 @@ def test_large_body_that_is_damaged(bucket, cache, layout, small_is_large, body)
 # -- damage ----------------------------------------------------------------------------------------
 
 
-def test_missing_output_is_damage(bucket, layout):
-    """A record whose output is gone is not a plain miss: somebody lost it."""
+def test_absent_output_is_damage(bucket, layout):
+    """A record whose output is absent is Damaged, not a miss."""
     bucket.objects = {ACTION_KEY: RECORD}
     with pytest.raises(Damaged, match="which is absent"):
         layout.fetch(A)
@@ -196,7 +194,7 @@ def test_missing_output_is_damage(bucket, layout):
     ("length", "error"), [(0, Damaged), (len(BODY) - 1, Damaged), (len(BODY) + 1, Unavailable)]
 )
 def test_body_of_another_length_than_announced(bucket, cache, layout, length, error):
-    """A body that ends early or goes on too long is never stored."""
+    """A body that is shorter or longer than the response says is not stored."""
     bucket.objects = {ACTION_KEY: RECORD, OUTPUT_KEY: BODY}
     bucket.lengths = {OUTPUT_KEY: length}
     with pytest.raises(error):
@@ -204,8 +202,8 @@ def test_body_of_another_length_than_announced(bucket, cache, layout, length, er
     assert files(cache.store.root) == {}
 
 
-def test_body_that_trickles(bucket, cache, layout, monkeypatch):
-    """A body that comes too slowly is given up, and leaves nothing behind."""
+def test_slow_body(bucket, cache, layout, monkeypatch):
+    """A body that comes too slowly is given up, and nothing is stored."""
     bucket.objects = {ACTION_KEY: RECORD, OUTPUT_KEY: BODY}
     now = iter([0.0, 1e6])
     monkeypatch.setattr(body_reader.time, "monotonic", lambda: next(now))
@@ -214,7 +212,7 @@ def test_body_that_trickles(bucket, cache, layout, monkeypatch):
     assert files(cache.store.root) == {}
 
 
-GARBLED = [
+INVALID_RECORDS = [
     b"",
     b" ",
     b"\0" * 80,
@@ -239,9 +237,9 @@ GARBLED = [
 ]
 
 
-@pytest.mark.parametrize("text", GARBLED, ids=repr)
-def test_garbled_record_is_damage(bucket, layout, text):
-    """A record that is not two proper fields is Damaged, and no output is asked for."""
+@pytest.mark.parametrize("text", INVALID_RECORDS, ids=repr)
+def test_invalid_record_is_damage(bucket, layout, text):
+    """A record without two valid fields is Damaged, and its output is not read."""
     bucket.objects = {ACTION_KEY: text, OUTPUT_KEY: BODY}
     with pytest.raises(Damaged):
         layout.fetch(A)
@@ -249,7 +247,7 @@ def test_garbled_record_is_damage(bucket, layout, text):
 
 
 def test_long_record_is_not_read_whole(bucket, layout):
-    """However large a record is, only its beginning is read."""
+    """Only the beginning of a long record is read."""
     bucket.objects = {ACTION_KEY: RECORD + b" " * 10**6 + b"1"}
     bucket.read = lambda key, limit: b"x" * limit if limit <= 1024 else pytest.fail("unbounded")
     with pytest.raises(Damaged):
@@ -258,7 +256,10 @@ def test_long_record_is_not_read_whole(bucket, layout):
 
 @given(st.integers(0, 2**63 - 1))
 def test_parse_action(time_ns):
-    """The two fields come back; a newline at the end, which another writer may add, is no harm."""
+    """The two fields are returned.
+
+    A newline at the end, which another program may add, is allowed.
+    """
     text = f"{OUT} {time_ns}".encode()
     assert parse_action(text) == parse_action(text + b"\n") == (OUT, time_ns)
 

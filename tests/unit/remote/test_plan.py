@@ -1,4 +1,4 @@
-"""remote/plan.py and remote/bundles/plan.py: sessions that share a plan."""
+"""remote/plan.py and remote/bundles/plan.py: several sessions on one plan."""
 
 from bundles_driver import Driver
 from cacheplugin.ipc import jobs
@@ -18,8 +18,11 @@ def upload(number, session) -> jobs.UploadJob:
     return jobs.UploadJob(number, *put, session=session)
 
 
-def test_a_get_of_what_another_session_fetches_waits_for_that():
-    """One task; both are answered; the bytes count once. The next get is a task again."""
+def test_gets_of_one_action_share_a_fetch():
+    """Two gets are one task with two answers, and its bytes count once.
+
+    A later get is a new task.
+    """
     pool = NotingPool()
     plan = ObjectsPlan(pool, ("",))
     plan.begin(1)
@@ -34,8 +37,8 @@ def test_a_get_of_what_another_session_fetches_waits_for_that():
     assert pool.tasks == [first, second]
 
 
-def test_a_session_of_single_objects_ends_with_its_last_upload():
-    """Not with that of another."""
+def test_session_ends_after_its_last_upload():
+    """A session waits for its own uploads and not for those of other sessions."""
     pool = NotingPool()
     plan = ObjectsPlan(pool, ("",))
     plan.begin(1)
@@ -52,8 +55,8 @@ def test_a_session_of_single_objects_ends_with_its_last_upload():
     assert pool.messages[-1].number == 4 and plan.is_over
 
 
-def test_a_session_that_joins_is_told_what_is_still_to_come(tmp_path):
-    """What came already is of the others, which bundles have."""
+def test_joining_session_is_told_what_is_coming(tmp_path):
+    """Actions that arrived already are in ``others``."""
     driver = Driver(tmp_path)
     driver.begin(row("a", 8), row("b", 1 << 30), missing="ab")
     first, _ = driver.take(jobs.RangeJob)
@@ -65,8 +68,8 @@ def test_a_session_that_joins_is_told_what_is_still_to_come(tmp_path):
     assert (told.actions, told.others) == ([action_id("b")], [action_id("a")])
 
 
-def test_the_end_of_one_session_leaves_the_prefetch_of_the_others(tmp_path):
-    """Only the last one's ends it."""
+def test_prefetch_ends_with_the_last_session(tmp_path):
+    """A prefetch goes on until its last session ends."""
     driver = Driver(tmp_path)
     driver.plan.begin(5)
     rows = [row(str(at), 8 + (at << 26)) for at in range(12)]
@@ -80,8 +83,8 @@ def test_the_end_of_one_session_leaves_the_prefetch_of_the_others(tmp_path):
     assert driver.take(jobs.RangeJob) == []
 
 
-def test_a_session_that_is_to_leave_nothing_leaves_nothing(tmp_path):
-    """No bundle and no manifest, though it used what no manifest of its scope names."""
+def test_session_without_manifest(tmp_path):
+    """A session whose ``used`` is None writes no bundle and no manifest."""
     driver = Driver(tmp_path)
     driver.begin()
     driver.plan.finish(jobs.FinishJob(100, None, 0))
@@ -89,8 +92,8 @@ def test_a_session_that_is_to_leave_nothing_leaves_nothing(tmp_path):
     assert driver.plan.is_over
 
 
-def test_a_plan_is_over_when_all_is_written(tmp_path):
-    """The manifest of its last session too."""
+def test_plan_is_over_when_all_is_written(tmp_path):
+    """A plan is not over before the manifest of its last session is written."""
     driver = Driver(tmp_path)
     driver.begin()
     driver.put("a")
@@ -102,8 +105,8 @@ def test_a_plan_is_over_when_all_is_written(tmp_path):
     assert driver.plan.is_over
 
 
-def test_who_begins_late_does_not_join(tmp_path):
-    """It is to see newer manifests."""
+def test_late_session_does_not_join(tmp_path):
+    """A late session gets its own plan, which loads newer manifests."""
     driver = Driver(tmp_path)
     begun = driver.plan._clock()
     driver.plan._clock = lambda: begun + JOIN_S / 2

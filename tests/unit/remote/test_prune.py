@@ -1,4 +1,4 @@
-"""prune --remote and stats --remote: what nobody needs goes, what somebody needs still hits."""
+"""prune --remote and stats --remote: unneeded objects are deleted, needed entries still hit."""
 
 import os
 
@@ -23,7 +23,7 @@ EXPIRY_S = 30 * DAY_S
 
 
 class Remote:
-    """A bucket that sessions of any scope and time leave things in."""
+    """A bucket, with methods that write to it as sessions of any scope and time do."""
 
     def __init__(self, root) -> None:
         self.bucket = FakeBucket()
@@ -36,7 +36,7 @@ class Remote:
         return BundlesLayout(self.bucket, cache, "team", False), cache
 
     def bundle(self, entries: dict, age_s: float = 0, scope: str = "main") -> list:
-        """Upload {name: body} as one bundle; its Rows."""
+        """Upload {name: body} as one bundle; returns its rows."""
         layout, cache = self.layout()
         fields = [
             (action_id(name), output_id(body), len(body), TIME_NS, put(cache, name, body))
@@ -48,7 +48,7 @@ class Remote:
         return [Row(*row) for row in result.rows]
 
     def manifest(self, rows, age_s=0, scope="main", superseded=(), used_age_s=0) -> str:
-        """Leave a manifest; its name."""
+        """Upload a manifest; returns its name."""
         layout, _ = self.layout()
         rows = [row._replace(used_s=int(NOW_S - used_age_s)) for row in rows]
         before = set(self.bucket.objects)
@@ -73,7 +73,7 @@ class Remote:
         return done
 
     def hits(self, scope="main") -> set:
-        """The bodies that a fresh machine gets."""
+        """The outputs that a machine with an empty store gets."""
         layout, cache = self.layout()
         loaded = layout.load(jobs.LoadJob(1, (scope,)))
         rows = [Row(*row) for row in (*loaded.own, *loaded.related)]
@@ -100,8 +100,8 @@ def some(word, count=3, size=1000) -> dict:
     return {f"{word} {n}": os.urandom(size) for n in range(count)}
 
 
-def test_what_is_used_stays(remote):
-    """A young manifest and its bundle are left as they are, byte for byte."""
+def test_used_objects_are_kept(remote):
+    """A young manifest and its bundle are not changed."""
     entries = {**some("a"), "empty": b""}
     remote.manifest(remote.bundle(entries, 29 * DAY_S), 29 * DAY_S)
     before = dict(remote.bucket.objects)
@@ -110,8 +110,8 @@ def test_what_is_used_stays(remote):
     assert remote.hits() == bodies(entries)
 
 
-def test_what_was_not_renewed_goes(remote):
-    """An old manifest goes, and next time the bundle that it alone named: it may just be read."""
+def test_expired_manifests_are_deleted(remote):
+    """An old manifest is deleted, and its bundle in the next run: a session may use it now."""
     kept = some("kept")
     remote.manifest(remote.bundle(kept, 31 * DAY_S), 1)
     remote.manifest(remote.bundle(some("old"), 31 * DAY_S, "old"), 31 * DAY_S, "old")
@@ -124,7 +124,7 @@ def test_what_was_not_renewed_goes(remote):
 
 
 def test_dry_run_changes_nothing(remote):
-    """It counts the same and touches nothing."""
+    """A dry run counts the same as a run and changes nothing."""
     remote.manifest(remote.bundle(some("old"), 31 * DAY_S), 31 * DAY_S)
     before = dict(remote.bucket.objects)
     would = remote.prune(dry_run=True)
@@ -132,16 +132,16 @@ def test_dry_run_changes_nothing(remote):
     assert remote.prune() == would and len(remote.bucket.objects) == 1
 
 
-def test_a_bundle_that_no_manifest_names_has_a_day(remote):
-    """Its session may be about to write the manifest."""
+def test_unnamed_bundles_are_kept_for_a_day(remote):
+    """A session may be about to write the manifest of a young bundle."""
     remote.bundle(some("young"), DAY_S - 60)
     remote.bundle(some("lost"), DAY_S + 60)
     assert remote.prune().bundles == 1
     assert len(remote.keys("bundle")) == 1
 
 
-def test_a_superseded_manifest_has_a_day(remote):
-    """Sessions that have read it may still read its bundles; after that both go."""
+def test_superseded_manifests_are_kept_for_a_day(remote):
+    """Sessions may have read it and still need its bundles. After a day both are deleted."""
     old, new = some("old"), some("new")
     first = remote.manifest(remote.bundle(old, 5 * DAY_S), 5 * DAY_S)
     remote.manifest(remote.bundle(new, 3600), 3600, superseded=[first])
@@ -151,8 +151,8 @@ def test_a_superseded_manifest_has_a_day(remote):
     assert remote.hits() == bodies(new)
 
 
-def test_a_bundle_of_another_scope_that_a_manifest_names_stays(remote):
-    """Scopes share bundles."""
+def test_bundles_that_another_scope_needs_are_kept(remote):
+    """A bundle is kept for any scope whose manifest names it."""
     entries = some("shared")
     rows = remote.bundle(entries, 40 * DAY_S)
     remote.manifest(rows, 40 * DAY_S)
@@ -161,8 +161,8 @@ def test_a_bundle_of_another_scope_that_a_manifest_names_stays(remote):
     assert remote.hits("branch") == bodies(entries)
 
 
-def test_a_mostly_dead_bundle_is_rewritten(remote):
-    """What is live of it moves, in every scope that needs it; then the old one goes."""
+def test_bundle_with_little_live_data_is_rewritten(remote):
+    """Its live entries move, in every scope that needs them, and the old bundle is deleted."""
     live, dead = some("live", 2, 40_000), some("dead", 6, 40_000)
     rows = remote.bundle({**live, **dead, "empty": b""}, 3 * DAY_S)
     needed = [row for row in rows if row.output in bodies(live) | {output_id(b"")}]
@@ -179,8 +179,8 @@ def test_a_mostly_dead_bundle_is_rewritten(remote):
     assert remote.hits() == wanted and remote.hits("branch") == {needed[0].output}
 
 
-def test_times_and_uses_move_along(remote):
-    """A rewritten entry has the time of its put and of its last use."""
+def test_rewriting_keeps_times(remote):
+    """A rewritten entry keeps the time of its put and of its last use."""
     rows = remote.bundle(some("a", 8, 40_000), 3 * DAY_S)
     remote.manifest(rows[:2], 2 * DAY_S, used_age_s=1234)
     remote.prune()
@@ -190,8 +190,8 @@ def test_times_and_uses_move_along(remote):
     assert {(row.time_ns, row.used_s) for row in loaded} == {(TIME_NS, int(NOW_S - 1234))}
 
 
-def test_many_small_bundles_become_one(remote):
-    """A working set that is scattered over more than MAX_SMALL_BUNDLES bundles is put together."""
+def test_many_small_bundles_are_joined(remote):
+    """More than MAX_SMALL_BUNDLES bundles of one working set are rewritten into one."""
     everything, rows = {}, []
     for n in range(prune.MAX_SMALL_BUNDLES + 1):
         entries = some(f"commit {n}", 2)
@@ -204,8 +204,8 @@ def test_many_small_bundles_become_one(remote):
     assert remote.hits() == bodies(everything)
 
 
-def test_a_damaged_bundle_is_left_out_of_the_rewritten(remote):
-    """What of it cannot be moved is a miss from then on, the rest hits."""
+def test_rewriting_leaves_out_damaged_entries(remote):
+    """Damaged entries are misses after the rewrite, the others hit."""
     live = some("live", 2, 40_000)
     rows = remote.bundle({**live, **some("dead", 6, 40_000)}, 3 * DAY_S)
     needed = [row for row in rows if row.output in bodies(live)]
@@ -220,8 +220,8 @@ def test_a_damaged_bundle_is_left_out_of_the_rewritten(remote):
     assert remote.hits() == {needed[1].output}
 
 
-def test_a_manifest_of_a_newer_program_keeps_all_bundles(remote):
-    """Nobody here knows what it names."""
+def test_newer_manifest_keeps_all_bundles(remote):
+    """The bundles that a manifest of a newer version names are unknown, so none is deleted."""
     remote.bundle(some("a"), 40 * DAY_S)
     name = remote.manifest([], 3600)
     (key,) = remote.keys("manifest")
@@ -233,8 +233,7 @@ def test_a_manifest_of_a_newer_program_keeps_all_bundles(remote):
     assert remote.keys("bundle")
 
 
-def test_a_damaged_manifest_goes_after_a_day(remote):
-    """It is of no use to anybody."""
+def test_damaged_manifests_are_deleted_after_a_day(remote):
     remote.manifest(remote.bundle(some("a"), 2 * DAY_S))
     (key,) = remote.keys("manifest")
     for age_s, stays in ((DAY_S - 60, 1), (DAY_S + 60, 0)):
@@ -244,8 +243,8 @@ def test_a_damaged_manifest_goes_after_a_day(remote):
         assert len(remote.keys("manifest")) == stays
 
 
-def test_objects_of_others_are_not_touched(remote):
-    """The objects layout, and what lies elsewhere, are not its business."""
+def test_other_keys_are_not_touched(remote):
+    """Objects of the objects layout and of other programs are kept."""
     others = [
         "team/action/ab/abcd",
         "team/output/ab/abcd",
@@ -261,21 +260,21 @@ def test_objects_of_others_are_not_touched(remote):
 
 
 def test_unfinished_uploads_of_bundles_are_aborted_after_a_day(remote):
-    """What somebody else uploads below the same prefix is not ours to abort, nor a young one."""
+    """Uploads of other keys, and young ones, are not aborted."""
     name = f"{'0' * 12}-{'1' * 16}-{'2' * 8}"
     old_s, young_s = NOW_S - DAY_S - 60, NOW_S - DAY_S + 60
-    ours, young = f"team/bundle/{name}", f"team/bundle/{name[:-1]}3"
-    others = ("team/bundle/release.tar", f"team/bundle/{name}.bak", "team/output/ab/abcd")
-    remote.bucket.unfinished = {ours: old_s, young: young_s, **dict.fromkeys(others, old_s)}
+    own, young = f"team/bundle/{name}", f"team/bundle/{name[:-1]}3"
+    other_keys = ("team/bundle/release.tar", f"team/bundle/{name}.bak", "team/output/ab/abcd")
+    remote.bucket.unfinished = {own: old_s, young: young_s, **dict.fromkeys(other_keys, old_s)}
     remote.prune(dry_run=True)
-    assert ours in remote.bucket.unfinished
+    assert own in remote.bucket.unfinished
     remote.prune()
-    assert set(remote.bucket.unfinished) == {young, *others}
+    assert set(remote.bucket.unfinished) == {young, *other_keys}
 
 
 @pytest.mark.parametrize("error", [Unavailable("reset"), TimedOut("late")])
-def test_a_prune_that_fails_in_the_middle_loses_nothing(remote, error):
-    """Where a range cannot be read nothing is written or deleted, and the error comes out."""
+def test_failing_prune_changes_nothing(remote, error):
+    """If a range cannot be read, nothing is written or deleted, and the error is raised."""
     live = some("live", 2, 40_000)
     rows = remote.bundle({**live, **some("dead", 6, 40_000)}, 3 * DAY_S)
     remote.manifest([row for row in rows if row.output in bodies(live)], 2 * DAY_S)
@@ -289,8 +288,8 @@ def test_a_prune_that_fails_in_the_middle_loses_nothing(remote, error):
     assert remote.hits() == bodies(live)
 
 
-def test_while_a_manifest_cannot_be_read_no_bundle_goes(remote):
-    """It may name any of them; it itself goes after its day, if it is no newer program's."""
+def test_unreadable_manifest_keeps_all_bundles(remote):
+    """It may name any bundle, so none is deleted until it is deleted itself after a day."""
     remote.bundle(some("lost"), 2 * DAY_S)
     remote.manifest([], 3600)
     (key,) = remote.keys("manifest")
@@ -302,13 +301,13 @@ def test_while_a_manifest_cannot_be_read_no_bundle_goes(remote):
 
 
 def test_tiny_bodies_are_not_rewritten(remote):
-    """The index of a bundle of tiny bodies has more bytes than they: that is no waste."""
+    """The index counts as live, so a bundle of tiny bodies with a larger index is not rewritten."""
     remote.manifest(remote.bundle(some("tiny", 30, 10), 2 * DAY_S), 3600)
     assert remote.prune().rewritten == 0
 
 
-def test_a_scope_that_nobody_uses_is_not_rewritten(remote):
-    """A fresh manifest would keep it for ever."""
+def test_unused_scopes_are_not_rewritten(remote):
+    """A new manifest would renew a scope that was not used for half of the expiry."""
     rows = remote.bundle(some("a", 8, 40_000), 20 * DAY_S)
     remote.manifest(rows[:2], 20 * DAY_S)
     assert remote.prune().rewritten == 0
@@ -317,7 +316,7 @@ def test_a_scope_that_nobody_uses_is_not_rewritten(remote):
 
 
 def test_stats(remote):
-    """Counts, live bytes, what is missing, and scopes, the latest first."""
+    """Counts, live bytes, missing bundles, and scopes from the newest to the oldest."""
     live, dead = some("live", 2, 40_000), some("dead", 2, 40_000)
     rows = remote.bundle({**live, **dead}, 3 * DAY_S)
     needed = [row for row in rows if row.output in bodies(live)]
