@@ -1,4 +1,4 @@
-"""web/exposition.py: a snapshot as text."""
+"""Unit tests of web/exposition.py: one snapshot in both formats."""
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -29,7 +29,7 @@ def snapshot(**fields) -> dict:
 
 
 def samples(found, spooled=0) -> dict:
-    """{(name, labels as a tuple): value} of what Prometheus reads."""
+    """{(name, labels as a sorted tuple): value} of the text, parsed as Prometheus parses it."""
     text = exposition.prometheus_text(found, spooled).decode()
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -39,7 +39,7 @@ def samples(found, spooled=0) -> dict:
 
 
 def test_counters_and_gauges():
-    """What was counted is there, by its labels."""
+    """Counters and gauges have the snapshot's numbers, under their labels."""
     found = samples(snapshot(), spooled=9)
     assert found["gocache_get_requests_total", ()] == 7
     assert found["gocache_get_hits_total", (("source", "local"),)] == 5
@@ -50,7 +50,7 @@ def test_counters_and_gauges():
 
 
 def test_histograms_are_cumulative():
-    """Each bucket counts what is at or below its bound; the last one counts all."""
+    """Each bucket counts the observations up to its bound; +Inf counts all."""
     found = samples(snapshot())
 
     def bucket(bound):
@@ -63,8 +63,8 @@ def test_histograms_are_cumulative():
     assert abs(found["gocache_get_seconds_sum", labels] - 99.00208) < 1e-6
 
 
-def test_the_pool_where_there_is_one():
-    """Queues, workers and breakers, by direction."""
+def test_pool_metrics():
+    """Queues, running tasks and breakers are shown by direction; without a pool nothing is."""
     status = jobs.PoolStatus(
         {jobs.FETCHING: 1, jobs.UPLOADING: 2},
         {jobs.FETCHING: 3, jobs.UPLOADING: 4},
@@ -78,8 +78,8 @@ def test_the_pool_where_there_is_one():
     assert ("gocache_pool_workers", ()) not in samples(snapshot())
 
 
-def test_variables_have_the_names_of_the_go_program():
-    """Both groups, and one of ours."""
+def test_variables_have_the_go_programs_names():
+    """The two groups of the Go program are there, and gocache_serve."""
     found = exposition.variables(snapshot())
     assert found["gocache_server"]["get_requests"] == 7
     assert {"get_local_hit", "get_fault_hit", "put_s3_object"} <= found["gocache_host"].keys()

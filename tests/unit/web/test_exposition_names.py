@@ -1,4 +1,4 @@
-"""web/exposition.py: every counter is published, once and with its number."""
+"""Unit tests of web/exposition.py: every counter is published exactly once."""
 
 import re
 
@@ -10,19 +10,19 @@ from cacheplugin.ipc import jobs
 from cacheplugin.metrics import HOST, SERVER, Counters, Histogram
 from cacheplugin.web import exposition
 
-# What the Go program publishes of a build.
+# The counters that the Go program publishes for builds.
 REFERENCE = {
     "gocache_server": "get_requests get_hits get_hit_bytes get_misses get_errors put_requests "
     "put_bytes put_errors",
     "gocache_host": "get_local_hit get_fault_hit get_fault_miss put_skip_small put_s3_found "
     "put_s3_action put_s3_object put_s3_error",
 }
-# Not for Prometheus: sums of others, and what is always 0.
+# Not in Prometheus's text: counters that are sums of others, or always 0.
 SUMS = {"get_hits", "put_s3_action", "get_errors"}
 
 
 def snapshot(**fields) -> dict:
-    """One in which every number is another."""
+    """A snapshot in which every number is different."""
     counters = Counters()
     for number, name in enumerate(Counters.__slots__):
         setattr(counters, name, 1000 + number)
@@ -51,14 +51,15 @@ def snapshot(**fields) -> dict:
 
 
 def families(found, spooled=2011) -> dict:
+    """{name: parsed metric}; fails if a name occurs twice."""
     text = exposition.prometheus_text(found, spooled).decode()
     parsed = list(text_string_to_metric_families(text))
     assert len({family.name for family in parsed}) == len(parsed)
     return {family.name: family for family in parsed}
 
 
-def test_names_of_the_reference():
-    """Every counter of the Go program is there, under its group, with its number."""
+def test_variables_include_the_go_programs_counters():
+    """Every counter of the Go program is there, in its group, with the snapshot's number."""
     found, given = exposition.variables(snapshot()), snapshot()["counters"]
     for group, names in REFERENCE.items():
         assert set(names.split()) <= set(found[group])
@@ -71,15 +72,15 @@ def test_names_of_the_reference():
     }
 
 
-def test_variables_are_no_part_of_the_snapshot():
-    """Who changes them changes nothing else."""
+def test_changing_variables_does_not_change_the_snapshot():
+    """The returned dict is a copy."""
     given = snapshot()
     exposition.variables(given)["gocache_server"]["get_requests"] = 0
     assert given["counters"][SERVER]["get_requests"] == 1000
 
 
-def test_every_counter_has_a_sample():
-    """Exactly one, but for sums."""
+def test_every_counter_has_one_sample():
+    """Every counter of the snapshot but the sums has exactly one sample."""
     given = snapshot()["counters"]
     values = [
         sample.value
@@ -96,8 +97,8 @@ def test_every_counter_has_a_sample():
     assert sorted(values) == sorted(expected)
 
 
-def test_every_other_number_has_a_sample():
-    """Exactly one."""
+def test_every_other_number_has_one_sample():
+    """So has every number of the snapshot that is not a counter or histogram."""
     values = [
         sample.value
         for family in families(snapshot()).values()
@@ -109,7 +110,7 @@ def test_every_other_number_has_a_sample():
 
 
 def test_names_and_help():
-    """As Prometheus wants them: one prefix, counters end in _total, each says what it is."""
+    """Names begin with gocache_, counters end in _total, and each metric has a help text."""
     for name, family in families(snapshot()).items():
         assert name == "gocache" or re.fullmatch(r"gocache_[a-z0-9_]+", name)
         assert family.documentation.endswith(".") or ":" in family.documentation
@@ -125,8 +126,8 @@ def test_names_and_help():
         ("upload_seconds", None, "upload"),
     ],
 )
-def test_histograms_agree_with_what_was_observed(family, label, name):
-    """Cumulative over all bounds, the last of which is the count."""
+def test_histograms_agree_with_observations(family, label, name):
+    """Buckets are cumulative over all bounds, and the last one is the count."""
     given = snapshot()
     counts, sum_s = given["histograms"][name]
     samples = [
@@ -144,14 +145,14 @@ def test_histograms_agree_with_what_was_observed(family, label, name):
 
 
 @pytest.mark.parametrize(("usable", "value"), [(True, 1), (False, 0), (None, None)])
-def test_the_bucket_where_there_is_one(usable, value):
-    """1, or 0 while it is given up; nothing where there is none."""
+def test_bucket_usable(usable, value):
+    """bucket_usable is 1 or 0; without a bucket it is left out."""
     family = families(snapshot(bucket_usable=usable)).get("gocache_bucket_usable")
     assert (family and family.samples[0].value) == value
 
 
 def test_a_server_without_a_bucket():
-    """It has hits alone to tell of, and that is no empty page."""
+    """Without a bucket there are only local gets and no pool, and both pages work."""
     given = snapshot(bucket_usable=None, pool=None)
     given["histograms"] = {"local": given["histograms"]["local"]}
     found = families(given)
@@ -160,8 +161,8 @@ def test_a_server_without_a_bucket():
     assert exposition.variables(given)["gocache_serve"]["sessions"] == 2001
 
 
-def test_a_snapshot_that_crossed_a_process():
-    """Lists in place of tuples are as good."""
+def test_snapshot_with_lists_instead_of_tuples():
+    """Lists in place of tuples give the same text."""
     given = snapshot()
     crossed = given | {
         "pool": list(given["pool"]),

@@ -1,4 +1,4 @@
-"""web/modproxy/checks.py: module zips, their hashes, and what all other files have to look like."""
+"""Unit tests of web/modproxy/checks.py and zips.py: formats and hashes of module files."""
 
 import io
 import json
@@ -31,7 +31,7 @@ def read(data: bytes, name=ZIP):
 
 
 def refusal(data: bytes, name=ZIP) -> str:
-    """Why a zip is refused: one line."""
+    """The text of the FileMismatch for a zip; it is one printable line."""
     with pytest.raises(FileMismatch) as caught:
         read(data, name)
     text = str(caught.value)
@@ -39,8 +39,8 @@ def refusal(data: bytes, name=ZIP) -> str:
     return text
 
 
-def with_entry(*path_and_body) -> bytes:
-    """A good zip, and one more file in it."""
+def with_file(*path_and_body) -> bytes:
+    """A good zip with one more file in it."""
     return zip_bytes([*GOOD, path_and_body])
 
 
@@ -64,7 +64,7 @@ def with_entry(*path_and_body) -> bytes:
     ids=[*map(str, range(10))],
 )
 def test_hash_and_go_mod(files):
-    """The hash is that of go.sum, whatever order and names; the go.mod is the module's own."""
+    """The hash is that of go.sum, in any order of entries; go_mod is the module's own go.mod."""
     module = Module("example.com/Upper/a", "v1.2.0-RC.1", files)
     go_mod = module.files.get("go.mod")
     assert read(module.zip) == (module.zip_hash, go_mod)
@@ -75,14 +75,14 @@ def test_hash_and_go_mod(files):
 
 
 def test_known_hashes():
-    """The hash of a go.mod is that of a zip with this one name."""
+    """The hash of a go.mod is that of a zip with this one file."""
     assert checks.hash_mod(b"") == "h1:G7mAYYxgmS0lVkHyy2hEOLQCFB0DlQFTMLWggykrydY="
     assert checks.hash_mod(MODULE.mod) == MODULE.mod_hash
     assert read(MODULE.zip) == (MODULE.zip_hash, MODULE.mod)
 
 
-def test_stored_entries_and_comments():
-    """How a zip is written makes no difference to the hash."""
+def test_the_form_of_a_zip_does_not_change_its_hash():
+    """Compression, comments, modes, times and bytes in front of the zip do not count."""
     entries = []
     for path, body in GOOD:
         info = zipfile.ZipInfo(path, (2020, 1, 2, 3, 4, 6))
@@ -96,15 +96,15 @@ def test_stored_entries_and_comments():
 
 @pytest.mark.parametrize("unit", [b"\0", b"ab", b"// x\n", bytes(range(256))], ids=len)
 def test_files_that_fill_whole_pieces(unit):
-    """It is unpacked in pieces; a file that just fills them, or a little more, is right as well."""
+    """Files that fill the pieces in which they are decompressed, or just more, are read right."""
     for whole in (1 << 18, 1 << 19):
         for more in (0, 1, 5, 21, 64, 150, 258, 300):
             body = (unit * (1 << 20))[: whole + more]
             assert read(zip_bytes([(PREFIX + "a", body)])) == (hash1([(PREFIX + "a", body)]), None)
 
 
-def renamed(name: bytes, is_utf8: bool) -> bytes:
-    """A zip with a file of this name of four bytes, as it stands; the flag says what it is."""
+def with_raw_name(name: bytes, is_utf8: bool) -> bytes:
+    """A zip with one more file, whose name is these four bytes, with or without the UTF-8 flag."""
     info = zipfile.ZipInfo(PREFIX + "XXXX")
     data = bytearray(zip_bytes([*GOOD, (info, b"body")]))
     assert len(name) == 4 and data.count(b"XXXX") == 2
@@ -120,17 +120,17 @@ def renamed(name: bytes, is_utf8: bool) -> bytes:
 
 @pytest.mark.parametrize("is_utf8", [True, False])
 @pytest.mark.parametrize("name", ["üü".encode(), "a日".encode(), b"abcd"])
-def test_names_are_hashed_as_they_stand(name, is_utf8):
-    """Bytes are bytes, whether the zip says that they are UTF-8 or not."""
+def test_names_are_hashed_as_bytes(name, is_utf8):
+    """The UTF-8 flag does not change the hash."""
     expected = hash1([*GOOD, (PREFIX + name.decode(), b"body")])
-    assert read(renamed(name, is_utf8)) == (expected, GOOD[0][1])
+    assert read(with_raw_name(name, is_utf8)) == (expected, GOOD[0][1])
 
 
-def test_names_that_are_no_utf8():
-    """With the flag they are damaged; without, any bytes have a hash of their own."""
-    refusal(renamed(b"\xff\xfe\xfda", True))
+def test_names_that_are_not_utf8():
+    """They are refused with the UTF-8 flag; without it each has its own hash."""
+    refusal(with_raw_name(b"\xff\xfe\xfda", True))
     names_as_bytes = b"\xff\xfe\xfda", b"\xff\xfe\xfdb", b"\x80\x81\xe1a"
-    assert len({read(renamed(name, False))[0] for name in names_as_bytes}) == 3
+    assert len({read(with_raw_name(name, False))[0] for name in names_as_bytes}) == 3
 
 
 # -- zips that break the rules ---------------------------------------------------------------------
@@ -155,8 +155,8 @@ def test_names_that_are_no_utf8():
     ids=ascii,
 )
 def test_paths_of_another_module(path):
-    """Each path begins with the module and its version."""
-    assert "does not begin with" in refusal(with_entry(path, b"x"))
+    """Each path must begin with the module's path and version."""
+    assert "does not begin with" in refusal(with_file(path, b"x"))
     assert "does not begin with" in refusal(zip_bytes([(path, b"x"), *GOOD]))
 
 
@@ -187,10 +187,10 @@ def test_paths_of_another_module(path):
     ],
     ids=ascii,
 )
-def test_paths_that_lead_elsewhere(path):
-    """No path has empty elements or dots, a backslash, a NUL, or a newline, which no hash takes."""
-    filler = path.replace("\0", "\x01")  # zipfile ends a name at NUL
-    data = with_entry(PREFIX + filler, b"x").replace(
+def test_paths_with_bad_elements(path):
+    """Empty elements, ``.`` and ``..``, backslashes, NULs and newlines are refused."""
+    filler = path.replace("\0", "\x01")  # zipfile would cut the name at NUL
+    data = with_file(PREFIX + filler, b"x").replace(
         (PREFIX + filler).encode(), (PREFIX + path).encode()
     )
     assert "has an element that is not allowed" in refusal(data)
@@ -199,20 +199,20 @@ def test_paths_that_lead_elsewhere(path):
 @pytest.mark.parametrize(
     "path", ["a/go.mod", "a/b/go.mod", "GO.MOD", "Go.mod", "a/Go.Mod", "vendor/x/go.mod"]
 )
-def test_go_mods_that_are_not_its_own(path):
-    """Such a directory would be another module; and a go.mod is written so."""
-    assert "go.mod" in refusal(with_entry(PREFIX + path, b"module x\n"))
+def test_other_go_mods_in_a_zip(path):
+    """A go.mod below the root, or in upper case, is refused: it would make another module."""
+    assert "go.mod" in refusal(with_file(PREFIX + path, b"module x\n"))
 
 
-def test_a_path_twice():
-    """Which of the two counts would depend on who reads it."""
-    assert "twice" in refusal(with_entry(*GOOD[1]))
-    assert "twice" in refusal(with_entry(PREFIX + "a.go", b"other"))
+def test_a_duplicate_path():
+    """Readers would disagree about which of the two counts."""
+    assert "twice" in refusal(with_file(*GOOD[1]))
+    assert "twice" in refusal(with_file(PREFIX + "a.go", b"other"))
 
 
-def test_same_name_with_and_without_the_flag():
-    """Twice the same bytes, once as UTF-8."""
-    first, again = renamed("üü".encode(), True), renamed("üü".encode(), False)
+def test_a_duplicate_path_with_and_without_the_flag():
+    """The same bytes with and without the UTF-8 flag are the same path."""
+    first, again = with_raw_name("üü".encode(), True), with_raw_name("üü".encode(), False)
     assert read(first) == read(again)
     plain = zipfile.ZipInfo(PREFIX + "XXXX")
     data = zip_bytes([(PREFIX + "üü", b"x"), (plain, b"x")])
@@ -220,27 +220,27 @@ def test_same_name_with_and_without_the_flag():
 
 
 @pytest.mark.parametrize("entries", [[], [("", b"")]])
-def test_zips_with_nothing_in_them(entries):
-    """A module has a file at least, under its own name."""
+def test_zips_without_files(entries):
+    """A zip without files, or with one empty path, is refused."""
     refusal(zip_bytes(entries))
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"PK", b"<html>Log in</html>" * 50, bytes(1000), b"PK\x05\x06" + bytes(18)]
 )
-def test_no_zips(data):
-    """Pages of a login and the like."""
+def test_files_that_are_not_zips(data):
+    """Login pages, zeros and an empty archive are refused."""
     refusal(data)
 
 
 def test_truncated_zips():
-    """Without its end no zip is one."""
+    """A zip that is cut anywhere is refused."""
     for length in range(len(MODULE.zip)):
         refusal(MODULE.zip[:length])
 
 
 def test_every_wrong_byte_of_a_body():
-    """The CRC tells; where it cannot, the hash is another one."""
+    """The CRC-32 reveals each changed byte."""
     good = read(zip_bytes(GOOD))[0]
     for path, body in GOOD:
         info = zipfile.ZipInfo(path)
@@ -253,21 +253,21 @@ def test_every_wrong_byte_of_a_body():
     assert good == hash1(GOOD)
 
 
-def test_wrong_crc_that_nobody_noticed():
-    """A body with a CRC that fits is another file, with another hash."""
+def test_a_changed_body_with_a_right_crc():
+    """The zip is accepted, with another hash."""
     assert read(zip_bytes([GOOD[0], (PREFIX + "a.go", b"evil")]))[0] != hash1(GOOD)
 
 
 @pytest.mark.parametrize("offset", [6, 8], ids=["local", "central"])
 def test_encrypted_zips(offset):
-    """A password is nothing that a go command has."""
+    """An entry that the directory marks as encrypted is refused."""
     data = bytearray(zip_bytes(GOOD))
     at, signature = -1, b"PK\x03\x04" if offset == 6 else b"PK\x01\x02"
     while (at := data.find(signature, at + 1)) >= 0:
         data[at + offset] |= 1
     if offset == 8:
         assert "not a valid zip file" in refusal(bytes(data))
-    else:  # the directory counts, as for the go command
+    else:  # the flag in the local header does not count for Go either
         assert read(bytes(data)) == read(zip_bytes(GOOD))
 
 
@@ -278,14 +278,14 @@ def compressed(method, body=b"package a\n" * 50) -> bytes:
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["bzip2", "lzma"])
-def test_compressions_that_the_go_command_has_not(method):
-    """It knows two; of the others a few bytes may become gigabytes at once."""
+def test_compressions_that_go_cannot_read(method):
+    """Go reads two methods; a few bytes of another one may decompress to gigabytes at once."""
     refusal(compressed(method))
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, 99])
 def test_damaged_compression(method):
-    """What cannot be unpacked is damaged, and nothing else is raised."""
+    """Compressed data that is damaged raises FileMismatch and nothing else."""
     body = bytes(range(256)) * 20
     data = bytearray(compressed(zipfile.ZIP_DEFLATED if method == 99 else method, body))
     if method == 99:
@@ -302,14 +302,14 @@ def test_damaged_compression(method):
 
 
 def test_limits():
-    """Those of the Go modules reference."""
+    """The limits are those of the Go modules reference."""
     assert (checks.MAX_ZIP_BYTES, checks.MAX_MOD_BYTES) == (500 << 20, 16 << 20)
     assert checks.max_bytes(ZIP) == 500 << 20
     assert checks.max_bytes(MOD) == checks.max_bytes(INFO) == 16 << 20
 
 
-def test_all_that_is_in_a_zip_counts(monkeypatch):
-    """Up to the limit it is a module, one byte more is too much."""
+def test_the_sizes_of_all_files_count(monkeypatch):
+    """Files up to the limit are accepted; one more byte is refused."""
     total = sum(len(body) for _, body in GOOD)
     monkeypatch.setattr(zips, "MAX_ZIP_BYTES", total)
     assert read(zip_bytes(GOOD))[0] == hash1(GOOD)
@@ -317,8 +317,8 @@ def test_all_that_is_in_a_zip_counts(monkeypatch):
     assert "holds more" in refusal(zip_bytes(GOOD))
 
 
-def test_bombs(monkeypatch):
-    """A zip that unpacks to too much is given up early; so is one whose files share their bytes."""
+def test_zip_bombs(monkeypatch):
+    """Decompression stops early, also when many files share the same compressed bytes."""
     monkeypatch.setattr(zips, "MAX_ZIP_BYTES", 1 << 20)
     sizes, decompress = [], zlib.decompressobj
 
@@ -335,7 +335,7 @@ def test_bombs(monkeypatch):
             return getattr(self._inner, name)
 
     monkeypatch.setattr(zipfile.zlib, "decompressobj", Counting)
-    assert "holds more" in refusal(with_entry(PREFIX + "bomb", bytes(50 << 20)))
+    assert "holds more" in refusal(with_file(PREFIX + "bomb", bytes(50 << 20)))
     assert 0 < sum(sizes) < 4 << 20
     sizes.clear()
     many = [(f"{PREFIX}{number}", bytes(1 << 16)) for number in range(40)]
@@ -343,8 +343,8 @@ def test_bombs(monkeypatch):
     assert sum(sizes) < 4 << 20
 
 
-def test_go_mod_that_is_too_large(monkeypatch):
-    """It alone is kept in memory."""
+def test_a_go_mod_that_is_too_large(monkeypatch):
+    """Its size is limited, because it is kept in memory."""
     size = len(GOOD[0][1])
     monkeypatch.setattr(zips, "MAX_MOD_BYTES", size)
     assert read(zip_bytes(GOOD))[1] == GOOD[0][1]
@@ -353,8 +353,8 @@ def test_go_mod_that_is_too_large(monkeypatch):
 
 
 @pytest.mark.parametrize("size", [0, 1, 2**31, 2**32 - 2])
-def test_sizes_that_lie(size):
-    """A file that has more or less than the directory says is damaged."""
+def test_wrong_sizes_in_the_directory(size):
+    """A file with more or fewer bytes than the directory says is refused."""
     data = bytearray(zip_bytes(GOOD))
     struct.pack_into("<I", data, data.index(b"PK\x01\x02") + 24, size)
     refusal(bytes(data))
@@ -362,33 +362,33 @@ def test_sizes_that_lie(size):
 
 @pytest.mark.parametrize("field", [12, 16], ids=["size", "offset"])
 @pytest.mark.parametrize("value", [0, 1, 500, 2**31, 2**32 - 2])
-def test_directories_that_are_elsewhere(tmp_path, field, value):
-    """Read from a disk, a place that is none is damage as well."""
+def test_wrong_place_of_the_directory(tmp_path, field, value):
+    """A wrong size or offset of the directory is refused, also when the zip is read from disk."""
     data = bytearray(zip_bytes(GOOD))
     end = data.index(b"PK\x05\x06")
     struct.pack_into("<I", data, end + field, value)
-    check_file(tmp_path, bytes(data))
+    check_refused(tmp_path, bytes(data))
 
 
 @pytest.mark.parametrize("offset", [1, 500, 2**31, 2**32 - 2])
-def test_files_that_are_elsewhere(tmp_path, offset):
-    """An entry whose place is wrong."""
+def test_wrong_offsets_of_entries(tmp_path, offset):
+    """An entry with a wrong offset is refused."""
     data = bytearray(zip_bytes(GOOD))
     struct.pack_into("<I", data, data.index(b"PK\x01\x02") + 42, offset)
-    check_file(tmp_path, bytes(data))
+    check_refused(tmp_path, bytes(data))
 
 
-def test_files_before_the_beginning(tmp_path):
-    """An entry that would begin before the file does is damaged; a disk says so in its own way."""
+def test_entries_before_the_beginning(tmp_path):
+    """A negative offset is refused; reading from disk it raises OSError first."""
     data = bytearray(zip_bytes(GOOD))
     end = data.index(b"PK\x05\x06")
     (offset,) = struct.unpack_from("<I", data, end + 16)
     struct.pack_into("<I", data, end + 16, offset + 100)
-    check_file(tmp_path, bytes(data))
+    check_refused(tmp_path, bytes(data))
 
 
-def check_file(tmp_path, data) -> None:
-    """Refused, whether it is read from memory or from a disk."""
+def check_refused(tmp_path, data) -> None:
+    """Check that a zip is refused, read from memory and from disk."""
     refusal(data)
     path = tmp_path / "zip"
     path.write_bytes(data)
@@ -397,7 +397,7 @@ def check_file(tmp_path, data) -> None:
 
 
 def test_the_file_is_read_from_its_beginning(tmp_path):
-    """Wherever it stands, and it stays open."""
+    """The file's position does not matter, and the file stays open."""
     path = tmp_path / "zip"
     path.write_bytes(MODULE.zip)
     with open(path, "rb") as file:
@@ -421,8 +421,8 @@ SMALL = zip_bytes(GOOD)
 @example([(SMALL.index(b"PK\x05\x06") + 12 + at, 0xFF) for at in range(3)])
 @example([(SMALL.index(b"PK\x01\x02") + 10, 12)])
 @example([(SMALL.index(b"PK\x01\x02") + 10, 14)])
-def test_any_damage_is_a_mismatch_or_none(tmp_path_factory, changes):
-    """Whatever bytes are wrong: what is not refused has the same files, or another hash."""
+def test_any_damage(tmp_path_factory, changes):
+    """A zip with any changed bytes raises FileMismatch, or has a hash and no other go.mod."""
     data = bytearray(SMALL)
     for at, value in changes:
         data[at] = value
@@ -437,17 +437,17 @@ def test_any_damage_is_a_mismatch_or_none(tmp_path_factory, changes):
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_are_no_zip(data):
-    """Noise is refused, with and without the end that a zip has."""
+def test_random_bytes_are_refused(data):
+    """Random bytes are refused, alone and after half a zip."""
     refusal(data)
     refusal(SMALL[: len(SMALL) // 2] + data)
 
 
-# -- the go.mod of a zip that is right -------------------------------------------------------------
+# -- the go.mod in a stored zip --------------------------------------------------------------------
 
 
 def test_mod_in_zip(tmp_path):
-    """The module's own, and nothing where there is none, or no zip."""
+    """The module's go.mod; None without one, and for a file that is not a zip."""
     path = tmp_path / "zip"
     path.write_bytes(MODULE.zip)
     assert zips.mod_in_zip(str(path), ZIP) == MODULE.mod
@@ -458,8 +458,8 @@ def test_mod_in_zip(tmp_path):
     assert zips.mod_in_zip(str(path), ZIP) is None
 
 
-def test_mod_in_a_zip_that_the_disk_damaged(tmp_path):
-    """That is as good as none, wherever the damage is."""
+def test_mod_in_a_damaged_zip(tmp_path):
+    """None, wherever the damage is."""
     path = tmp_path / "zip"
     at = SMALL.index(b"go.mod") + len("go.mod")
     for offset in range(20):
@@ -483,7 +483,7 @@ def test_mod_in_a_zip_that_the_disk_damaged(tmp_path):
     ],
 )
 def test_infos(data):
-    """JSON with the version that was asked for; other fields are nobody's business."""
+    """JSON with the version that was asked for is accepted; other fields are ignored."""
     checks.check_info(data, MODULE.version)
     checks.check_text(INFO, data)
     for path in ("example.com/a/@latest", "example.com/a/@v/master.info"):
@@ -526,22 +526,22 @@ BAD_INFOS = [
 
 @pytest.mark.parametrize("data", BAD_INFOS, ids=lambda data: ascii(data[:30]))
 def test_bad_infos(data):
-    """No JSON, no version, or none that is one."""
+    """What is not JSON or has no canonical version is refused."""
     for version in (MODULE.version, None):
         with pytest.raises(FileMismatch) as caught:
             checks.check_info(data, version)
         assert str(caught.value).isprintable() and len(str(caught.value)) < 500
 
 
-def test_infos_of_any_depth():
-    """None is so deep that another error comes out."""
+def test_deeply_nested_infos():
+    """Nesting around the recursion limit raises FileMismatch and nothing else."""
     for depth in range(900, 1000):
         with pytest.raises(FileMismatch):
             checks.check_info(b'{"Version":' + b"[" * depth + b"]" * depth + b"}", None)
 
 
 def test_info_of_another_version():
-    """It matters where a version was asked for, and is the answer where it was not."""
+    """It is refused for a .info of a version, and accepted for a query."""
     other = b'{"Version":"v1.2.1"}'
     checks.check_info(other, None)
     with pytest.raises(FileMismatch, match=r"v1\.2\.1"):
@@ -569,7 +569,7 @@ def test_info_of_another_version():
     ],
 )
 def test_mods(data):
-    """What has a module directive may be a go.mod."""
+    """A file with a module directive is accepted."""
     checks.check_text(MOD, data)
 
 
@@ -591,13 +591,13 @@ def test_mods(data):
     ],
 )
 def test_bad_mods(data):
-    """Pages, binaries, and what names no module."""
+    """HTML, binaries and files without a module directive are refused."""
     with pytest.raises(FileMismatch):
         checks.check_text(MOD, data)
 
 
 def test_mods_that_are_too_large(monkeypatch):
-    """As for a zip."""
+    """The limit is MAX_MOD_BYTES."""
     monkeypatch.setattr(checks, "MAX_MOD_BYTES", len(MODULE.mod))
     checks.check_mod(MODULE.mod)
     with pytest.raises(FileMismatch):
@@ -605,8 +605,8 @@ def test_mods_that_are_too_large(monkeypatch):
 
 
 @pytest.mark.parametrize("piece", [b"\n", b" ", b"\t\r\n", b"\n ", b"module", b"// module x\n"])
-def test_mods_cost_no_more_than_their_size(piece):
-    """They are checked while everybody else waits."""
+def test_checking_mods_takes_linear_time(piece):
+    """Other requests wait while a .mod is checked."""
     data = piece * (40_000 // len(piece))
     begun = time.process_time()
     with pytest.raises(FileMismatch):
@@ -618,7 +618,7 @@ def test_mods_cost_no_more_than_their_size(piece):
     "data", [b"", b"\n", b"v1.0.0\n", b"v1.0.0\nv1.1.0", b"nonsense\nv1.0.0\n", "é\n".encode()]
 )
 def test_lists(data):
-    """The go command passes over what is no version; there may be none."""
+    """An empty list, and lines that are not versions, are accepted: the go command skips those."""
     checks.check_text(parse("example.com/a/@v/list", ()), data)
 
 
@@ -626,7 +626,7 @@ def test_lists(data):
     "data", [b"<!DOCTYPE html>", b" \n<html>", b'{"error":1}', b"\xff", b"v1.0.0\n\x80"]
 )
 def test_bad_lists(data):
-    """The page of a login is no list."""
+    """Login pages and other formats are refused."""
     with pytest.raises(FileMismatch):
         checks.check_text(parse("example.com/a/@v/list", ()), data)
 
@@ -650,7 +650,7 @@ def record(database):
 
 
 def test_lookup(record):
-    """Both hashes, as go.sum has them."""
+    """The record's hashes of the zip and the go.mod."""
     assert checks.read_lookup(record, MODULE.path, MODULE.version) == (
         MODULE.zip_hash,
         MODULE.mod_hash,
@@ -659,7 +659,7 @@ def test_lookup(record):
 
 
 def test_lookup_with_one_hash_or_more_lines(record):
-    """Of a version that has no zip; and lines of the future are passed over."""
+    """A version may have no zip hash; unknown lines are skipped."""
     lines = record.split(b"\n")
     assert MODULE.zip_hash.encode() in lines[1] and b"/go.mod " in lines[2]
     only_mod = b"\n".join([lines[0], *lines[2:]])
@@ -674,8 +674,8 @@ def test_lookup_with_one_hash_or_more_lines(record):
     )
 
 
-def damage(record) -> dict:
-    """Records that are none, by what is wrong with them."""
+def bad_lookups(record) -> dict:
+    """Records that are not valid, by what is wrong with them."""
     lines = record.split(b"\n")
     head, signed = record.split(b"\n\n", 1)
     return {
@@ -698,8 +698,8 @@ def damage(record) -> dict:
 
 
 def test_bad_lookups(record):
-    """Each is refused."""
-    for what, data in damage(record).items():
+    """Each of them is refused."""
+    for what, data in bad_lookups(record).items():
         assert data != record, what
         with pytest.raises(FileMismatch):
             checks.read_lookup(data, MODULE.path, MODULE.version)
@@ -718,13 +718,13 @@ def test_bad_lookups(record):
     ],
 )
 def test_lookup_of_another_version(record, module, version):
-    """A record tells of no version but its own."""
+    """A record of another module or version is refused."""
     with pytest.raises(FileMismatch):
         checks.read_lookup(record, module, version)
 
 
 def test_trees(database):
-    """Signed, by one or more."""
+    """Trees with one signature or several are accepted."""
     latest = database.latest()
     checks.check_text(TREE, latest)
     checks.check_text(TREE, latest + "— other.example AbCd\n".encode())
@@ -745,7 +745,7 @@ def test_trees(database):
     ],
 )
 def test_bad_trees(database, old, new):
-    """Each is refused, and so is a tree that is not signed."""
+    """Each of them is refused, and so is an unsigned tree."""
     latest = database.latest().decode()
     assert old in latest
     for text in (
@@ -758,7 +758,7 @@ def test_bad_trees(database, old, new):
 
 
 def test_tiles(database):
-    """So many bytes as entries make; of data as many at least."""
+    """A tile of hashes has 32 bytes for each entry, a data tile at least one byte for each."""
     for path in ("tile/8/0/000.p/2", "tile/8/data/000.p/2"):
         name, data = parse(f"sumdb/{SUM}/{path}", (SUM,)), database.tile(path)
         checks.check_text(name, data)
@@ -772,7 +772,7 @@ def test_tiles(database):
     checks.check_text(parse(f"sumdb/{SUM}/tile/8/0/000", (SUM,)), bytes(8192))
 
 
-# -- whatever comes --------------------------------------------------------------------------------
+# -- any bytes -------------------------------------------------------------------------------------
 
 TEXTS = [
     MOD,
@@ -824,8 +824,8 @@ VALUES = st.recursive(
 
 
 @given(st.sampled_from(TEXTS), BYTES)
-def test_any_bytes_are_right_or_a_mismatch(name, data):
-    """Nothing else is raised, and its text is one line."""
+def test_any_bytes_are_accepted_or_refused(name, data):
+    """Only FileMismatch is raised, and its text is one line."""
     try:
         checks.check_text(name, data)
     except FileMismatch as error:
@@ -833,7 +833,7 @@ def test_any_bytes_are_right_or_a_mismatch(name, data):
 
 
 @given(VALUES)
-def test_any_json_is_no_info(value):
-    """But one with a version."""
+def test_any_json_without_version_is_refused(value):
+    """JSON is accepted only if it has a Version."""
     with pytest.raises(FileMismatch):
         checks.check_info(json.dumps(value).encode(), None)

@@ -1,4 +1,4 @@
-"""web/modproxy/download.py: readers before, during and after; nothing stays open or behind."""
+"""Unit tests of web/modproxy/download.py: readers before, during and after a download."""
 
 import asyncio
 import errno
@@ -17,7 +17,7 @@ from cacheplugin.web.modproxy.names import parse
 from entries import files, read
 
 ZIP, INFO = parse("example.com/a/@v/v1.0.0.zip", ()), parse("example.com/a/@v/v1.0.0.info", ())
-BODY = bytes(range(256)) * 1024  # four times what is held back
+BODY = bytes(range(256)) * 1024  # four times HELD_BACK_BYTES
 
 
 @pytest.fixture
@@ -27,22 +27,23 @@ def cache(tmp_path):
 
 @pytest.fixture
 def make(cache):
-    """Makes Downloads of a zip, or of what is asked for."""
+    """make(name=ZIP): a Download of that name."""
     return lambda name=ZIP: Download(name, Draft(cache))
 
 
 def leftovers(cache) -> list:
+    """The names of the temporary files."""
     return [*files(f"{cache.store.root}/tmp")]
 
 
-async def turn() -> None:
-    """Let all others go on as far as they can."""
+async def let_others_run() -> None:
+    """Let all other tasks run until they wait."""
     for _ in range(10):
         await asyncio.sleep(0)
 
 
 class Reader:
-    """A client: ``got`` is what it has, ``error`` how it ended if not well."""
+    """A client that reads a download: ``got`` is its content, ``error`` what ended it early."""
 
     def __init__(self, download) -> None:
         self.got, self.pieces, self.error = b"", 0, None
@@ -59,22 +60,22 @@ class Reader:
             self.error = error
 
 
-# -- zips, which can be read while they come -------------------------------------------------------
+# -- zips: readable while they are fetched ---------------------------------------------------------
 
 
 def test_readers_before_during_and_after(make, cache):
-    """Each gets all of it, from the beginning, in order."""
+    """Each reader gets the whole content from the beginning, in order."""
 
     async def main():
         download = make()
         before = Reader(download)
-        await turn()
+        await let_others_run()
         assert before.got == b""
         download.write(BODY[:150_000])
         during = Reader(download)
-        await turn()
+        await let_others_run()
         assert before.got == during.got == BODY[: 150_000 - HELD_BACK_BYTES]
-        with download:  # somebody holds it while it ends
+        with download:  # keeps the file past the end of the download
             download.write(BODY[150_000:])
             download.finish()
             after = Reader(download)
@@ -87,7 +88,7 @@ def test_readers_before_during_and_after(make, cache):
 
 
 def test_the_end_of_a_zip_is_held_back(make):
-    """Until it was found right, however much of it is there; up to so many bytes, all of it."""
+    """Until the zip was checked, readers never get the last HELD_BACK_BYTES of what was written."""
 
     async def main():
         download = make()
@@ -96,10 +97,10 @@ def test_the_end_of_a_zip_is_held_back(make):
         for size in (1, HELD_BACK_BYTES - 1, 1, 1, 1000, 1, 100_000):
             download.write(BODY[sent : sent + size])
             sent += size
-            await turn()
+            await let_others_run()
             assert len(reader.got) == max(0, sent - HELD_BACK_BYTES)
         download.announce(sent)
-        await turn()
+        await let_others_run()
         assert len(reader.got) == sent - HELD_BACK_BYTES and not reader.task.done()
         download.finish()
         await reader.task
@@ -108,15 +109,15 @@ def test_the_end_of_a_zip_is_held_back(make):
     asyncio.run(main())
 
 
-def test_pieces_are_no_larger_than_memory_allows(make, monkeypatch):
-    """One that comes late reads it piece by piece."""
+def test_a_late_reader_gets_pieces(make, monkeypatch):
+    """A reader that comes late does not read the file in one piece."""
     monkeypatch.setattr(module, "_CHUNK_BYTES", 1000)
 
     async def main():
         download = make()
         download.write(BODY)
         reader = Reader(download)
-        await turn()
+        await let_others_run()
         download.finish()
         await reader.task
         assert reader.got == BODY and reader.pieces >= len(BODY) / 1000
@@ -125,15 +126,15 @@ def test_pieces_are_no_larger_than_memory_allows(make, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [ZIP, INFO], ids=lambda name: name.kind)
-def test_error_while_it_is_read(make, cache, name):
-    """All who read it hear of it, and nobody gets the end; whoever comes then hears it as well."""
+def test_an_error_reaches_all_readers(make, cache, name):
+    """All readers, present and late, get the error, and none gets the end of the file."""
     error = UpstreamError("it broke off", 504)
 
     async def main():
         download = make(name)
         readers = [Reader(download) for _ in range(3)]
         download.write(BODY)
-        await turn()
+        await let_others_run()
         with download:
             download.finish(error)
             readers.append(Reader(download))
@@ -150,13 +151,13 @@ def test_error_while_it_is_read(make, cache, name):
 
 
 def test_empty_files(make, cache):
-    """They are whole without one write."""
+    """A download without any write is complete and empty."""
 
     async def main():
         for name in (ZIP, INFO):
             download = make(name)
             reader = Reader(download)
-            await turn()
+            await let_others_run()
             with download:
                 download.finish()
                 await reader.task
@@ -169,7 +170,7 @@ def test_empty_files(make, cache):
 
 @given(st.lists(st.integers(1, 90_000), max_size=8), st.integers(0, 8))
 def test_any_pieces_make_the_same_file(tmp_path_factory, sizes, when):
-    """Whatever sizes it comes in, and whenever a reader comes."""
+    """The content is the same for any sizes of writes and any time at which a reader comes."""
     cache = LocalCache(Store(str(tmp_path_factory.getbasetemp() / "pieces")))
     body = (BODY * 3)[: sum(sizes)]
 
@@ -191,18 +192,18 @@ def test_any_pieces_make_the_same_file(tmp_path_factory, sizes, when):
     assert leftovers(cache) == []
 
 
-# -- other files, which are read when they are whole -----------------------------------------------
+# -- other files: readable when they are complete --------------------------------------------------
 
 
-def test_other_files_are_read_when_they_are_whole(make):
-    """Not one byte before, as nothing of them was checked."""
+def test_other_files_are_read_when_complete(make):
+    """Readers get nothing before the file was checked."""
 
     async def main():
         download = make(INFO)
         reader, waiter = Reader(download), asyncio.ensure_future(download.wait_complete())
         download.announce(len(BODY))
         download.write(BODY)
-        await turn()
+        await let_others_run()
         assert reader.got == b"" and not waiter.done()
         with download:
             download.finish()
@@ -212,22 +213,22 @@ def test_other_files_are_read_when_they_are_whole(make):
     asyncio.run(main())
 
 
-def test_begun(make):
-    """Its length is known as soon as somebody says it, or with its end."""
+def test_wait_length(make):
+    """wait_length returns when the length was announced, or when the download ends."""
 
     async def main():
         download = make()
         waiter = asyncio.ensure_future(download.wait_length())
         download.announce(None)
         download.write(BODY)
-        await turn()
+        await let_others_run()
         assert not waiter.done()
         download.announce(len(BODY))
         await waiter
         assert download.length == len(BODY)
         other = make()
         waiter = asyncio.ensure_future(other.wait_length())
-        await turn()
+        await let_others_run()
         other.write(b"x")
         other.finish()
         await waiter
@@ -237,8 +238,8 @@ def test_begun(make):
     asyncio.run(main())
 
 
-def test_announce(make):
-    """The same length again is none of anybody's business, another one is another file."""
+def test_a_changed_length_is_refused(make):
+    """Announcing the same length again is fine; another length means another file."""
     download = make()
     download.announce(None)
     download.announce(10)
@@ -249,8 +250,8 @@ def test_announce(make):
     assert download.length == 10
 
 
-def test_announced_stays_announced(make):
-    """Clients were told: that an answer says nothing about it does not change it."""
+def test_an_unknown_length_keeps_the_announced_one(make):
+    """A response without a length does not change what clients were told."""
     download = make()
     download.announce(10)
     download.announce(None)
@@ -259,20 +260,20 @@ def test_announced_stays_announced(make):
         download.announce(11)
 
 
-# -- what is begun again, or comes from elsewhere --------------------------------------------------
+# -- restarts, and files that are taken over -------------------------------------------------------
 
 
-def test_forget(make, cache):
-    """It begins anew, and nothing of what was there stays, not even its length."""
+def test_restart(make, cache):
+    """A restart drops the content and the announced length."""
 
     async def main():
         for name, body in ((ZIP, BODY[:HELD_BACK_BYTES]), (INFO, BODY)):
             download = make(name)
             reader = Reader(download)
-            assert download.restart() is True  # before the first write as well
+            assert download.restart() is True  # also before the first write
             download.announce(len(body))
             download.write(body)
-            await turn()
+            await let_others_run()
             assert download.restart() is True
             assert (download.size, download.length) == (0, None)
             download.announce(3)
@@ -285,13 +286,13 @@ def test_forget(make, cache):
     assert leftovers(cache) == []
 
 
-def test_what_may_have_been_read_is_not_forgotten(make):
-    """Clients could not be given another beginning."""
+def test_no_restart_after_bytes_were_readable(make):
+    """A restart is refused once readers may have bytes of the file."""
 
     async def main():
         download = make()
         reader = Reader(download)
-        await turn()
+        await let_others_run()
         download.write(BODY[: HELD_BACK_BYTES + 1])
         assert download.restart() is False
         assert download.size == HELD_BACK_BYTES + 1
@@ -307,7 +308,7 @@ def test_what_may_have_been_read_is_not_forgotten(make):
 @pytest.mark.parametrize("before", [b"", b"what was here before, which was longer"])
 @pytest.mark.parametrize("name", [ZIP, INFO], ids=lambda name: name.kind)
 def test_take_over(make, cache, name, before):
-    """The other Draft's file is this one's, and its own goes with the other."""
+    """The download uses the other Draft's file, and its own is removed with that Draft."""
 
     async def main():
         download = make(name)
@@ -328,8 +329,8 @@ def test_take_over(make, cache, name, before):
     assert leftovers(cache) == []
 
 
-def test_take_over_what_went_to_another_store(make, cache, tmp_path):
-    """Where it is kept follows."""
+def test_take_over_from_another_store(make, cache, tmp_path):
+    """The download's store becomes that of the other Draft."""
     other = LocalCache(Store(str(tmp_path / "other")))
     download = make()
     download.write(b"x")
@@ -343,7 +344,7 @@ def test_take_over_what_went_to_another_store(make, cache, tmp_path):
     assert not leftovers(other)
 
 
-# -- what is left ----------------------------------------------------------------------------------
+# -- clean-up --------------------------------------------------------------------------------------
 
 
 def is_open(fd) -> bool:
@@ -356,8 +357,8 @@ def is_open(fd) -> bool:
 
 
 @pytest.mark.parametrize("error", [None, UpstreamError("why")])
-def test_its_file_goes_with_the_last_of_all(make, cache, error):
-    """With its end, or with the last reader, whichever is later, and once."""
+def test_the_file_is_removed_with_the_last_reader(make, cache, error):
+    """The file is removed after the end of the download and of the last reader, in any order."""
     for order in ("finish first", "readers first", "no readers"):
         download = make()
         download.write(BODY)
@@ -376,18 +377,18 @@ def test_its_file_goes_with_the_last_of_all(make, cache, error):
         else:
             download.finish(error)
         assert not is_open(fd) and leftovers(cache) == []
-        with download:  # somebody who found it a moment ago
+        with download:  # a client that got hold of it just before
             assert download.read_all() == b""
 
 
-def test_readers_that_go_away(make, cache):
-    """One that is cancelled leaves the others alone, and the file to them."""
+def test_a_cancelled_reader_leaves_the_others(make, cache):
+    """The others still get the whole file."""
 
     async def main():
         download = make()
         gone, stays = Reader(download), Reader(download)
         download.write(BODY)
-        await turn()
+        await let_others_run()
         gone.task.cancel()
         await asyncio.gather(gone.task, return_exceptions=True)
         download.finish()
@@ -398,14 +399,14 @@ def test_readers_that_go_away(make, cache):
     assert leftovers(cache) == []
 
 
-def test_a_file_that_is_kept_is_read_on(make, cache):
-    """It has another name by then, and stays."""
+def test_a_stored_file_stays_readable(make, cache):
+    """After it was renamed, readers go on, and the end of the download does not remove it."""
 
     async def main():
         download = make()
         reader = Reader(download)
         download.write(BODY)
-        await turn()
+        await let_others_run()
         path = f"{cache.store.root}/module/ab/abc"
         download.draft.temp.rename(path)
         download.finish()
@@ -417,8 +418,8 @@ def test_a_file_that_is_kept_is_read_on(make, cache):
     assert [*files(cache.store.root)] == ["module/ab/abc"]
 
 
-def test_a_store_that_is_full_meanwhile(make, cache, tmp_path, monkeypatch):
-    """It goes on in the session's, and its readers notice nothing."""
+def test_a_full_store_during_a_download(make, cache, tmp_path, monkeypatch):
+    """The download goes on in the session store, and readers notice nothing."""
     (tmp_path / "tmpdir").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmpdir"))
 
@@ -426,7 +427,7 @@ def test_a_store_that_is_full_meanwhile(make, cache, tmp_path, monkeypatch):
         download = make()
         reader = Reader(download)
         download.write(BODY[:100_000])
-        await turn()
+        await let_others_run()
         write, failures = type(download.draft.temp).write, [OSError(errno.EROFS, "read-only")]
 
         def fails_once(temp, data):
@@ -446,8 +447,8 @@ def test_a_store_that_is_full_meanwhile(make, cache, tmp_path, monkeypatch):
     os.close(cache._session_dir._lock)
 
 
-def test_no_disk_takes_it(make, cache, monkeypatch):
-    """That is an OSError for who writes; what is there is as long as it was."""
+def test_no_store_can_take_a_write(make, cache, monkeypatch):
+    """``write`` raises OSError and leaves the size as it was."""
     download = make()
     download.write(b"abc")
 

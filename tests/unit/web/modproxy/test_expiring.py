@@ -1,4 +1,4 @@
-"""web/modproxy/recent.py: what is remembered for a while, and no more than so much of it."""
+"""Unit tests of web/modproxy/expiring.py."""
 
 import pytest
 from hypothesis import given
@@ -22,85 +22,85 @@ def clock():
 
 
 @pytest.fixture
-def recent(clock):
+def cache(clock):
     return ExpiringCache(clock)
 
 
-def test_values_are_forgotten(recent, clock):
-    """After their time, each after its own; how much is left is told."""
-    recent.add("a", 1, 60.0)
-    recent.add("b", None, 10.0)
-    assert recent.get("a") == (1, 60.0) and recent.get("b") == (None, 10.0)
+def test_values_expire(cache, clock):
+    """Each value expires after its own time; ``get`` says how much time is left."""
+    cache.add("a", 1, 60.0)
+    cache.add("b", None, 10.0)
+    assert cache.get("a") == (1, 60.0) and cache.get("b") == (None, 10.0)
     clock.now += 9.75
-    assert recent.get("b") == (None, 0.25)
+    assert cache.get("b") == (None, 0.25)
     clock.now += 0.25
-    assert recent.get("b") is None and recent.get("a") == (1, 50.0)
+    assert cache.get("b") is None and cache.get("a") == (1, 50.0)
     clock.now += 50
-    assert recent.get("a") is None
+    assert cache.get("a") is None
     clock.now -= 50
-    assert recent.get("a") is None  # it is gone, not only old
+    assert cache.get("a") is None  # it was removed
 
 
 @pytest.mark.parametrize("seconds", [0, 0.0, -1.0])
-def test_no_time_at_all(recent, seconds):
-    """What is old at once is not found."""
-    recent.add("a", 1, 60.0)
-    recent.add("a", 2, seconds)
-    assert recent.get("a") is None
+def test_a_value_without_time_left_is_not_found(cache, seconds):
+    """A lifetime of 0 or less replaces the earlier value with none."""
+    cache.add("a", 1, 60.0)
+    cache.add("a", 2, seconds)
+    assert cache.get("a") is None
 
 
-def test_added_again(recent, clock):
-    """The last value and its time count."""
-    recent.add("a", 1, 60.0)
+def test_adding_again_replaces_value_and_lifetime(cache, clock):
+    """The last value and its lifetime count."""
+    cache.add("a", 1, 60.0)
     clock.now += 59
-    recent.add("a", 2, 60.0)
-    assert recent.get("a") == (2, 60.0)
+    cache.add("a", 2, 60.0)
+    assert cache.get("a") == (2, 60.0)
     clock.now += 30
-    recent.add("a", 3, 1.0)
-    assert recent.get("a") == (3, 1.0)
+    cache.add("a", 3, 1.0)
+    assert cache.get("a") == (3, 1.0)
 
 
-def test_unknown(recent):
-    """Nothing was said of it."""
-    assert recent.get("a") is None
+def test_an_unknown_key_has_no_value(cache):
+    """``get`` returns None."""
+    assert cache.get("a") is None
 
 
-def test_bound(recent, clock, monkeypatch):
-    """The first to be added goes first, whether it is old or not; adding again counts as new."""
+def test_the_entry_added_first_is_dropped_first(cache, clock, monkeypatch):
+    """When there are too many, the entry added first goes, expired or not; adding again counts."""
     monkeypatch.setattr(module, "_MAX_ENTRIES", 3)
     for key in "abc":
-        recent.add(key, key, 60.0)
-    recent.add("a", "again", 60.0)
-    recent.add("d", "d", 1.0)
-    assert [key for key in "abcd" if recent.get(key)] == ["a", "c", "d"]
+        cache.add(key, key, 60.0)
+    cache.add("a", "again", 60.0)
+    cache.add("d", "d", 1.0)
+    assert [key for key in "abcd" if cache.get(key)] == ["a", "c", "d"]
     clock.now += 1
     for key in "efg":
-        recent.add(key, key, 60.0)
-    assert [key for key in "abcdefg" if recent.get(key)] == ["e", "f", "g"]
+        cache.add(key, key, 60.0)
+    assert [key for key in "abcdefg" if cache.get(key)] == ["e", "f", "g"]
 
 
-def test_the_bound_is_one():
+def test_the_number_of_entries_is_bounded():
     """A scan of a million names does not fill the memory."""
-    recent = ExpiringCache(lambda: 0.0)
+    cache = ExpiringCache(lambda: 0.0)
     for number in range(module._MAX_ENTRIES + 500):
-        recent.add(number, None, 60.0)
-    assert len(recent._entries) == module._MAX_ENTRIES
-    assert recent.get(499) is None and recent.get(500) == (None, 60.0)
+        cache.add(number, None, 60.0)
+    assert len(cache._entries) == module._MAX_ENTRIES
+    assert cache.get(499) is None and cache.get(500) == (None, 60.0)
 
 
 SECONDS, PASSES = st.sampled_from([None, 0.5, 1.0, 3.0]), st.sampled_from([0.0, 0.5, 1.0])
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), SECONDS, PASSES)))
-def test_as_a_dict_with_times(steps):
-    """Whatever is added and asked for, in whatever order."""
+def test_any_steps_agree_with_a_model(steps):
+    """Any sequence of steps gives the same values as a dict with expiry times."""
     clock, model = Clock(), {}
-    recent = ExpiringCache(clock)
+    cache = ExpiringCache(clock)
     for number, (key, seconds, passes) in enumerate(steps):
         if seconds is not None:
-            recent.add(key, number, seconds)
+            cache.add(key, number, seconds)
             model[key] = (clock.now + seconds, number)
         clock.now += passes
         for one in "abc":
             end, value = model.get(one, (0.0, None))
-            assert recent.get(one) == ((value, end - clock.now) if end > clock.now else None)
+            assert cache.get(one) == ((value, end - clock.now) if end > clock.now else None)

@@ -1,4 +1,4 @@
-"""web/modproxy/goproxy.py: lists of proxies, databases and private modules, as go reads them."""
+"""Unit tests of web/modproxy/goproxy.py: lists are parsed as the go command parses them."""
 
 import json
 import os
@@ -24,8 +24,8 @@ from cacheplugin.web.modproxy.goproxy import (
 A, B = "https://a.example", "https://b.example/path"
 
 
-def error(parse, text) -> str:
-    """The line that a user gets."""
+def error_of(parse, text) -> str:
+    """The text of the UsageError."""
     with pytest.raises(UsageError) as caught:
         parse(text, "ORIGIN")
     line = str(caught.value)
@@ -62,16 +62,16 @@ def error(parse, text) -> str:
     ],
 )
 def test_lists(text, proxies):
-    """A comma: on after an absence; a bar: after any failure; nothing behind off and direct."""
+    """After "," the next proxy is asked on absence alone, after "|" on any failure."""
     assert parse_list(text, "ORIGIN") == [Proxy(*proxy) for proxy in proxies]
 
 
 @pytest.mark.parametrize(
     "text", ["", ",", "|", " ", "direct", "direct,off", f"direct|{A}", " direct ", ",direct"]
 )
-def test_lists_of_nothing(text):
-    """Without one that can be asked there is no proxy; direct is none."""
-    assert "names no module proxy" in error(parse_list, text)
+def test_lists_without_a_proxy(text):
+    """A list without a URL or ``off`` before ``direct`` is refused."""
+    assert "names no module proxy" in error_of(parse_list, text)
 
 
 BAD_URLS = [
@@ -102,18 +102,18 @@ BAD_URLS = [
 
 @pytest.mark.parametrize("url", BAD_URLS, ids=ascii)
 def test_bad_urls(url):
-    """What is no HTTP URL of a proxy is refused, wherever it stands in a list."""
+    """What is not the HTTP URL of a proxy is refused, anywhere in a list."""
     for text in (url, f"{A},{url}", f"{url}|{A}"):
-        assert "is not the http:// or https:// URL" in error(parse_list, text)
-    error(parse_databases, f"sum.example {url}")
+        assert "is not the http:// or https:// URL" in error_of(parse_list, text)
+    error_of(parse_databases, f"sum.example {url}")
 
 
 @pytest.mark.parametrize(
     "url", ["https://a.example https://b.example", "https://a b.example", "https://a.example/x y"]
 )
 def test_urls_with_spaces(url):
-    """A list whose URLs are separated by spaces is not one URL."""
-    error(parse_list, url)
+    """Spaces do not separate URLs."""
+    error_of(parse_list, url)
 
 
 SECRET = [
@@ -137,22 +137,23 @@ BROKEN_SECRET = [
 
 @pytest.mark.parametrize("url", SECRET)
 def test_credentials_are_not_shown(url):
-    """A password that stands in a list is in no error, and in nothing that is shown."""
+    """Error texts and shown URLs have no password."""
     for text in (url, f"{A}|{url}", f"{A},{url},{B}"):
-        assert "secret" not in error(parse_list, text) and "sec%2f" not in error(parse_list, text)
-    assert "secret" not in error(parse_databases, f"sum.example {url}")
+        line = error_of(parse_list, text)
+        assert "secret" not in line and "sec%2f" not in line
+    assert "secret" not in error_of(parse_databases, f"sum.example {url}")
     assert "secret" not in shown(url) and "user" not in shown(url)
 
 
 @pytest.mark.parametrize("url", BROKEN_SECRET)
-def test_passwords_that_should_have_been_escaped_are_not_shown(url):
-    """They make another URL than was meant, and that is no reason to print them."""
-    assert "secret" not in error(parse_list, url)
+def test_unescaped_passwords_are_not_shown(url):
+    """A password with / or @ makes another URL than was meant; it is not shown either."""
+    assert "secret" not in error_of(parse_list, url)
 
 
-def test_credentials_of_what_is_not_reached_are_not_shown():
-    """A list that begins with direct names no proxy, whatever comes behind it."""
-    assert "secret" not in error(parse_list, "direct,https://user:secret@a.example")
+def test_credentials_after_direct_are_not_shown():
+    """Nor is the password of an entry after ``direct``."""
+    assert "secret" not in error_of(parse_list, "direct,https://user:secret@a.example")
 
 
 @pytest.mark.parametrize(
@@ -163,8 +164,8 @@ def test_credentials_of_what_is_not_reached_are_not_shown():
     ],
 )
 def test_credentials_of_a_database_are_not_shown(text):
-    """Nor where it is no name and URL."""
-    assert "secret" not in error(parse_databases, text)
+    """Nor the password in a bad entry of --sumdb."""
+    assert "secret" not in error_of(parse_databases, text)
 
 
 @pytest.mark.parametrize(
@@ -177,13 +178,13 @@ def test_credentials_of_a_database_are_not_shown(text):
     ],
 )
 def test_shown(url, text):
-    """All but what stands before the host."""
+    """Only user name and password are left out."""
     assert shown(url) == text
 
 
 @given(st.text(st.sampled_from("ab.:/@|,?# direcof[]\x00é%\\"), max_size=25))
-def test_any_list_is_proxies_or_one_line(text):
-    """Whatever stands in a variable, it is proxies or one clear line, never another exception."""
+def test_any_list_is_parsed_or_refused(text):
+    """Any text gives proxies, or a UsageError of one line."""
     for parse in (parse_list, parse_databases):
         try:
             found = parse(text, "ORIGIN")
@@ -219,14 +220,14 @@ KEY = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"
     ],
 )
 def test_databases(text, databases):
-    """Names, with or without a URL or the key that GOSUMDB has; the first one is asked first."""
+    """A name, with or without a URL or a key as in GOSUMDB; the order is kept."""
     found = parse_databases(text, "ORIGIN")
     assert found == databases and [*found] == [*databases]
 
 
 @pytest.mark.parametrize("key", ["sum.example+0badc0de+AbC/", "sum.example+0badc0de+Ab+C//"])
-def test_keys_end_in_any_letter_of_base64(key):
-    """A slash is one."""
+def test_keys_with_any_letter_of_base64(key):
+    """A key may contain a slash."""
     assert parse_databases(key, "ORIGIN") == {"sum.example": ""}
 
 
@@ -244,19 +245,19 @@ def test_keys_end_in_any_letter_of_base64(key):
         "a.b https://",
     ],
 )
-def test_no_databases(text):
-    """A URL alone has no name, and a name does not begin or end with a slash."""
-    error(parse_databases, text)
+def test_bad_databases(text):
+    """A URL without a name, and a name with a slash at either end, are refused."""
+    error_of(parse_databases, text)
 
 
 @pytest.mark.parametrize("text", ["+0badc0de+AbC", "a.b,+", "../x", "a.b?x"])
-def test_names_that_no_database_has(text):
-    """A name is a host, perhaps with a path: requests are made of it."""
-    error(parse_databases, text)
+def test_bad_names_of_databases(text):
+    """A name is a host name, perhaps with a path."""
+    error_of(parse_databases, text)
 
 
 def test_all_urls():
-    """Of proxies and databases, without off and what has none."""
+    """The URLs of proxies and databases, without ``off`` and databases without a URL."""
     options = Options(modproxy_upstream=f"{A}|{B},off", sumdb="x.y http://h:1/,z.y")
     assert goproxy.urls(options) == [A, B, "http://h:1"]
     assert goproxy.urls(Options(modproxy_upstream="off", sumdb="off")) == []
@@ -301,7 +302,7 @@ def test_all_urls():
     ],
 )
 def test_private_modules(patterns, module, private):
-    """Globs of path.Match, against as much of a path as they have elements (go help private)."""
+    """Globs of path.Match, which may match the first elements of a path (go help private)."""
     assert is_private(module, patterns) is private
 
 
@@ -313,17 +314,17 @@ def test_private_modules(patterns, module, private):
         (r"example.com/\a", "example.com/a", True),
     ],
 )
-def test_private_patterns_of_go_alone(patterns, module, private):
-    """In path.Match ! is a letter as others are, and a backslash takes the next one as it is."""
+def test_private_patterns_that_differ_from_fnmatch(patterns, module, private):
+    """In path.Match ``!`` is literal, and a backslash makes the next character literal."""
     assert is_private(module, patterns) is private
 
 
-# -- what nobody said ------------------------------------------------------------------------------
+# -- settings of the go command --------------------------------------------------------------------
 
 
 @pytest.fixture
 def go(tmp_path):
-    """Makes a go command that does what a script says; returns an environment that has it."""
+    """go(script): an environment whose go command runs that shell script."""
 
     def make(script="exit 1") -> dict:
         path = tmp_path / "go"
@@ -335,7 +336,7 @@ def go(tmp_path):
 
 
 @pytest.fixture
-def nowhere(tmp_path):
+def without_go(tmp_path):
     """An environment without a go command."""
     return {"PATH": str(tmp_path)}
 
@@ -344,8 +345,8 @@ def says(**values) -> str:
     return f"echo '{json.dumps(values)}'"
 
 
-def test_flags_say_it_all(go, tmp_path):
-    """Then no go command is asked."""
+def test_flags_are_enough(go, tmp_path):
+    """The go command is not run when both flags are set."""
     environ = go(f"echo x > {tmp_path}/ran; {says(GOPROXY=B, GONOSUMDB='b')}") | {
         "GOPROXY": B,
         "GONOSUMDB": "b",
@@ -369,9 +370,9 @@ def test_flags_say_it_all(go, tmp_path):
         ({}, {"GOPROXY": f"{A}|direct"}, f"{A}|direct", ""),
     ],
 )
-def test_environment_without_a_go_command(nowhere, fields, environ, upstream, private):
-    """Flags before variables, GONOSUMDB before GOPRIVATE; an empty variable counts as unset."""
-    found = settle(Options(**fields), nowhere | environ)
+def test_environment_without_a_go_command(without_go, fields, environ, upstream, private):
+    """Flags beat variables, GONOSUMDB beats GOPRIVATE; an empty variable counts as unset."""
+    found = settle(Options(**fields), without_go | environ)
     assert found == {"modproxy_upstream": upstream, "nosumdb": private}
 
 
@@ -386,13 +387,13 @@ def test_environment_without_a_go_command(nowhere, fields, environ, upstream, pr
     ],
 )
 def test_go_command(go, environ, upstream, private):
-    """It knows what go env -w wrote, and makes GONOSUMDB of GOPRIVATE; variables go before it."""
+    """The output of ``go env`` is used, unless a variable is set."""
     found = settle(Options(), go(says(GOPROXY=A, GONOSUMDB="c")) | environ)
     assert found == {"modproxy_upstream": upstream, "nosumdb": private}
 
 
-def test_how_the_go_command_is_asked(go, tmp_path):
-    """With the environment that was given, fetching no toolchain, and outside of any module."""
+def test_how_the_go_command_is_run(go, tmp_path):
+    """With the given environment, the local toolchain, and outside of any module."""
     script = f'echo "$*|$GOTOOLCHAIN|$MARK|$PWD" > {tmp_path}/asked; {says(GOPROXY=A)}'
     assert settle(Options(), go(script) | {"MARK": "x"})["modproxy_upstream"] == A
     asked = (tmp_path / "asked").read_text().strip()
@@ -413,20 +414,20 @@ def test_how_the_go_command_is_asked(go, tmp_path):
     ],
 )
 def test_go_commands_that_fail(go, script):
-    """It is as if there were none."""
+    """They count as no go command."""
     with pytest.raises(UsageError, match="neither GOPROXY nor 'go env GOPROXY'"):
         settle(Options(), go(script))
     assert settle(Options(), go(script) | {"GOPROXY": A}) == {"modproxy_upstream": A, "nosumdb": ""}
 
 
 @pytest.mark.parametrize("script", ["echo '[]'", "echo null", "echo 1", """echo '"GOPROXY"'"""])
-def test_go_commands_that_say_something_else(go, script):
-    """JSON that has no settings is none."""
+def test_go_commands_with_other_output(go, script):
+    """JSON without the settings counts as no settings."""
     assert settle(Options(), go(script) | {"GOPROXY": A}) == {"modproxy_upstream": A, "nosumdb": ""}
 
 
-def test_go_command_that_hangs(nowhere, monkeypatch):
-    """It is given up, and whether it is there does not matter then."""
+def test_a_go_command_that_hangs(without_go, monkeypatch):
+    """It is ended after a time-out, and counts as no go command."""
     limits = []
 
     def run(*_, timeout, **__):
@@ -434,15 +435,15 @@ def test_go_command_that_hangs(nowhere, monkeypatch):
         raise subprocess.TimeoutExpired("go", timeout)
 
     monkeypatch.setattr(goproxy.subprocess, "run", run)
-    assert settle(Options(), nowhere | {"GOPROXY": A})["modproxy_upstream"] == A
+    assert settle(Options(), without_go | {"GOPROXY": A})["modproxy_upstream"] == A
     assert len(limits) == 1 and 0 < limits[0] <= 60
 
 
-def test_nothing_says_what_upstream_is(nowhere):
-    """That is an error of the command line, which names the flag."""
+def test_no_upstream_at_all(without_go):
+    """A UsageError names the flag."""
     for environ in ({}, {"GOPROXY": ""}):
         with pytest.raises(UsageError, match="--modproxy needs --modproxy-upstream"):
-            settle(Options(), nowhere | environ)
+            settle(Options(), without_go | environ)
 
 
 @pytest.mark.parametrize(
@@ -454,7 +455,7 @@ def test_nothing_says_what_upstream_is(nowhere):
         ({"modproxy_upstream": A, "sumdb": "https://x"}, {}, "--sumdb"),
     ],
 )
-def test_settings_that_cannot_be_used(nowhere, fields, environ, origin):
-    """The one at fault is named, before anything starts."""
+def test_settings_that_are_not_valid(without_go, fields, environ, origin):
+    """The error names the flag or variable at fault."""
     with pytest.raises(UsageError, match=f"^{origin}[: ]"):
-        settle(Options(**fields), nowhere | environ)
+        settle(Options(**fields), without_go | environ)

@@ -1,7 +1,7 @@
-"""web/modproxy/names.py: paths as golang.org/x/mod reads them, and nothing that leads elsewhere.
+"""Unit tests of web/modproxy/names.py: paths are parsed as golang.org/x/mod parses them.
 
-The corpora were compared with its module.UnescapePath, UnescapeVersion, CanonicalVersion and
-tlog.ParseTilePath.
+The lists of paths here were compared with module.UnescapePath, UnescapeVersion, CanonicalVersion
+and tlog.ParseTilePath of that module.
 """
 
 import os
@@ -21,7 +21,7 @@ DATABASES = (SUM, OTHER)
 
 
 def status_of(path, databases=DATABASES) -> int:
-    """What a path that is refused is answered with."""
+    """The HTTP status of the InvalidName for a path."""
     with pytest.raises(InvalidName) as caught:
         parse(path, databases)
     reason = str(caught.value)
@@ -29,7 +29,7 @@ def status_of(path, databases=DATABASES) -> int:
     return caught.value.status
 
 
-# -- modules ---------------------------------------------------------------------------------------
+# -- module paths ----------------------------------------------------------------------------------
 
 MODULES = [
     "example.com",
@@ -70,7 +70,7 @@ MODULES = [
     "x..y/z",
     "xn--80ak6aa92e.com/a",
 ]
-NO_MODULES = [
+BAD_MODULES = [
     "",
     "/",
     "a",
@@ -159,7 +159,7 @@ NO_MODULES = [
 
 @pytest.mark.parametrize("escaped", MODULES, ids=ascii)
 def test_module_paths(escaped):
-    """A path that module.CheckPath takes is one, under all that is asked of a module."""
+    """A path that module.CheckPath accepts is accepted in every kind of request."""
     module = re.sub("!(.)", lambda found: found[1].upper(), escaped)
     assert parse(f"{escaped}/@v/list", ()) == (f"{escaped}/@v/list", "list", module, "", "")
     assert parse(f"{escaped}/@latest", ()) == (f"{escaped}/@latest", "latest", module, "", "")
@@ -168,16 +168,16 @@ def test_module_paths(escaped):
     assert parse(f"sumdb/{SUM}/lookup/{escaped}@v1.2.3", DATABASES).module == module
 
 
-@pytest.mark.parametrize("escaped", NO_MODULES, ids=ascii)
-def test_no_module_paths(escaped):
-    """What module.UnescapePath refuses is refused, whatever is asked of it."""
+@pytest.mark.parametrize("escaped", BAD_MODULES, ids=ascii)
+def test_bad_module_paths(escaped):
+    """A path that module.UnescapePath refuses is refused in every kind of request."""
     for file in ("@v/list", "@latest", "@v/v1.0.0.zip", "@v/v1.0.0.info"):
         assert status_of(f"{escaped}/{file}") == 400
     assert status_of(f"sumdb/{SUM}/lookup/{escaped}@v1.0.0") == 400
 
 
 def test_gopkg_in_has_no_unstable_v0():
-    """v0-unstable is no version that gopkg.in has."""
+    """gopkg.in has no v0-unstable."""
     assert status_of("gopkg.in/yaml.v0-unstable/@v/list") == 400
 
 
@@ -229,7 +229,7 @@ QUERIES = [
     "%2e",
     "v1.2.3-A~a",
 ]
-NO_VERSIONS = [
+BAD_VERSIONS = [
     ".",
     "..",
     "...",
@@ -262,7 +262,7 @@ NO_VERSIONS = [
 
 @pytest.mark.parametrize("version", CANONICAL)
 def test_canonical_versions(version):
-    """They have all three files, which never change."""
+    """They have .info, .mod and .zip, which never change."""
     assert names.is_canonical(version)
     escaped = names.escape(version)
     for kind in (names.INFO, names.MOD, names.ZIP):
@@ -275,8 +275,8 @@ def test_canonical_versions(version):
 
 
 @pytest.mark.parametrize("version", QUERIES)
-def test_other_versions_have_an_info_alone(version):
-    """A branch, or another spelling of a version: its .info may change; there is nothing else."""
+def test_other_versions_have_only_an_info(version):
+    """For a branch or a short version there is only a .info, which may change."""
     assert not names.is_canonical(version)
     path = f"example.com/a/@v/{names.escape(version)}"
     assert parse(f"{path}.info", ()) == (f"{path}.info", "query", "example.com/a", version, "")
@@ -285,16 +285,16 @@ def test_other_versions_have_an_info_alone(version):
     assert status_of(f"sumdb/{SUM}/lookup/example.com/a@{names.escape(version)}") in (400, 404)
 
 
-@pytest.mark.parametrize("version", NO_VERSIONS, ids=ascii)
-def test_no_versions(version):
-    """What could be no file's name is no version."""
+@pytest.mark.parametrize("version", BAD_VERSIONS, ids=ascii)
+def test_bad_versions(version):
+    """Text that is not valid as a file name is refused."""
     assert status_of(f"example.com/a/@v/{names.escape(version)}.info") == 400
     assert status_of(f"example.com/a/@v/{names.escape(version)}.zip") == 400
 
 
 @pytest.mark.parametrize("version", ["V1.2.3", "v1.0.0-RC1", "v1!", "!!", "!1", "a!.b"])
-def test_versions_that_are_not_escaped(version):
-    """An upper-case letter is written as ! and the lower-case one, and ! is nothing else."""
+def test_badly_escaped_versions(version):
+    """Upper-case letters, and ! without a lower-case letter after it, are refused."""
     assert status_of(f"example.com/a/@v/{version}.info") == 400
 
 
@@ -318,8 +318,8 @@ def test_versions_that_are_not_escaped(version):
         "v1.0.0.info?x",
     ],
 )
-def test_no_files_of_a_version(file):
-    """Another file than the protocol has is not there."""
+def test_unknown_files_of_a_version(file):
+    """A file that the protocol does not have gives 404."""
     assert status_of(f"example.com/a/@v/{file}") == 404
 
 
@@ -345,12 +345,12 @@ def test_no_files_of_a_version(file):
     ],
 )
 def test_other_paths(path):
-    """What is no path of the protocol is refused as such."""
+    """Paths that are not of the protocol are refused."""
     assert status_of(path) in (400, 404)
 
 
 def test_long_paths():
-    """The longest is taken, one more is not, and a long one takes no time."""
+    """Paths up to MAX_LENGTH are accepted, and long ones are parsed in linear time."""
     room = names.MAX_LENGTH - len("example.com//@v/list")
     assert parse(f"example.com/{'a' * room}/@v/list", ()).module == f"example.com/{'a' * room}"
     assert status_of(f"example.com/{'a' * (room + 1)}/@v/list") == 414
@@ -369,7 +369,7 @@ def test_long_paths():
 
 @pytest.mark.parametrize("database", DATABASES)
 def test_files_of_a_checksum_database(database):
-    """Each knows whose it is; records and tiles never change, the tree does."""
+    """Each Name has its database; records and tiles never change, the tree does."""
     for rest, kind, immutable in (
         ("supported", names.SUPPORTED, False),
         ("latest", names.TREE, False),
@@ -398,7 +398,7 @@ def test_files_of_a_checksum_database(database):
     ],
 )
 def test_checksum_databases_that_are_not_served(path):
-    """Only those that were named: this is no proxy to any host."""
+    """Only the databases in the list are served: this is not a proxy to any host."""
     assert status_of(f"sumdb/{path}") == 404
 
 
@@ -421,8 +421,8 @@ def test_checksum_databases_that_are_not_served(path):
         ("lookup/../a@v1.0.0", 400),
     ],
 )
-def test_nothing_that_a_checksum_database_has(rest, status):
-    """Neither record nor tile."""
+def test_unknown_files_of_a_checksum_database(rest, status):
+    """Paths that are not a record, tile or tree are refused."""
     assert status_of(f"sumdb/{SUM}/{rest}") == status
 
 
@@ -430,7 +430,7 @@ def test_nothing_that_a_checksum_database_has(rest, status):
     "databases", [("sum.example", "sum.example/log"), ("sum.example/log", "sum.example")]
 )
 def test_a_database_below_another(databases):
-    """Where one's name is how the other's begins, each is found, in whatever order they come."""
+    """If one name begins with the other, each is found, in any order of the list."""
     assert parse("sumdb/sum.example/latest", databases).database == "sum.example"
     assert parse("sumdb/sum.example/log/latest", databases).database == "sum.example/log"
 
@@ -451,7 +451,7 @@ TILES = {  # path: (entries, bytes)
 
 @pytest.mark.parametrize("tile", TILES)
 def test_tiles(tile):
-    """As tlog.Tile.Path writes them; a partial one has fewer entries."""
+    """Paths are those of tlog.Tile.Path; a partial tile has fewer entries."""
     name = parse(f"sumdb/{SUM}/tile/{tile}", DATABASES)
     assert name.kind == names.TILE and names.tile_size(name) == TILES[tile]
 
@@ -504,18 +504,18 @@ def test_tiles(tile):
     ],
     ids=ascii,
 )
-def test_no_tiles(tile):
-    """What tlog.ParseTilePath refuses, and trees that could not be."""
+def test_bad_tiles(tile):
+    """Paths that tlog.ParseTilePath refuses, and impossible heights and levels, are refused."""
     assert status_of(f"sumdb/{SUM}/tile/{tile}") == 404
 
 
 @pytest.mark.parametrize("tile", ["8/0/x000/000", "8/0/x000/x001/000", "8/data/x000/255"])
 def test_one_tile_has_one_path(tile):
-    """Leading zeros are left out, so that nothing is kept under many names."""
+    """Leading zeros are refused, so that a tile is not stored under several names."""
     assert status_of(f"sumdb/{SUM}/tile/{tile}") == 404
 
 
-# -- whatever is asked -----------------------------------------------------------------------------
+# -- any path --------------------------------------------------------------------------------------
 
 WORDS = st.sampled_from(
     [
@@ -580,8 +580,8 @@ PATHS = st.one_of(
 @example("example.com/!a/@v/v1.0.0-!r!c.1.info")
 @example(f"sumdb/{SUM}/lookup/example.com/!a@v1.0.0")
 @example(f"sumdb/{SUM}/tile/8/data/x001/000.p/3")
-def test_any_path_is_harmless_or_refused(path):
-    """Each element can be a file's name or part of a URL; nothing is raised but InvalidName."""
+def test_any_path_is_safe_or_refused(path):
+    """Elements are safe in file names and URLs; only InvalidName is raised."""
     try:
         name = parse(path, DATABASES)
     except InvalidName as error:
@@ -601,14 +601,14 @@ def test_any_path_is_harmless_or_refused(path):
 @given(st.text(st.characters(exclude_characters="!"), max_size=30))
 @example("github.com/Azure/ÀZ")
 def test_escape_round_trip(text):
-    """What is escaped comes back, and has no upper-case letter of ASCII."""
+    """Unescaping undoes escaping, which leaves no upper-case letter of ASCII."""
     escaped = names.escape(text)
     assert not re.search("[A-Z]", escaped) and names.unescape(escaped) == text
 
 
 @given(st.text("aZ!1é/", max_size=12))
-def test_unescape_takes_one_spelling_alone(text):
-    """What can be undone is what escaping gives: no two paths are the same module."""
+def test_unescape_accepts_one_spelling(text):
+    """Only the output of ``escape`` is accepted, so no two paths are the same module."""
     try:
         plain = names.unescape(text)
     except InvalidName:
@@ -618,6 +618,6 @@ def test_unescape_takes_one_spelling_alone(text):
 
 
 def test_keys():
-    """They are those of the Go program: module/, two digits, and the SHA-256 of the name."""
+    """Keys are those of the Go program: module/, two digits, and the SHA-256 of the name."""
     digest = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
     assert key_of("x") == f"module/2d/{digest}"

@@ -1,4 +1,4 @@
-"""web/modproxy/upstream.py and routes.py: what a breaker learns, and what a file that is gone is."""
+"""Unit tests of web/modproxy/upstream.py: its circuit breakers; and of a file that vanishes."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ BASE = "http://a.example"
 
 
 class Key:
-    """What aiohttp's errors of connections have of the place."""
+    """Stands in for the connection key of aiohttp's connection errors."""
 
     ssl, is_ssl, port = False, False, 80
 
@@ -23,15 +23,15 @@ class Key:
         self.host = host
 
     def __repr__(self) -> str:
-        return f"Key({self.host!r})"  # without an address: it is part of the names of tests
+        return f"Key({self.host!r})"  # without a memory address, because test ids contain it
 
 
-def no_connection(host):
+def connection_refused(host):
     return aiohttp.ClientConnectorError(Key(host), OSError(111, "refused"))
 
 
 def state_after(error, times=upstream.TRIES) -> str:
-    """The state of the breaker when requests ended so."""
+    """The state of an upstream's breaker after ``times`` requests that ended with ``error``."""
 
     async def main():
         found = Upstream([goproxy.Proxy(BASE, False)], {}, counters.make())
@@ -53,21 +53,22 @@ def state_after(error, times=upstream.TRIES) -> str:
 @pytest.mark.parametrize(
     "error",
     [
-        no_connection("a.example"),
+        connection_refused("a.example"),
         aiohttp.ConnectionTimeoutError(),
         UnicodeError("label too long"),
         OSError("no such device"),
     ],
     ids=repr,
 )
-def test_who_cannot_be_reached_is_not_asked_for_a_while(error):
+def test_unreachable_upstreams_open_the_breaker(error):
+    """An upstream that cannot be reached is not asked for a while."""
     assert state_after(error) == OPEN
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        no_connection("b.example"),
+        connection_refused("b.example"),
         aiohttp.SocketTimeoutError(),
         asyncio.TimeoutError(),
         aiohttp.ServerDisconnectedError(),
@@ -75,13 +76,13 @@ def test_who_cannot_be_reached_is_not_asked_for_a_while(error):
     ],
     ids=repr,
 )
-def test_the_trouble_of_one_file_is_not_that_of_all(error):
-    """Whoever hangs, breaks off, or sends us to a host that is down, is there."""
+def test_other_failures_leave_the_breaker_closed(error):
+    """Time-outs, cut connections and redirects to an unreachable host may concern one file only."""
     assert state_after(error) == CLOSED
 
 
-def test_a_probe_that_ends_in_any_way_is_over(monkeypatch):
-    """Else a breaker would be half-open for ever, and let nobody through."""
+def test_a_cancelled_probe_ends(monkeypatch):
+    """The probe of a half-open breaker may be cancelled; a later request is the next probe."""
 
     async def main():
         found = Upstream([goproxy.Proxy(BASE, False)], {}, counters.make())
@@ -116,19 +117,20 @@ def test_a_probe_that_ends_in_any_way_is_over(monkeypatch):
         ("x" * 999, "x" * 500),
     ],
 )
-def test_texts_from_elsewhere(text, line):
+def test_error_texts_are_one_printable_line(text, line):
+    """Line breaks, control characters, passwords and excess length are removed."""
     assert upstream._one_line(text) == line
 
 
-def test_a_file_that_is_gone_between_is_a_failure(tmp_path):
-    """404 would send the go command elsewhere."""
+def test_a_file_that_vanishes_is_a_failure(tmp_path):
+    """A stored file that is removed before it is sent gives 500, not 404."""
 
     async def main():
-        class Nobody:
+        class Server:
             def note_busy(self, _):
                 pass
 
-        activity = routes.Activity(Nobody())
+        activity = routes.Activity(Server())
         response = routes._FileResponse(tmp_path / "gone", {"Cache-Control": "immutable"}, activity)
         await response.prepare(make_mocked_request("GET", "/mod/x"))
         return response
