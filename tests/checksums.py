@@ -1,4 +1,4 @@
-"""A checksum database for Go modules: a transparency log, signed with a key of its own.
+"""A fake checksum database for Go modules: a transparency log with its own signing key.
 
 Formats: golang.org/x/mod/sumdb, its tlog and note; https://go.dev/ref/mod#checksum-database.
 """
@@ -14,17 +14,17 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from modules import escape
 
 TILE_HEIGHT = 8
-_ED25519 = b"\x01"  # the algorithm, in front of the public key
+_ED25519 = b"\x01"  # the number of the algorithm, in front of the public key
 _TILE = re.compile(
     rf"tile/{TILE_HEIGHT}/(data|0|[1-9]\d*)/((?:x\d{{3}}/)*\d{{3}})(?:\.p/([1-9]\d*))?"
 )
 
 
 class ChecksumDatabase:
-    """``name``: a host name, perhaps with a path; ``vkey``: what GOSUMDB says to trust it.
+    """``name``: a host name, perhaps with a path. ``vkey``: the value for GOSUMDB.
 
-    The same name and seed (32 bytes) make the same key: two databases that were given different
-    modules are a fork of one log.
+    The same name and seed (32 bytes) give the same key: two databases with different modules are
+    then a fork of one log.
     """
 
     def __init__(self, name="sum.example.test", seed=b"checksums" + bytes(23)) -> None:
@@ -33,14 +33,14 @@ class ChecksumDatabase:
         public = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         self._key_hash = hashlib.sha256(f"{name}\n".encode() + _ED25519 + public).digest()[:4]
         self.vkey = f"{name}+{self._key_hash.hex()}+{_base64(_ED25519 + public)}"
-        self.records = []  # the text of each
-        self._ids = {}  # {path@version, escaped: id}
-        self._levels = [[]]  # the hashes of the whole subtrees of 2**level records
+        self.records = []  # texts
+        self._ids = {}  # {escaped path@version: record number}
+        self._levels = [[]]  # by level: the hashes of complete subtrees of 2**level records
         self._lock = threading.Lock()
         self._sign()
 
     def add(self, *modules) -> None:
-        """Append a record of each module, with the hashes that it has now."""
+        """Append a record of each module, with its present hashes."""
         with self._lock:
             for module in modules:
                 about = f"{module.path} {module.version}"
@@ -49,11 +49,11 @@ class ChecksumDatabase:
             self._sign()
 
     def latest(self) -> bytes:
-        """The signed tree note."""
+        """The signed tree."""
         return self._latest
 
     def lookup(self, escaped: str):
-        """What the database answers on "path@version" in escaped form, or None."""
+        """The database's answer for an escaped "path@version", or None."""
         with self._lock:
             number = self._ids.get(escaped)
             if number is None:
@@ -61,7 +61,7 @@ class ChecksumDatabase:
             return f"{number}\n{self.records[number]}\n".encode() + self._latest
 
     def tile(self, path: str):
-        """The tile of the path "tile/8/<level or data>/<number>[.p/<width>]", or None."""
+        """The tile at the path "tile/8/<level or data>/<number>[.p/<width>]", or None."""
         found = _TILE.fullmatch(path)
         if not found:
             return None
@@ -92,7 +92,7 @@ class ChecksumDatabase:
 
     def _sign(self) -> None:
         root = None
-        for level in self._levels:  # the subtrees that are no half of a larger one, from the right
+        for level in self._levels:  # from the right, the subtrees that are not half of a larger one
             if len(level) % 2:
                 root = level[-1] if root is None else _node_hash(level[-1], root)
         root = root or hashlib.sha256(b"").digest()
@@ -106,7 +106,7 @@ def _node_hash(left, right) -> bytes:
 
 
 def _tile_path(level, number, width) -> str:
-    """The one form of a tile's path."""
+    """The canonical path of a tile."""
     path = f"{number % 1000:03}"
     while number >= 1000:
         number //= 1000

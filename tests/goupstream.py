@@ -1,8 +1,8 @@
-"""A stand-in for an upstream GOPROXY, kept in memory, that can be made to fail in every way.
+"""A fake upstream GOPROXY, in memory, with faults on demand.
 
 It serves modules by the GOPROXY protocol (https://go.dev/ref/mod#goproxy-protocol), zips also by
-Range, and a checksum database under /sumdb. Paths are noted and matched as they came, with the
-leading slash and escaped; those of ``body_overrides`` with percent signs decoded.
+Range, and a checksum database under /sumdb. Paths are recorded and matched as they were sent, with
+the leading slash and escapes; the keys of ``body_overrides`` are percent-decoded.
 """
 
 import hashlib
@@ -18,28 +18,28 @@ from urllib.parse import unquote
 from modules import order, unescape
 from replies import Replies
 
-# What strikes a request: a status, no answer, another answer, or damage to the right one.
+# Faults: an error status, no answer, a wrong answer, or damage to the right answer.
 STATUSES = ("403", "404", "410", "429", "500", "502", "503")
 SILENCE = ("reset", "hang")
 LIES = ("empty", "html")
 DAMAGE = ("cut", "long", "short", "slow", "flip")
 
-PIECES = 4  # that the body of a slow answer is sent in
-EXTRA_BYTES = 10  # that a "long" answer announces and does not send
+PIECES = 4  # in which the body of a "slow" answer is sent
+EXTRA_BYTES = 10  # how many more bytes a "long" answer announces than it sends
 LOGIN_PAGE = b"<!DOCTYPE html><html><body><h1>Sign in to the network</h1></body></html>\n"
-_LIMIT_S = 60  # how long a request is held if nobody releases it
+_LIMIT_S = 60  # how long a request is held without a release
 _TYPES = {".info": "application/json", ".zip": "application/zip"}
 _PSEUDO = re.compile(r"[-.]\d{14}-[0-9a-f]{12}(\+incompatible)?$")
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
 class FakeUpstream:
-    """``url``: what GOPROXY says to use it. Also a context manager, which stops it at the end.
+    """``url``: the value for GOPROXY. A context manager, which stops it at the end.
 
-    ``requests``: [(method, path)] as they came; ``headers``: those of each, in the same order.
-    ``modules``: {(path, version): Module}; ``queries``: {(path, query): version}, what a branch or
-    the like stands for; ``body_overrides``: {path: bytes}, served in place of what is there.
-    ``checksums``: a ChecksumDatabase, or None. ``held``: how many requests were held or hang.
+    requests: [(method, path)] in order of arrival. headers: the headers of each.
+    modules: {(path, version): Module}. queries: {(path, branch or the like): version}.
+    body_overrides: {path: bytes} to serve instead. checksums: a ChecksumDatabase, or None.
+    held: how many requests were held or hung.
     """
 
     def __init__(self, *modules, checksums=None) -> None:
@@ -49,11 +49,11 @@ class FakeUpstream:
         self.held = 0
         self._faults = []  # [fault, times left or None, match]
         self._hold = None
-        self._turn = 0  # of ``release``: what waits goes on when it changes
-        self._steps = 0  # that slow answers may take
+        self._turn = 0  # increased by ``release``, for which held requests wait
+        self._steps = 0  # how many pieces slow answers may send
         self._changed = threading.Condition()
         self._server = None
-        # Bound and never listening: nobody else gets the port while the server is closed.
+        # Bound but not listening, so that the port stays reserved while the server is closed.
         self._guard = socket.socket()
         self._guard.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._guard.bind(("127.0.0.1", 0))
@@ -69,7 +69,7 @@ class FakeUpstream:
         self.stop()
 
     def add(self, *modules) -> None:
-        """Serve these too, and in place of those of the same version; ``checksums`` is not told."""
+        """Serve these modules too; they replace equal versions. ``checksums`` does not change."""
         with self._changed:
             self.modules.update({(module.path, module.version): module for module in modules})
 
@@ -83,7 +83,7 @@ class FakeUpstream:
             self._thread.join()
             self._server.end_connections()
             self._server = None
-            self._let_go()
+            self._wake_all()
 
     def reopen(self) -> None:
         """Listen again, on the same port."""
@@ -97,59 +97,59 @@ class FakeUpstream:
         self.close()
         self._guard.close()
 
-    # -- what goes wrong ---------------------------------------------------------------------------
+    # -- faults ------------------------------------------------------------------------------------
 
     def fail(self, fault, times=None, match=lambda path: True) -> None:
-        """Strike the next ``times`` requests (None: all) whose path matches with ``fault``.
+        """Apply ``fault`` to the next ``times`` requests (None: all) whose path matches.
 
-        One of STATUSES, SILENCE, LIES or DAMAGE. Of several that match, the one told first strikes
-        until its times have run out. Damage leaves a 404 as it is.
+        A fault is one of STATUSES, SILENCE, LIES or DAMAGE. Of several that match, the first
+        applies until its ``times`` are used up. Damage leaves a 404 unchanged.
         """
         assert fault in STATUSES + SILENCE + LIES + DAMAGE, fault
         with self._changed:
             self._faults.append([fault, times, match])
 
     def heal(self) -> None:
-        """Forget every fault. What hangs does so until ``release``."""
+        """Remove all faults. Requests that hang do so until ``release``."""
         with self._changed:
             self._faults.clear()
 
     def hold(self, match=lambda path: True) -> None:
-        """From now on, hold the answers to paths that match until ``release``."""
+        """From now on, hold the answers to matching paths until ``release``."""
         with self._changed:
             self._hold = match
 
     def release(self) -> None:
-        """Hold no more: what is held is answered, what hangs ends, what is slow goes on."""
+        """Stop holding: answer held requests, end those that hang, let slow answers finish."""
         with self._changed:
             self._hold = None
-        self._let_go()
+        self._wake_all()
 
     def step(self, timeout_s=30) -> None:
-        """Let one more piece of a slow answer go; returns when one was taken."""
+        """Let a slow answer send one more piece; returns when it was taken."""
         with self._changed:
             self._steps += 1
             self._changed.notify_all()
             taken = self._changed.wait_for(lambda: not self._steps, timeout_s)
             assert taken, f"no slow answer took a piece within {timeout_s} s"
 
-    def _let_go(self) -> None:
+    def _wake_all(self) -> None:
         with self._changed:
             self._turn += 1
             self._changed.notify_all()
 
-    # -- what was asked ----------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------
 
     def count(self, word="") -> int:
-        """How many requests had ``word`` in their path."""
+        """The number of requests with ``word`` in their path."""
         return sum(word in path for _, path in list(self.requests))
 
     def wait_for_requests(self, n, word="", timeout_s=30) -> None:
-        """Until ``n`` requests with ``word`` in their path have come, since the start."""
+        """Wait until ``n`` requests with ``word`` in their path have come since the start."""
         self._wait_until(lambda: self.count(word) >= n, f"{n} requests of {word!r}", timeout_s)
 
     def wait_for_held(self, n, timeout_s=30) -> None:
-        """Until ``n`` requests were held or hung, since the start."""
+        """Wait until ``n`` requests were held or hung since the start."""
         self._wait_until(lambda: self.held >= n, f"{n} held requests", timeout_s)
 
     def _wait_until(self, condition, what, timeout_s) -> None:
@@ -160,7 +160,7 @@ class FakeUpstream:
     # -- for the handler ---------------------------------------------------------------------------
 
     def begin(self, method, path, headers):
-        """Note a request and hold it if it is to be held; returns (the fault or None, turn)."""
+        """Record a request, hold it if needed; returns (its fault or None, the turn)."""
         with self._changed:
             turn = self._turn
             self.requests.append((method, path))
@@ -184,14 +184,14 @@ class FakeUpstream:
         return None
 
     def _wait_for_release(self) -> None:
-        """With the lock held, which others get meanwhile."""
+        """Call it with the lock held; waiting releases it."""
         turn = self._turn
         self.held += 1
         self._changed.notify_all()
         self._changed.wait_for(lambda: self._turn != turn, _LIMIT_S)
 
     def wait_for_step(self, turn) -> None:
-        """Until ``step`` allows a piece, or there was a release since ``turn``."""
+        """Wait until ``step`` allows a piece, or for a release after ``turn``."""
         with self._changed:
             self._changed.wait_for(lambda: self._steps or self._turn != turn, _LIMIT_S)
             if self._turn == turn and self._steps:
@@ -199,7 +199,7 @@ class FakeUpstream:
                 self._changed.notify_all()
 
     def body(self, path):
-        """What there is under a path, or None."""
+        """The body for a path, or None."""
         if path in self.body_overrides:
             return self.body_overrides[path]
         if path.startswith("/sumdb/"):
@@ -230,7 +230,7 @@ class FakeUpstream:
         return [version for path, version in self.modules if path == module_path]
 
     def _latest(self, module_path):
-        """The module that "@latest" means: releases first, then pre-releases, then commits."""
+        """The module for "@latest": releases first, then pre-releases, then commits."""
 
         def rank(version):
             return "-" not in version, not _PSEUDO.search(version), order(version)
@@ -272,17 +272,17 @@ class _Server(ThreadingHTTPServer):
 
     def end_connections(self) -> None:
         for connection in list(self._connections):
-            with suppress(OSError):  # it has ended by itself
+            with suppress(OSError):  # the connection ended by itself
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request, client_address):
-        if not isinstance(sys.exc_info()[1], OSError):  # one is a client that went away
+        if not isinstance(sys.exc_info()[1], OSError):  # which means that the client disconnected
             super().handle_error(request, client_address)
 
 
 class _Handler(Replies, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # or a body waits 40 ms behind its head
+    disable_nagle_algorithm = True  # with Nagle's algorithm a body waits 40 ms after the headers
     upstream = None
 
     def do_GET(self):
@@ -326,7 +326,7 @@ class _Handler(Replies, BaseHTTPRequestHandler):
         self._send(status, body, headers, damage)
 
     def _send(self, status, body, headers, damage) -> None:
-        """Answer with ``body``, damaged as the request's fault says."""
+        """Answer with ``body``, damaged as the fault says."""
         length = len(body)
         if damage == "flip" and body:
             middle = length // 2
@@ -352,7 +352,7 @@ class _Handler(Replies, BaseHTTPRequestHandler):
             self._write(body[start : start + size])
 
     def _reset(self) -> None:
-        """End the connection with an RST: closed without a shutdown, which would send a FIN."""
+        """End the connection with an RST: shutdown() would send a FIN first."""
         self.close_connection = True
         linger = struct.pack("ii", 1, 0)
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -364,7 +364,7 @@ class _Handler(Replies, BaseHTTPRequestHandler):
 
 
 def _span(header, size):
-    """(first byte, byte behind the last) that a Range header asks of ``size`` bytes; None: all."""
+    """(first byte, byte after the last) of a Range header for ``size`` bytes; None: all."""
     found = _RANGE.fullmatch(header)
     if not found or found.groups() == ("", ""):
         return None

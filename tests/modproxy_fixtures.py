@@ -1,4 +1,4 @@
-"""The fixtures of the tests of the module proxy; a test module names this one in ``pytest_plugins``."""
+"""Fixtures for tests of the module proxy. A test module names this one in ``pytest_plugins``."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from server_sessions import Server, free_port
 
 @pytest.fixture
 def database():
-    """A ChecksumDatabase that has all modules of ``upstream``."""
+    """A ChecksumDatabase with all modules of ``upstream``."""
     found = ChecksumDatabase()
     found.add(LEAF, ROOT, OLD)
     return found
@@ -26,9 +26,10 @@ def upstream(database):
 
 @pytest.fixture
 def modproxy(tmp_path, upstream):
-    """modproxy(*flags, cache_dir=…, checked=True, environ={}, ready=True): a ModProxy of ``upstream``.
+    """modproxy(*flags, cache_dir=…, checked=True, environ={}, ready=True): a ModProxy.
 
-    ``checked=False``: without a checksum database.
+    Its upstream is ``upstream``. ``checked=False``: without a checksum database.
+    ``ready=False``: do not wait until it listens.
     """
     processes, servers = Processes(tmp_path), []
 

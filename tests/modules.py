@@ -1,4 +1,4 @@
-"""Go modules made for tests: what a GOPROXY serves of them, and the hashes go.sum names.
+"""Go modules for tests: the files that a GOPROXY serves, and their hashes in go.sum.
 
 Formats: https://go.dev/ref/mod (module proxy, module zip files) and golang.org/x/mod/sumdb/dirhash.
 """
@@ -34,7 +34,7 @@ import ({imports}
 func main() {{
 {prints}}}
 """
-# Owners that a generated path may have; one shows how upper-case letters are escaped.
+# Beginnings of generated paths; one of them has an upper-case letter, which is escaped in URLs.
 _OWNERS = ("example.com/tools", "example.org/x", "git.example.net/Azure/sdk", "example.com/data")
 
 
@@ -42,8 +42,8 @@ class Module:
     """A version of a module: ``info``, ``mod`` and ``zip`` are the bytes that a GOPROXY serves.
 
     ``files``: {name in the module: text or bytes}. ``mod`` is ``go_mod`` if given, else the go.mod
-    among the files, else the one that the go command makes up. ``requires``: the modules that it
-    depends on. A test may set ``info``, ``mod`` and ``zip`` afterwards: the hashes follow.
+    among the files, else the one that the go command generates. ``requires``: the modules that it
+    depends on. A test may assign ``info``, ``mod`` and ``zip``: the hashes follow.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Module:
         return hash1([("go.mod", self.mod)])
 
     def url_path(self, extension: str) -> str:
-        """The path that a GOPROXY serves the ".info", ".mod" or ".zip" under."""
+        """The path under which a GOPROXY serves the ".info", ".mod" or ".zip"."""
         return f"/{self.escaped}/@v/{self.escaped_version}{extension}"
 
     def __repr__(self) -> str:
@@ -89,7 +89,7 @@ def hash1(entries) -> str:
 
 
 def escape(text: str) -> str:
-    """A path or version as it stands in a URL: upper-case letters are !x."""
+    """A path or version as in a URL: each upper-case letter is ``!`` and its lower-case form."""
     return re.sub("[A-Z]", lambda found: "!" + found[0].lower(), text)
 
 
@@ -98,20 +98,20 @@ def unescape(text: str) -> str:
 
 
 def order(version: str):
-    """A key that sorts versions in the order of semver."""
+    """A sort key for versions, in the order of semver."""
     core, _, before = version.removeprefix("v").partition("+")[0].partition("-")
     parts = [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in before.split(".")]
     return tuple(map(int, core.split("."))), not before, parts
 
 
 def zip_bytes(entries) -> bytes:
-    """A zip of [(name, contents)], the same for the same entries, whatever the names are.
+    """A zip of [(name, contents)]: the same bytes for the same entries. Any names are allowed.
 
-    A name may be a ZipInfo. Sizes stand behind each body, as in a zip that the go command writes.
+    A name may be a ZipInfo. Sizes follow each body, as in a zip that the go command writes.
     """
     stream = _Stream()
     with warnings.catch_warnings(), zipfile.ZipFile(stream, "w") as archive:
-        warnings.simplefilter("ignore")  # it warns of duplicates
+        warnings.simplefilter("ignore")  # zipfile warns of duplicate names
         for name, body in entries:
             if not isinstance(name, zipfile.ZipInfo):
                 name = zipfile.ZipInfo(name)
@@ -121,7 +121,7 @@ def zip_bytes(entries) -> bytes:
 
 
 class _Stream:
-    """A file that cannot seek: zipfile then writes sizes behind the bodies."""
+    """A file that cannot seek, so that zipfile writes the sizes after the bodies."""
 
     def __init__(self) -> None:
         self.parts = []
@@ -135,10 +135,10 @@ class _Stream:
 
 
 def go_module(path, version, requires=(), body=None, **files) -> Module:
-    """A module that compiles: its package has Version(), and imports those of ``requires``.
+    """A module that compiles: its package has Version(), and imports the packages of ``requires``.
 
-    ``body``: more Go declarations for the package's file; ``files``: more files, or others in
-    place of go.mod and of the package's file (its name is the package's with .go).
+    ``body``: more Go declarations for the package's file. ``files``: more files; go.mod and the
+    package's file (the package's name with .go) can be replaced by them.
     """
     requires = tuple(requires)
     package = _package(path)
@@ -154,7 +154,7 @@ def go_module(path, version, requires=(), body=None, **files) -> Module:
 
 
 def program(requires, path="example.com/program") -> dict:
-    """{name: text} of a program that prints the Version() of ``requires`` to stderr, one a line."""
+    """{name: text} of a program that prints the Version() of each of ``requires`` to stderr."""
     requires = tuple(requires)
     prints = "".join(f"\tprintln(d{number}.Version())\n" for number in range(len(requires)))
     source = _MAIN.format(imports=_imports(requires), prints=prints)
@@ -162,14 +162,14 @@ def program(requires, path="example.com/program") -> dict:
 
 
 def many_modules(n: int, seed=0) -> list:
-    """``n`` modules that depend on earlier ones in the list; the same for the same arguments.
+    """``n`` modules that require earlier ones of the list; the same for the same arguments.
 
-    A few are required by most, as in real graphs; one in six is a further version of the module
-    before it. Their sizes are log-normal, 20 kB in the median before compression, 2 MB at most.
+    A few are required by most, as in real graphs; one in six is another version of the module
+    before it. Sizes are log-normal: the median is 20 kB before compression, the maximum 2 MB.
     """
     rng = random.Random(seed)
     modules, versions = [], {}  # {path: its modules}
-    popular = []  # paths, each as many times as it was required and once more
+    popular = []  # each path, once and once more for each module that requires it
     path = None
     while len(modules) < n:
         if path is None or rng.random() > 1 / 6:
@@ -180,7 +180,7 @@ def many_modules(n: int, seed=0) -> list:
             popular.append(path)
             minor = 0
         minor += rng.randint(1, 5)
-        # Of the paths before its own alone: so no choice of versions makes an import cycle.
+        # Only earlier paths, so that no choice of versions makes an import cycle.
         wanted = {rng.choice(allowed) for _ in range(rng.randint(0, 6))} if allowed else set()
         popular += sorted(wanted)
         requires = [rng.choice(versions[required]) for required in sorted(wanted)]
@@ -197,7 +197,7 @@ def many_modules(n: int, seed=0) -> list:
 
 
 def newest(modules) -> list:
-    """Those that are the highest version of their path among ``modules``, sorted by path."""
+    """The highest version of each path among ``modules``, sorted by path."""
     found = {}
     for module in modules:
         kept = found.setdefault(module.path, module)
@@ -207,7 +207,7 @@ def newest(modules) -> list:
 
 
 def _go_mod(path, requires) -> str:
-    """A tidy go.mod: it also lists what is required indirectly."""
+    """A tidy go.mod, which also lists indirect requirements."""
     direct = {module.path for module in requires}
     seen, left = set(), list(requires)
     while left:
@@ -223,7 +223,7 @@ def _go_mod(path, requires) -> str:
 
 
 def _package(path) -> str:
-    """The name of the package at the root of a module."""
+    """The name of a module's root package."""
     last = re.sub(r"/v\d+$", "", path).rpartition("/")[2]
     return re.sub(r"^(?=\d)", "m", re.sub(r"\W", "", last).lower())
 

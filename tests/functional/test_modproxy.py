@@ -1,4 +1,4 @@
-"""The module proxy by itself: what is asked, from where it comes, what is kept."""
+"""The module proxy without a bucket: sources of files, answers, configuration."""
 
 import json
 import os
@@ -31,13 +31,13 @@ def master(upstream):
 
 @pytest.fixture
 def other():
-    """An upstream that has LEAF alone."""
+    """A second upstream, which has only LEAF."""
     with FakeUpstream(LEAF) as other:
         yield other
 
 
 @pytest.mark.parametrize("kind", ["info", "mod", "zip"])
-def test_a_file_comes_from_upstream_once_and_then_from_disk(modproxy, upstream, kind):
+def test_a_file_is_fetched_once_and_then_read_from_disk(modproxy, upstream, kind):
     proxy, path = modproxy(), path_of(LEAF, kind)
     first = proxy.get(path)
     assert first.status == 200 and first.body == getattr(LEAF, kind)
@@ -49,7 +49,7 @@ def test_a_file_comes_from_upstream_once_and_then_from_disk(modproxy, upstream, 
     assert proxy.get(path).body == first.body
 
 
-def test_lists_come_from_upstream_and_from_disk_where_that_is_down(modproxy, upstream):
+def test_lists_come_from_disk_when_upstream_fails(modproxy, upstream):
     proxy = modproxy("--modproxy-max-age=0")
     assert proxy.get("/example.test/base/@v/list").text.split() == [OLD.version, ROOT.version]
     upstream.fail("503")
@@ -58,7 +58,7 @@ def test_lists_come_from_upstream_and_from_disk_where_that_is_down(modproxy, ups
     assert proxy.get("/example.test/!leaf/@v/list").status == 502
 
 
-def test_what_was_kept_is_there_for_the_next_server(modproxy, upstream):
+def test_stored_files_are_served_by_the_next_server(modproxy, upstream):
     first = modproxy()
     paths = (ZIP, MOD, INFO, LIST, LATEST, BRANCH, RECORD, TILE)
     bodies = {path: first.get(path).body for path in paths}
@@ -69,7 +69,7 @@ def test_what_was_kept_is_there_for_the_next_server(modproxy, upstream):
     assert second.counts()["get_stale"] == 3
 
 
-def test_with_upstream_off_the_disk_alone_is_asked(modproxy, upstream):
+def test_with_upstream_off_only_the_disk_is_used(modproxy, upstream):
     first = modproxy()
     bodies = {path: first.get(path).body for path in (ZIP, MOD, INFO, LIST, LATEST, BRANCH, RECORD)}
     assert first.server.stop() == 0
@@ -84,11 +84,11 @@ def test_with_upstream_off_the_disk_alone_is_asked(modproxy, upstream):
 
 
 def max_age(answer) -> int:
-    """For how many seconds others may keep an answer that may change."""
+    """The max-age, in seconds, of an answer that may change."""
     return int(re.fullmatch(r"public, max-age=(\d+)", answer.headers["Cache-Control"])[1])
 
 
-# -- what changes ----------------------------------------------------------------------------------
+# -- files that change -----------------------------------------------------------------------------
 
 
 def test_latest_and_branches(modproxy):
@@ -100,7 +100,7 @@ def test_latest_and_branches(modproxy):
 
 
 @pytest.mark.parametrize("path", [LIST, LATEST, BRANCH])
-def test_what_changes_is_asked_for_once_while_it_is_fresh(modproxy, upstream, path):
+def test_fresh_files_are_not_fetched_again(modproxy, upstream, path):
     proxy = modproxy("--modproxy-max-age=1h")
     first = proxy.get(path)
     upstream.add(go_module(ROOT.path, "v1.9.0"))
@@ -113,8 +113,8 @@ def test_what_changes_is_asked_for_once_while_it_is_fresh(modproxy, upstream, pa
 
 
 @pytest.mark.parametrize("path", [LIST, LATEST, BRANCH])
-def test_what_changes_is_asked_for_again_after_max_age(modproxy, upstream, path):
-    """--modproxy-max-age, here the shortest: what is new is seen at once."""
+def test_files_are_fetched_again_after_max_age(modproxy, upstream, path):
+    """With --modproxy-max-age=0, a new version is seen at once."""
     proxy = modproxy("--modproxy-max-age=0")
     first = proxy.get(path)
     assert first.headers["Cache-Control"] == "public, max-age=0"
@@ -126,14 +126,14 @@ def test_what_changes_is_asked_for_again_after_max_age(modproxy, upstream, path)
     assert upstream.count(path) == 2
 
 
-def test_max_age_ends(modproxy, upstream):
+def test_max_age_expires(modproxy, upstream):
     proxy = modproxy("--modproxy-max-age=300ms")
     proxy.get(LIST)
     wait_until(lambda: proxy.get(LIST).status == 200 and upstream.count(LIST) >= 3, "two requests")
     assert proxy.counts()["get_local_hit"] > 0
 
 
-def test_what_is_not_there_is_asked_for_once_a_minute(modproxy, upstream):
+def test_absent_files_are_asked_for_once_a_minute(modproxy, upstream):
     proxy = modproxy("--modproxy-max-age=0")
     for path in (
         "/example.test/none/@v/list",
@@ -149,7 +149,7 @@ def test_what_is_not_there_is_asked_for_once_a_minute(modproxy, upstream):
     assert proxy.counts()["get_absent"] == 12
 
 
-def test_of_an_absent_file_others_of_its_module_know_nothing(modproxy, upstream):
+def test_an_absent_file_does_not_affect_other_files_of_its_module(modproxy, upstream):
     proxy = modproxy()
     assert proxy.get("/example.test/base/@v/v1.9.0.info").status == 404
     upstream.add(go_module(ROOT.path, "v1.9.0"))
@@ -159,23 +159,23 @@ def test_of_an_absent_file_others_of_its_module_know_nothing(modproxy, upstream)
 
 # -- answers ---------------------------------------------------------------------------------------
 
-FOR_EVER = "public, max-age=31536000, immutable"
+IMMUTABLE = "public, max-age=31536000, immutable"
 HEADERS = {
-    ZIP: ("application/zip", FOR_EVER),
-    MOD: ("text/plain; charset=utf-8", FOR_EVER),
-    INFO: ("application/json", FOR_EVER),
+    ZIP: ("application/zip", IMMUTABLE),
+    MOD: ("text/plain; charset=utf-8", IMMUTABLE),
+    INFO: ("application/json", IMMUTABLE),
     LIST: ("text/plain; charset=utf-8", "public, max-age=60"),
     LATEST: ("application/json", "public, max-age=60"),
     BRANCH: ("application/json", "public, max-age=60"),
-    RECORD: ("text/plain; charset=utf-8", FOR_EVER),
-    TILE: ("application/octet-stream", FOR_EVER),
+    RECORD: ("text/plain; charset=utf-8", IMMUTABLE),
+    TILE: ("application/octet-stream", IMMUTABLE),
     f"{SUMDB}/latest": ("text/plain; charset=utf-8", "public, max-age=60"),
 }
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_headers_of_each_kind_of_file(modproxy, upstream, tmp_path, method):
-    """The same cold and warm, by GET and by HEAD, which brings the file as well."""
+    """They are the same from upstream and from disk, for GET and for HEAD, which fetches too."""
     proxy = modproxy()
     for path, (content_type, cache_control) in HEADERS.items():
         cold = proxy.get(path, method)
@@ -185,7 +185,7 @@ def test_headers_of_each_kind_of_file(modproxy, upstream, tmp_path, method):
             assert answer.status == 200
             assert answer.headers["Content-Type"] == content_type
             assert int(answer.headers["Content-Length"]) == len(warm.body)
-        unproven = "public, max-age=60"  # of a zip whose end has not come
+        unproven = "public, max-age=60"  # for a zip that is not verified yet
         assert cold.headers["Cache-Control"] == (unproven if path == ZIP else cache_control)
         age = int(re.search("max-age=([0-9]+)", warm.headers["Cache-Control"])[1])
         assert age in (31536000, 60, 59, 58) and ("immutable" in cache_control) == (age > 60)
@@ -194,7 +194,7 @@ def test_headers_of_each_kind_of_file(modproxy, upstream, tmp_path, method):
     assert "Content-Encoding" not in warm.headers
 
 
-def test_head_of_a_cold_zip_waits_for_its_length_alone(modproxy, upstream):
+def test_head_of_a_zip_waits_only_for_its_length(modproxy, upstream):
     proxy = modproxy()
     upstream.fail("slow", match=lambda path: path == ZIP)
     answer = proxy.get(ZIP, "HEAD")
@@ -204,7 +204,7 @@ def test_head_of_a_cold_zip_waits_for_its_length_alone(modproxy, upstream):
     assert proxy.get(ZIP).body == LEAF.zip and upstream.count(ZIP) == 1
 
 
-def test_head_of_what_is_not_there(modproxy, upstream):
+def test_head_of_an_absent_file(modproxy, upstream):
     proxy = modproxy()
     assert proxy.get("/example.test/none/@v/v1.0.0.zip", "HEAD").status == 404
     upstream.fail("403")
@@ -213,14 +213,14 @@ def test_head_of_what_is_not_there(modproxy, upstream):
 
 
 @pytest.mark.parametrize("path, body", [(ZIP, LEAF.zip), (MOD, LEAF.mod), (INFO, LEAF.info)])
-def test_a_part_of_a_file(modproxy, upstream, path, body):
-    """Of a cold one and of a warm one."""
+def test_ranges(modproxy, upstream, path, body):
+    """A Range is served for a file from upstream and for one on disk."""
     proxy = modproxy()
     for _ in range(2):
         answer = proxy.get(path, Range="bytes=3-9")
         assert answer.status == 206 and answer.body == body[3:10]
         assert answer.headers["Content-Range"] == f"bytes 3-9/{len(body)}"
-        assert answer.headers["Cache-Control"] == FOR_EVER
+        assert answer.headers["Cache-Control"] == IMMUTABLE
     assert proxy.get(path, Range=f"bytes={len(body)}-").status == 416
     assert proxy.get(path).body == body and upstream.count(path) == 1
 
@@ -246,7 +246,7 @@ def test_a_part_of_a_file(modproxy, upstream, path, body):
     ],
 )
 def test_one_upstream_after_another(modproxy, upstream, other, separator, first, second, status):
-    """As the go command goes by GOPROXY: after "," only where there is none, after "|" in any case."""
+    """By the rules of GOPROXY: after "," on absence alone, after "|" on any failure."""
     proxy = modproxy(f"--modproxy-upstream={upstream.url}{separator}{other.url}", checked=False)
     for one, fault in ((upstream, first), (other, second)):
         if fault:
@@ -257,19 +257,19 @@ def test_one_upstream_after_another(modproxy, upstream, other, separator, first,
     assert other.count() == is_second_asked
 
 
-def test_an_upstream_that_is_down_before_one_that_is_not(modproxy, upstream, other):
+def test_an_unreachable_upstream_before_another_one(modproxy, upstream, other):
     upstream.close()
     proxy = modproxy(f"--modproxy-upstream={upstream.url}|{other.url}", checked=False)
     for path in (MOD, ZIP, INFO, "/example.test/!leaf/@v/list"):
         assert proxy.get(path).status == 200
     strict = modproxy(f"--modproxy-upstream={upstream.url},{other.url}", checked=False)
-    assert strict.get(path_of(LEAF, "mod")).status == 200  # it is here
+    assert strict.get(path_of(LEAF, "mod")).status == 200  # it is on disk
     assert strict.get(path_of(ROOT, "mod")).status == 502 and other.count("root") == 0
 
 
 @pytest.mark.parametrize("rest", ["off", "direct"])
-def test_what_ends_a_list(modproxy, upstream, other, rest):
-    """Nothing behind it is asked; direct is the business of the go command."""
+def test_off_and_direct_end_a_list(modproxy, upstream, other, rest):
+    """Entries after them are not asked."""
     proxy = modproxy(f"--modproxy-upstream={upstream.url},{rest},{other.url}", checked=False)
     upstream.fail("404")
     assert proxy.get(MOD).status == 404
@@ -294,7 +294,7 @@ def test_a_checksum_database(modproxy, upstream):
 
 
 def test_other_checksum_databases_are_not_served(modproxy, upstream):
-    """404 sends the go command there by itself."""
+    """They give 404, after which the go command asks the database itself."""
     proxy = modproxy()
     for path in ("supported", "latest", "lookup/example.test/!leaf@v1.0.0", "tile/8/0/000.p/3"):
         assert proxy.get(f"/sumdb/sum.golang.org/{path}").status == 404
@@ -304,7 +304,7 @@ def test_other_checksum_databases_are_not_served(modproxy, upstream):
 
 
 @pytest.mark.parametrize("with_key", [False, True])
-def test_a_checksum_database_by_its_name_is_asked_through_the_upstream(
+def test_a_checksum_database_without_url_is_asked_through_the_upstream(
     modproxy, upstream, with_key
 ):
     name = upstream.checksums.vkey if with_key else upstream.checksums.name
@@ -315,7 +315,7 @@ def test_a_checksum_database_by_its_name_is_asked_through_the_upstream(
     assert "unverified" not in proxy.counts()
 
 
-def test_a_checksum_database_is_asked_through_the_upstream_that_serves_it(
+def test_a_checksum_database_is_asked_through_the_upstream_that_relays_it(
     modproxy, upstream, other
 ):
     name = upstream.checksums.name
@@ -326,7 +326,7 @@ def test_a_checksum_database_is_asked_through_the_upstream_that_serves_it(
 
 
 def test_several_checksum_databases(modproxy, upstream):
-    """One after another, until one knows the version."""
+    """They are asked in order until one has the version."""
     proxy = modproxy(
         f"--sumdb=none.example.test {upstream.url}/nothing,"
         f"{upstream.checksums.name} {upstream.url}{SUMDB}"
@@ -338,9 +338,9 @@ def test_several_checksum_databases(modproxy, upstream):
     assert proxy.get("/sumdb/none.example.test/supported").status == 200
 
 
-# -- what is said of it ----------------------------------------------------------------------------
+# -- counters and logs -----------------------------------------------------------------------------
 
-# As the Go program has them.
+# The Go program has these counters.
 NAMES = (
     "path_error",
     "get_request",
@@ -372,7 +372,7 @@ def test_counters(modproxy):
     assert counts["get_local_hit"] == 1 and counts["get_local_bytes"] == len(LEAF.zip)
     assert (
         counts["put_request"] == 3 and counts["put_local_error"] == 0
-    )  # with the database's record
+    )  # the database's record is the third
     assert counts["put_local_bytes"] > len(LEAF.zip) + len(LEAF.info)
     assert counts["upstream_request"] == 4
 
@@ -394,12 +394,12 @@ def test_debug_1_does_not(modproxy):
     assert "/mod/" not in proxy.server.stderr
 
 
-# -- how it is started -----------------------------------------------------------------------------
+# -- configuration ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def refused(tmp_path):
-    """refused(*flags, environ={}): what serve --modproxy says where it ends at once, with status 2."""
+    """refused(*flags, environ={}): the error line of ``serve --modproxy``, which exits with 2."""
     processes = Processes(tmp_path)
 
     def refused(*flags, environ=None):
@@ -415,10 +415,10 @@ def refused(tmp_path):
     processes.expect_none()
 
 
-HTTP = "--http=127.0.0.1:9"  # nothing is listened on before all is checked
+HTTP = "--http=127.0.0.1:9"  # flags are checked before the server listens
 
 
-def test_an_upstream_that_is_none(refused):
+def test_bad_upstreams(refused):
     for upstream, word in (
         ("direct", "names no module proxy"),
         (",", "names no module proxy"),
@@ -436,19 +436,19 @@ def test_an_upstream_that_is_none(refused):
         assert "--modproxy-upstream" in line and word in line and "hidden" not in line, upstream
 
 
-def test_a_checksum_database_that_is_none(refused):
+def test_bad_checksum_databases(refused):
     for sumdb in ("https://sum.golang.org", "a b c", "sum.golang.org file:///x", "sum.golang.org/"):
         line = refused(HTTP, "--modproxy-upstream=off", f"--sumdb={sumdb}")
         assert "--sumdb" in line, sumdb
 
 
-def test_it_needs_http(refused):
+def test_modproxy_needs_http(refused):
     line = refused("--modproxy-upstream=off")
     assert "--modproxy" in line and "--http" in line
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "127.0.0.2"])
-def test_it_is_not_its_own_upstream(refused, host):
+def test_the_server_refuses_itself_as_upstream(refused, host):
     port = free_port()
     for flags in (
         [f"--modproxy-upstream=https://example.test,http://{host}:{port}/mod", "--sumdb=off"],
@@ -457,7 +457,7 @@ def test_it_is_not_its_own_upstream(refused, host):
         assert "this server itself" in refused(f"--http=:{port}", *flags)
 
 
-def test_without_goproxy_and_a_go_command(refused, tmp_path):
+def test_no_goproxy_and_no_go_command(refused, tmp_path):
     line = refused(HTTP, environ={"PATH": str(tmp_path)})
     assert "--modproxy-upstream" in line and "GOPROXY" in line
 
@@ -472,7 +472,7 @@ def test_goproxy_of_the_environment(modproxy, upstream, other, refused):
 
 
 def test_goproxy_of_the_go_command(modproxy, upstream, tmp_path):
-    """Where it stands in its own file of settings; GONOSUMDB as well."""
+    """GOPROXY and GONOSUMDB as ``go env -w`` would have stored them."""
     settings = {"GOPROXY": f"{upstream.url},direct", "GONOSUMDB": "example.test/Leaf"}
     go = tmp_path / "bin" / "go"
     go.parent.mkdir()

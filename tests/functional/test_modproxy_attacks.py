@@ -1,4 +1,4 @@
-"""What an attacker of the module proxy found, or proved: clients, upstreams and buckets that are bad."""
+"""The module proxy under attack by clients, upstreams and buckets."""
 
 import os
 import random
@@ -25,7 +25,7 @@ NOT_KEPT = "no-store"
 
 
 def large_module(upstream, size):
-    """A module with a zip of that size, of which upstream and its database know."""
+    """A module with a zip of about ``size`` bytes, which upstream and its database have."""
     found = go_module(
         "example.test/large", "v1.0.0", **{"testdata/b": random.Random(1).randbytes(size)}
     )
@@ -35,7 +35,7 @@ def large_module(upstream, size):
 
 
 def send(proxy, path, *lines):
-    """A connection on which a request was sent, that reads little."""
+    """A connection with a small receive buffer on which a request was sent."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.settimeout(DEADLINE_S)
@@ -48,8 +48,8 @@ def send(proxy, path, *lines):
 # -- the checksum database -------------------------------------------------------------------------
 
 
-def test_a_wrong_record_is_asked_for_again(modproxy, upstream):
-    """It was kept when it seemed right; a hash that differs puts it in doubt."""
+def test_a_wrong_record_is_fetched_again(modproxy, upstream):
+    """A hash that differs from a stored record's makes the proxy fetch the record again."""
     good = upstream.checksums.lookup("example.test/!leaf@v1.0.0")
     upstream.body_overrides[RECORD] = good.replace(LEAF.zip_hash.encode(), ROOT.zip_hash.encode())
     proxy = modproxy()
@@ -59,7 +59,7 @@ def test_a_wrong_record_is_asked_for_again(modproxy, upstream):
     assert proxy.get(RECORD).body == good
 
 
-def test_a_record_that_the_disk_lost_is_asked_for_again(modproxy, upstream, tmp_path):
+def test_a_record_damaged_on_disk_is_fetched_again(modproxy, upstream, tmp_path):
     path = tmp_path / "modules" / key_of(RECORD)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"5\nnonsense\n")
@@ -67,7 +67,7 @@ def test_a_record_that_the_disk_lost_is_asked_for_again(modproxy, upstream, tmp_
     assert path.read_bytes() == upstream.checksums.lookup("example.test/!leaf@v1.0.0")
 
 
-def test_a_damaged_tile_is_renewed_when_a_client_says_so(modproxy, upstream):
+def test_a_damaged_tile_is_fetched_again_for_no_cache(modproxy, upstream):
     upstream.fail("flip", times=1, match=lambda path: "/tile/" in path)
     proxy, good = modproxy(), upstream.checksums.tile("tile/8/0/000.p/3")
     assert proxy.get(TILE).body == proxy.get(TILE).body != good
@@ -75,13 +75,13 @@ def test_a_damaged_tile_is_renewed_when_a_client_says_so(modproxy, upstream):
     assert proxy.get(TILE).body == good
     proxy.get(ZIP)
     asked = upstream.count(".zip")
-    proxy.get(ZIP, **{"Cache-Control": "no-cache"})  # it was proven
+    proxy.get(ZIP, **{"Cache-Control": "no-cache"})  # a zip is verified, so no-cache has no effect
     assert upstream.count(".zip") == asked
 
 
 @pytest.mark.parametrize("fault", ["404", "410", "503"])
-def test_without_a_record_a_version_is_served_and_not_kept(modproxy, upstream, tmp_path, fault):
-    """Whoever gives a wrong zip would say as well that there is no record of it."""
+def test_without_a_record_a_version_is_served_but_not_stored(modproxy, upstream, tmp_path, fault):
+    """An upstream that serves a wrong zip could also claim that there is no record of it."""
     upstream.body_overrides[ZIP] = EVIL.zip
     upstream.fail(fault, match=lambda path: "/lookup/" in path)
     proxy = modproxy()
@@ -95,7 +95,7 @@ def test_without_a_record_a_version_is_served_and_not_kept(modproxy, upstream, t
     upstream.body_overrides.clear()
 
 
-def test_with_upstream_off_nothing_unproven_is_kept(modproxy, fake_s3, tmp_path):
+def test_with_upstream_off_nothing_unverified_is_stored(modproxy, fake_s3, tmp_path):
     fake_s3.objects[key_of(ZIP)] = EVIL.zip
     flags = (*fake_s3.flags(), "--sumdb=sum.example.test")
     proxy = modproxy(*flags, "--modproxy-upstream=off")
@@ -105,8 +105,8 @@ def test_with_upstream_off_nothing_unproven_is_kept(modproxy, fake_s3, tmp_path)
     assert modproxy(*fake_s3.flags()).get(ZIP).body == LEAF.zip
 
 
-def test_a_failure_does_not_say_where_the_database_is(modproxy, upstream):
-    """Only proxies that all say that they have none send us elsewhere."""
+def test_a_failure_does_not_decide_where_the_database_is(modproxy, upstream):
+    """Only if all proxies answer that they do not relay it is the database asked itself."""
     upstream.fail("503", times=3, match=lambda path: path.endswith("/supported"))
     other = f"{upstream.url}|{upstream.url}/none"
     proxy = modproxy(f"--modproxy-upstream={other}", "--sumdb=sum.example.test")
@@ -114,7 +114,7 @@ def test_a_failure_does_not_say_where_the_database_is(modproxy, upstream):
     assert proxy.get(RECORD).body == upstream.checksums.lookup("example.test/!leaf@v1.0.0")
 
 
-def test_names_of_private_modules_go_to_no_database(modproxy, upstream):
+def test_no_database_learns_the_names_of_private_modules(modproxy, upstream):
     proxy = modproxy("--nosumdb=corp.test")
     assert proxy.get(f"{SUMDB}/lookup/corp.test/secret@v1.0.0").status == 404
     assert not upstream.requests
@@ -135,11 +135,11 @@ def test_a_failing_bucket_is_not_an_absent_file(modproxy, fake_s3, tmp_path):
     assert proxy.get(INFO).body == LEAF.info
 
 
-def test_no_more_is_fetched_than_a_file_may_have(modproxy, fake_s3):
+def test_too_large_objects_are_not_fetched(modproxy, fake_s3):
     fake_s3.objects[key_of(INFO)] = bytes(17 << 20)
     proxy = modproxy(*fake_s3.flags())
     assert proxy.get(INFO).body == LEAF.info
-    wait_until(lambda: fake_s3.objects[key_of(INFO)] == LEAF.info, "the right one")
+    wait_until(lambda: fake_s3.objects[key_of(INFO)] == LEAF.info, "the right file")
 
 
 # -- upstreams -------------------------------------------------------------------------------------
@@ -155,22 +155,22 @@ def test_no_more_is_fetched_than_a_file_may_have(modproxy, fake_s3):
         ("%252e%252e%252fx", "%252e%252e%252fx"),
     ],
 )
-def test_what_means_something_in_a_url_is_escaped(modproxy, upstream, version, asked):
-    """As the go command does: upstream gets the path that was asked for, and no other."""
+def test_special_characters_are_percent_encoded(modproxy, upstream, version, asked):
+    """As the go command does it: upstream gets exactly the path that was requested."""
     path = f"/example.test/!leaf/@v/{version.replace(' ', '%20')}.info"
     assert modproxy().get(path).status == 404
     assert upstream.requests == [("GET", f"/example.test/!leaf/@v/{asked}.info")]
 
 
-def test_a_part_that_was_not_asked_for_is_no_part_of_it(modproxy, upstream):
-    """And what may have changed meanwhile is not put together."""
+def test_a_list_that_was_cut_is_fetched_from_its_beginning(modproxy, upstream):
+    """It may have changed meanwhile, so no Range is requested."""
     upstream.fail("cut", times=1)
     proxy = modproxy()
     assert proxy.get(LIST).text.split() == ["v1.1.0", "v1.2.0"]
     assert not any("Range" in headers for headers in upstream.headers)
 
 
-def test_texts_from_elsewhere_forge_no_line_of_the_log(modproxy, upstream):
+def test_paths_and_upstreams_cannot_forge_log_lines(modproxy, upstream):
     upstream.fail("503")
     proxy = modproxy("-v")
     answer = proxy.get("/example.test/!leaf/@v/x%0a2026%1b[31m.info")
@@ -179,7 +179,7 @@ def test_texts_from_elsewhere_forge_no_line_of_the_log(modproxy, upstream):
     assert all("\x1b" not in line for line in proxy.server.stderr.splitlines())
 
 
-def test_a_loop_is_found_in_any_line(modproxy, upstream):
+def test_a_loop_is_detected_in_a_second_via_header(modproxy, upstream):
     proxy = modproxy()
     proxy.get(INFO)
     own = upstream.headers[-1]["Via"]
@@ -188,14 +188,14 @@ def test_a_loop_is_found_in_any_line(modproxy, upstream):
     assert upstream.count(MOD) == 0
 
 
-def test_a_last_good_copy_is_not_for_other_caches(modproxy, upstream):
+def test_other_caches_must_not_keep_a_last_good_copy(modproxy, upstream):
     proxy = modproxy("--modproxy-max-age=0")
     proxy.get(LIST)
     upstream.fail("503")
     assert proxy.get(LIST).headers["Cache-Control"] == "no-cache"
 
 
-def test_an_upstream_that_fails_is_named_in_the_log(modproxy, upstream):
+def test_the_log_names_an_upstream_that_fails(modproxy, upstream):
     upstream.fail("403")
     proxy = modproxy(checked=False)
     for path in (INFO, MOD, LIST):
@@ -204,10 +204,10 @@ def test_an_upstream_that_fails_is_named_in_the_log(modproxy, upstream):
     assert proxy.counts()["upstream_error"] == 3 and INFO in line
 
 
-# -- clients, disks, the end -----------------------------------------------------------------------
+# -- clients, disks, shutdown ----------------------------------------------------------------------
 
 
-def test_what_is_newest_counts_when_the_disk_was_full(modproxy, upstream, full_disk):
+def test_the_newest_list_is_used_after_the_disk_was_full(modproxy, upstream, full_disk):
     proxy = modproxy("--modproxy-max-age=0", cache_dir=full_disk)
     proxy.get(LIST)
     with open(full_disk / "filler", "wb", buffering=0) as file, pytest.raises(OSError):
@@ -227,7 +227,7 @@ def test_what_is_newest_counts_when_the_disk_was_full(modproxy, upstream, full_d
     assert proxy.get(LIST).text.split()[-1] == newest.version
 
 
-def test_a_client_that_takes_nothing_is_given_up(modproxy, upstream):
+def test_a_client_that_does_not_read_is_disconnected(modproxy, upstream):
     large = large_module(upstream, 12 << 20)
     proxy = modproxy("--client-timeout=1s", "--idle-exit=1s")
     proxy.get(path_of(large, "zip"))
@@ -236,7 +236,7 @@ def test_a_client_that_takes_nothing_is_given_up(modproxy, upstream):
         assert ends(sock)
 
 
-def test_a_server_that_ends_leaves_no_temporary_file(modproxy, upstream, tmp_path):
+def test_a_stopped_server_leaves_no_temporary_file(modproxy, upstream, tmp_path):
     large = large_module(upstream, 1 << 20)
     proxy = modproxy("--stop-timeout=100ms")
     upstream.fail("slow", match=lambda path: path.endswith(".zip"))
@@ -250,7 +250,7 @@ def test_a_server_that_ends_leaves_no_temporary_file(modproxy, upstream, tmp_pat
     upstream.release()
 
 
-def test_a_server_ends_although_it_is_asked_for_what_is_new(modproxy, upstream, fake_s3):
+def test_a_server_stops_while_clients_request_new_files(modproxy, upstream, fake_s3):
     modules = [go_module(f"example.test/k{number}", "v1.0.0") for number in range(3000)]
     upstream.add(*modules)
     proxy = modproxy(*fake_s3.flags(), "--stop-timeout=500ms", checked=False)
@@ -278,18 +278,18 @@ def test_a_server_ends_although_it_is_asked_for_what_is_new(modproxy, upstream, 
             thread.join()
 
 
-def test_the_server_says_where_modules_come_from(modproxy, upstream, tmp_path):
+def test_the_log_names_upstreams_databases_and_private_modules(modproxy, upstream, tmp_path):
     line = modproxy("--nosumdb=corp.test").server.says("modules from")
     assert upstream.url in line and "corp.test" in line and "sum.example.test" in line
 
 
-def test_a_reverse_proxy_by_variable_is_refused_as_by_flag(modproxy):
+def test_gocache_revproxy_is_refused(modproxy):
     proxy = modproxy(environ={"GOCACHE_REVPROXY": "x.test"}, ready=False)
     assert proxy.server.wait() == 2
     assert "GOCACHE_REVPROXY" in proxy.server.stderr
 
 
-def test_nothing_that_was_left_long_ago_stays_in_tmp(modproxy, tmp_path):
+def test_old_temporary_files_are_removed(modproxy, tmp_path):
     directory = tmp_path / "modules" / "tmp"
     directory.mkdir(parents=True)
     for name, age in (("1-old", 7200), ("1-young", 60)):

@@ -1,4 +1,4 @@
-"""Requests that no go command makes, over plain sockets, so that nothing puts them right."""
+"""Requests that no go command sends, over plain sockets, so that no library corrects them."""
 
 import socket
 
@@ -15,8 +15,8 @@ ZIP, MOD = path_of(LEAF, "zip"), path_of(LEAF, "mod")
 SECRET = b"what lies beside the cache"
 
 
-class Raw:
-    """The answer to a request that is sent as it is."""
+class RawAnswer:
+    """The answer to a request whose bytes are sent unchanged."""
 
     def __init__(self, proxy, data: bytes) -> None:
         with socket.create_connection(("127.0.0.1", proxy.port), DEADLINE_S) as client:
@@ -30,30 +30,30 @@ class Raw:
         self.headers = dict(line.lower().split(": ", 1) for line in lines)
 
 
-def raw(proxy, target, method="GET", *headers) -> Raw:
-    """The answer to a request for ``target``, bytes or text, which is sent as it is."""
+def raw(proxy, target, method="GET", *headers) -> RawAnswer:
+    """The answer to a request for ``target``, text or bytes, which is sent unchanged."""
     if isinstance(target, str):
         target = target.encode()
     lines = "".join(f"{line}\r\n" for line in ("Host: proxy", "Connection: close", *headers))
-    return Raw(
+    return RawAnswer(
         proxy, b"%s %s HTTP/1.1\r\n%s\r\n" % (method.encode(), target, lines.encode("latin-1"))
     )
 
 
 @pytest.fixture
 def proxy(modproxy, upstream, tmp_path):
-    """A ModProxy that has to be in order at the end, and to have given nothing away."""
+    """A ModProxy; after the test it must still work, with a clean log and no temporary files."""
     (tmp_path / "secret").write_bytes(SECRET)
     proxy = modproxy()
     yield proxy
     assert proxy.get(MOD).body == LEAF.mod
-    assert "cacheplugin/" not in proxy.server.stderr  # a line of a traceback
+    assert "cacheplugin/" not in proxy.server.stderr  # in a line of a traceback
     assert not temporaries(tmp_path / "modules")
 
 
 @pytest.fixture
-def untouched(upstream, tmp_path):
-    """See that nobody was asked and nothing was written."""
+def check_untouched(upstream, tmp_path):
+    """check_untouched(): checks that upstream got no request and nothing was stored."""
 
     def check():
         assert not upstream.requests
@@ -62,7 +62,7 @@ def untouched(upstream, tmp_path):
     return check
 
 
-# No module path, no version, no file of either, in every way to write it.
+# Paths that are not of the protocol, with every kind of encoding.
 INVALID = [
     "/mod/../secret",
     "/mod/../../../../../../etc/passwd",
@@ -144,29 +144,29 @@ INVALID = [
 ]
 
 
-def test_what_is_no_file_of_a_module_is_refused(proxy, untouched):
-    """400 or 404, before anybody is asked, and without anything of this machine."""
+def test_invalid_paths_are_refused(proxy, check_untouched):
+    """They give 400 or 404 without a request upstream, and reveal no file of this machine."""
     for target in INVALID:
         answer = raw(proxy, target)
         assert answer.status in (400, 404), target
         assert SECRET not in answer.body and b"root:" not in answer.body
-        untouched()
-    assert proxy.counts()["path_error"] > len(INVALID) - 10  # aiohttp refuses some by itself
+        check_untouched()
+    assert proxy.counts()["path_error"] > len(INVALID) - 10  # aiohttp refuses the others
 
 
-def test_a_long_path_is_refused(proxy, untouched):
-    """Also one that is longer than the HTTP server takes, and one of many elements."""
+def test_a_long_path_is_refused(proxy, check_untouched):
+    """Also paths that are too long for aiohttp, and paths of many elements."""
     for length, statuses in ((2100, (414,)), (7000, (414,)), (100_000, (400, 414))):
         for element in ("x", "x/"):
             path = f"/mod/example.test/{element * (length // len(element))}x/@v/list"
             try:
                 assert raw(proxy, path).status in statuses
-            except ConnectionResetError:  # before all of it was read
+            except ConnectionResetError:  # the server closed before it had read all of the request
                 assert length > 8000
-    untouched()
+    check_untouched()
 
 
-def test_what_is_not_below_mod(proxy, untouched):
+def test_targets_that_are_not_below_mod(proxy, check_untouched):
     for target, statuses in (
         ("http://example.com/mod/example.test/!leaf/@v/v1.0.0.mod", (502,)),
         ("http://127.0.0.1/mod/example.test/!leaf/@v/v1.0.0.mod", (502,)),
@@ -178,11 +178,11 @@ def test_what_is_not_below_mod(proxy, untouched):
         ("/Mod/example.test/!leaf/@v/v1.0.0.mod", (404,)),
     ):
         assert raw(proxy, target).status in statuses, target
-    untouched()
+    check_untouched()
 
 
-def test_other_methods(proxy, untouched):
-    """With a body or without: nothing is written by anybody from outside."""
+def test_other_methods(proxy, check_untouched):
+    """They are refused, with and without a body, and nothing is written."""
     body = b"module evil\n"
     for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW", "get"):
         assert raw(proxy, f"/mod{MOD}", method).status in (400, 405)
@@ -190,12 +190,12 @@ def test_other_methods(proxy, untouched):
             f"{method} /mod{MOD} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
-        assert Raw(proxy, request.encode() + body).status in (400, 405)
-    untouched()
+        assert RawAnswer(proxy, request.encode() + body).status in (400, 405)
+    check_untouched()
 
 
-def test_a_percent_sign_in_a_good_path_is_the_same_path(proxy, upstream):
-    """One file, whatever way it is written: one request, one file on disk."""
+def test_percent_encoded_paths_are_the_same_file(proxy, upstream):
+    """However it is written, it is one request upstream and one file on disk."""
     for path in (
         MOD,
         MOD.replace("!", "%21"),
@@ -238,7 +238,7 @@ ODD_RANGES = [
 
 @pytest.mark.parametrize("is_warm", [False, True])
 def test_ranges(proxy, upstream, is_warm):
-    """A part where one is asked for; else 416, or the whole, as the standard allows."""
+    """A valid range gives 206; others give 416 or the whole file, as the standard allows."""
     for number, value in enumerate([*RANGES, *ODD_RANGES, "bytes=-0"]):
         module = go_module(f"example.test/m{number}", "v1.0.0")
         upstream.add(module)
@@ -247,7 +247,7 @@ def test_ranges(proxy, upstream, is_warm):
         if is_warm:
             assert proxy.get(path).status == 200
         answer = raw(proxy, f"/mod{path}", "GET", f"Range: {value}")
-        if value != "bytes=-0":  # for that, no two servers agree
+        if value != "bytes=-0":  # servers disagree about this one
             assert answer.status in ((206,) if value in RANGES else (200, 416)), value
         if answer.status == 200:
             assert answer.body == module.zip
@@ -258,7 +258,9 @@ def test_ranges(proxy, upstream, is_warm):
         else:
             assert module.zip[:10] not in answer.body
         assert upstream.count(path) == 1
-    assert all("Range" not in headers for headers in upstream.headers)  # all of it is asked for
+    assert all(
+        "Range" not in headers for headers in upstream.headers
+    )  # the whole file is requested
 
 
 def test_head_has_no_body(proxy, upstream):
@@ -269,8 +271,8 @@ def test_head_has_no_body(proxy, upstream):
         assert int(answers[0].headers["content-length"]) == len(answers[1].body)
 
 
-def test_conditions_of_other_files_are_no_matter(proxy):
-    """What a browser or a cache may add."""
+def test_other_request_headers(proxy):
+    """Headers that a browser or a cache may send do not change the file."""
     proxy.get(ZIP)
     for header in (
         'If-None-Match: "x"',
@@ -283,7 +285,7 @@ def test_conditions_of_other_files_are_no_matter(proxy):
         "Expect: 100-continue",
     ):
         answer = raw(proxy, f"/mod{ZIP}", "GET", header)
-        body = answer.body[answer.body.find(b"PK") :]  # behind "100 Continue" where that was asked
+        body = answer.body[answer.body.find(b"PK") :]  # after "100 Continue" if it was requested
         assert answer.status in (200, 100, 412) and (answer.status == 412 or body == LEAF.zip), (
             header
         )
@@ -292,8 +294,8 @@ def test_conditions_of_other_files_are_no_matter(proxy):
 # -- loops -----------------------------------------------------------------------------------------
 
 
-def test_its_own_request_is_508(proxy, upstream):
-    """It is known by the Via header, wherever in it this proxy stands."""
+def test_a_loop_gives_508(proxy, upstream):
+    """The proxy finds its own id anywhere in the Via header."""
     assert proxy.get(ZIP).status == 200
     (own,) = {headers["Via"] for headers in upstream.headers}
     asked = len(upstream.requests)
@@ -305,8 +307,8 @@ def test_its_own_request_is_508(proxy, upstream):
     assert upstream.headers[-1]["Via"] == f"1.1 other, {own}"
 
 
-def test_two_proxies_that_ask_each_other(modproxy):
-    """That ends, with an error, and soon."""
+def test_two_proxies_that_are_upstreams_of_each_other(modproxy):
+    """The loop ends soon, with an error."""
     port = free_port()
     one = modproxy(f"--modproxy-upstream=http://127.0.0.1:{port}/mod", checked=False)
     two = modproxy(f"--modproxy-upstream={one.url}", f"--http=127.0.0.1:{port}", checked=False)
@@ -319,7 +321,7 @@ def test_two_proxies_that_ask_each_other(modproxy):
 # -- connections -----------------------------------------------------------------------------------
 
 
-def test_garbage_harms_nobody(proxy, untouched):
+def test_malformed_requests(proxy, check_untouched):
     for data in (
         b"\0" * 1000 + b"\r\n\r\n",
         b"GET /mod/x HTTP/9.9\r\n\r\n",
@@ -333,25 +335,26 @@ def test_garbage_harms_nobody(proxy, untouched):
                 client.sendall(data)
                 client.shutdown(socket.SHUT_WR)
             except ConnectionError:
-                pass  # it was let go of before all was sent
+                pass  # the server closed before all was sent
             assert ends(client)
     assert ask(proxy.port, "/healthz")[0] == 200
-    untouched()
-    assert "Traceback" not in proxy.server.stderr  # nor has everybody a way to fill the log
+    check_untouched()
+    assert "Traceback" not in proxy.server.stderr  # clients cannot fill the log
 
 
-def test_two_requests_that_are_one_for_another_server(proxy, upstream):
-    """Content-Length and Transfer-Encoding at once: what is behind the first is not served."""
+def test_request_smuggling(proxy, upstream):
+    """With both Content-Length and Transfer-Encoding, what follows the request is not served."""
     smuggled = f"GET /mod{MOD} HTTP/1.1\r\nHost: x\r\n\r\n"
     request = (
         "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-        f"Content-Length: {len(smuggled) + 5}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}"
+        f"Content-Length: {len(smuggled) + 5}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        f"0\r\n\r\n{smuggled}"
     )
-    answer = Raw(proxy, request.encode())
+    answer = RawAnswer(proxy, request.encode())
     assert LEAF.mod not in answer.body and not upstream.requests
 
 
-def test_many_connections_that_say_nothing(proxy):
+def test_many_idle_connections(proxy):
     idle = [socket.create_connection(("127.0.0.1", proxy.port), DEADLINE_S) for _ in range(200)]
     try:
         for client in idle[::2]:

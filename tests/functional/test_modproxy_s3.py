@@ -1,4 +1,4 @@
-"""The module proxy with a bucket: what is found there, what comes there, and when it is of no use."""
+"""The module proxy with a bucket: fetches, uploads, and buckets that fail."""
 
 import random
 import signal
@@ -20,7 +20,7 @@ LIST = "/example.test/base/@v/list"
 
 @pytest.fixture
 def machine(modproxy, fake_s3, tmp_path):
-    """machine(name, *flags): a proxy with the bucket, on a cache directory of that name."""
+    """machine(name, *flags): a proxy with the bucket and a cache directory of that name."""
 
     def machine(name, *flags, **more):
         proxy = modproxy(*fake_s3.flags(), *flags, cache_dir=tmp_path / name, **more)
@@ -36,13 +36,11 @@ def wait_for_objects(fake_s3, *paths) -> None:
     )
 
 
-def kept(proxy, path) -> Path:
+def stored_file(proxy, path) -> Path:
     return proxy.cache_dir / key_of(path)
 
 
-def test_what_is_in_the_bucket_is_what_upstream_gave_and_under_the_go_programs_keys(
-    machine, fake_s3
-):
+def test_objects_have_upstreams_content_and_the_go_programs_keys(machine, fake_s3):
     proxy = machine("a", "--prefix=some/where")
     files = {path_of(LEAF, kind): getattr(LEAF, kind) for kind in ("info", "mod", "zip")}
     for path, body in files.items():
@@ -57,7 +55,7 @@ def test_what_is_in_the_bucket_is_what_upstream_gave_and_under_the_go_programs_k
 
 
 def test_a_fresh_machine_needs_no_upstream(machine, fake_s3, upstream):
-    """Files, records and the last good copies of lists come from the bucket, and are kept."""
+    """Files, records and last good copies come from the bucket and are stored."""
     first = machine("a")
     paths = [ZIP, MOD, INFO, LIST, RECORD]
     bodies = {path: first.get(path).body for path in paths}
@@ -71,12 +69,12 @@ def test_a_fresh_machine_needs_no_upstream(machine, fake_s3, upstream):
     assert second.counts()["get_fault_hit"] == len(paths) and second.counts()["get_stale"] == 1
     served = len(fake_s3.requests)
     for path in (ZIP, MOD, INFO, RECORD):
-        assert second.get(path).body == bodies[path] == kept(second, path).read_bytes()
+        assert second.get(path).body == bodies[path] == stored_file(second, path).read_bytes()
     assert len(fake_s3.requests) == served and len(upstream.requests) == asked
     assert second.counts()["get_s3_bytes"] == sum(map(len, bodies.values()))
 
 
-def test_with_upstream_off_the_bucket_alone_is_asked(machine, fake_s3, upstream):
+def test_with_upstream_off_only_the_bucket_is_used(machine, fake_s3, upstream):
     first = machine("a")
     body = first.get(ZIP).body
     wait_for_objects(fake_s3, ZIP, RECORD)
@@ -88,14 +86,14 @@ def test_with_upstream_off_the_bucket_alone_is_asked(machine, fake_s3, upstream)
     assert len(upstream.requests) == asked
 
 
-def test_what_the_bucket_has_is_not_asked_of_upstream(machine, fake_s3, upstream):
+def test_objects_are_not_fetched_from_upstream(machine, fake_s3, upstream):
     machine("a").get(ZIP)
     wait_for_objects(fake_s3, ZIP, RECORD)
     assert machine("b").get(ZIP).body == LEAF.zip
     assert upstream.count(ZIP) == 1 and upstream.count("/lookup/") == 1
 
 
-def test_many_clients_ask_for_one_file_of_the_bucket(machine, fake_s3, upstream):
+def test_many_clients_request_one_object(machine, fake_s3, upstream):
     """It is fetched once."""
     machine("a").get(ZIP)
     wait_for_objects(fake_s3, ZIP, RECORD)
@@ -109,8 +107,8 @@ def test_many_clients_ask_for_one_file_of_the_bucket(machine, fake_s3, upstream)
     assert fake_s3.count("GET", key_of(ZIP)) == gets + 1 and upstream.count(ZIP) == 1
 
 
-def test_a_large_zip_goes_in_parts_and_comes_back(machine, fake_s3, upstream):
-    """Larger than what goes in one piece."""
+def test_a_large_zip_is_uploaded_in_parts_and_fetched(machine, fake_s3, upstream):
+    """It is larger than the limit for one PUT."""
     large = go_module("example.test/large", "v1.0.0", data=random.Random(1).randbytes(9 << 20))
     upstream.add(large)
     upstream.checksums.add(large)
@@ -122,11 +120,11 @@ def test_a_large_zip_goes_in_parts_and_comes_back(machine, fake_s3, upstream):
     assert machine("b").get(path).body == large.zip and not fake_s3.uploads
 
 
-# -- a bucket of no use ----------------------------------------------------------------------------
+# -- buckets that fail -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fault", ["500", "refuse", "NoSuchBucket"])
-def test_a_bucket_that_fails_never_shows(machine, fake_s3, fault):
+def test_clients_do_not_notice_a_failing_bucket(machine, fake_s3, fault):
     proxy = machine("a")
     fake_s3.fail(fault)
     for kind in ("info", "mod", "zip"):
@@ -139,7 +137,7 @@ def test_a_bucket_that_fails_never_shows(machine, fake_s3, fault):
     assert "Traceback" not in proxy.server.stderr
 
 
-def test_a_bucket_that_cannot_be_written_to_is_read(machine, fake_s3, upstream):
+def test_a_read_only_bucket_is_read(machine, fake_s3, upstream):
     machine("a").get(ZIP)
     wait_for_objects(fake_s3, ZIP, RECORD)
     fake_s3.faulty = lambda method, key: method == "PUT"
@@ -150,7 +148,7 @@ def test_a_bucket_that_cannot_be_written_to_is_read(machine, fake_s3, upstream):
     assert second.get(ZIP).body == LEAF.zip and upstream.count(ZIP) == 1
 
 
-def test_a_zip_that_comes_damaged_from_the_bucket_is_asked_of_upstream(machine, fake_s3, upstream):
+def test_a_zip_that_arrives_damaged_is_fetched_from_upstream(machine, fake_s3, upstream):
     paths = {path_of(module, "zip"): module.zip for module in (LEAF, ROOT, OLD)}
     first = machine("a")
     for path in paths:
@@ -161,19 +159,22 @@ def test_a_zip_that_comes_damaged_from_the_bucket_is_asked_of_upstream(machine, 
         fake_s3.faulty = lambda method, key, path=path: method == "GET" and key == key_of(path)
         fake_s3.fail(fault)
         answer = second.get(path)
-        assert answer.body == paths[path] == kept(second, path).read_bytes(), fault
+        assert answer.body == paths[path] == stored_file(second, path).read_bytes(), fault
         assert not answer.is_cut and upstream.count(path) == 2
     assert second.counts()["get_fault_error"] >= 3
 
 
 TAMPERED = go_module(LEAF.path, LEAF.version, body="func Evil() {}\n")
-WRONG = [  # a kind of file, and what is in the bucket in place of a module's
+WRONG = [  # (kind of file, content of the object in place of that file of a module)
     ("zip", lambda module: b"garbage"),
     ("zip", lambda module: b""),
     ("zip", lambda module: module.zip[:-1]),
     ("zip", lambda module: go_module(module.path, module.version, body="func Evil() {}\n").zip),
     ("zip", lambda module: ROOT.zip),
-    ("zip", lambda module: module.zip.replace(b"\x08\0\x08\0", b"\x08\0\x0c\0")),  # another method
+    (
+        "zip",
+        lambda module: module.zip.replace(b"\x08\0\x08\0", b"\x08\0\x0c\0"),
+    ),  # another compression method
     ("mod", lambda module: b"module x\n"),
     ("mod", lambda module: module.mod + b"\n"),
     ("mod", lambda module: b""),
@@ -183,7 +184,7 @@ WRONG = [  # a kind of file, and what is in the bucket in place of a module's
 ]
 
 
-def test_what_is_wrong_in_the_bucket_is_passed_over_and_replaced(machine, fake_s3, upstream):
+def test_wrong_objects_are_not_used_and_are_replaced(machine, fake_s3, upstream):
     rights = {}
     for number, (kind, wrong) in enumerate(WRONG):
         module = go_module(f"example.test/m{number}", "v1.0.0")
@@ -193,47 +194,43 @@ def test_what_is_wrong_in_the_bucket_is_passed_over_and_replaced(machine, fake_s
         fake_s3.objects[key_of(path_of(module, kind))] = wrong(module)
     proxy = machine("a")
     for number, (path, right) in enumerate(rights.items()):
-        assert proxy.get(path).body == right == kept(proxy, path).read_bytes(), number
+        assert proxy.get(path).body == right == stored_file(proxy, path).read_bytes(), number
         assert "is not used" in proxy.server.says(f"{path[1:]} in S3")
     wanted = {key_of(path): right for path, right in rights.items()}
-    wait_until(lambda: wanted.items() <= fake_s3.objects.items(), "the right ones in the bucket")
+    wait_until(lambda: wanted.items() <= fake_s3.objects.items(), "the right files in the bucket")
     upstream.close()
     second = machine("b")
     assert {path: second.get(path).body for path in rights} == rights
 
 
-def test_a_record_that_is_wrong_in_the_bucket_is_passed_over_and_replaced(
-    machine, fake_s3, upstream
-):
-    """It would have the wrong zip served, or the right one refused."""
+def test_a_wrong_record_in_the_bucket_is_not_used_and_is_replaced(machine, fake_s3, upstream):
+    """With it, a wrong zip would be served or the right one refused."""
     good = upstream.checksums.lookup("example.test/!leaf@v1.0.0")
     fake_s3.objects[key_of(RECORD)] = upstream.checksums.lookup("example.test/base@v1.2.0")
     assert machine("a").get(ZIP).body == LEAF.zip
-    wait_until(lambda: fake_s3.objects[key_of(RECORD)] == good, "the right one")
+    wait_until(lambda: fake_s3.objects[key_of(RECORD)] == good, "the right record")
 
 
-def test_what_is_wrong_in_the_bucket_is_not_served_where_upstream_is_down(
-    machine, fake_s3, upstream
-):
+def test_wrong_objects_are_not_served_when_upstream_fails(machine, fake_s3, upstream):
     proxy = machine("a")
     fake_s3.objects[key_of(ZIP)] = TAMPERED.zip
     upstream.fail("503", match=lambda path: path == ZIP)
     answer = proxy.get(ZIP)
-    assert answer.status == 502 and not kept(proxy, ZIP).exists()
+    assert answer.status == 502 and not stored_file(proxy, ZIP).exists()
     assert not temporaries(proxy.cache_dir)
     assert fake_s3.objects[key_of(ZIP)] == TAMPERED.zip
 
 
-def test_what_was_tampered_with_upstream_comes_to_no_bucket(machine, fake_s3, upstream):
+def test_files_tampered_with_upstream_are_not_uploaded(machine, fake_s3, upstream):
     proxy = machine("a")
     upstream.add(TAMPERED)
     assert proxy.get(ZIP).status == 502
     assert proxy.get(INFO).status == 200
-    assert proxy.server.stop() == 0  # when all uploads are done
+    assert proxy.server.stop() == 0  # it finishes all uploads first
     assert set(fake_s3.objects) == {key_of(INFO), key_of(RECORD)}
 
 
-def test_what_could_not_be_proven_comes_to_no_bucket(machine, fake_s3, upstream):
+def test_unverified_files_are_not_uploaded(machine, fake_s3, upstream):
     proxy = machine("a")
     upstream.fail("403", match=lambda path: "/lookup/" in path)
     assert proxy.get(ZIP).body == LEAF.zip
@@ -242,12 +239,12 @@ def test_what_could_not_be_proven_comes_to_no_bucket(machine, fake_s3, upstream)
     assert set(fake_s3.objects) == {key_of(INFO)}
 
 
-# -- when it is uploaded ---------------------------------------------------------------------------
+# -- uploads ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flag", ["--upload=off", "--read-only"])
-def test_nothing_is_uploaded_where_that_is_not_wanted(machine, fake_s3, flag):
-    """But what the bucket has is used."""
+def test_nothing_is_uploaded_with_these_flags(machine, fake_s3, flag):
+    """But the bucket is read."""
     fake_s3.objects[key_of(INFO)] = LEAF.info
     proxy = machine("a", flag)
     for path in (INFO, ZIP, LIST):
@@ -271,7 +268,7 @@ def test_a_server_that_stops_finishes_its_uploads(machine, fake_s3):
     assert fake_s3.objects[key_of(ZIP)] == LEAF.zip and key_of(RECORD) in fake_s3.objects
 
 
-def test_a_server_that_is_stopped_at_once_has_uploaded_what_it_answered(machine, fake_s3):
+def test_a_server_that_stops_at_once_uploads_what_it_served(machine, fake_s3):
     proxy = machine("a")
     paths = [
         path_of(module, kind) for module in (LEAF, ROOT, OLD) for kind in ("info", "mod", "zip")
@@ -282,7 +279,7 @@ def test_a_server_that_is_stopped_at_once_has_uploaded_what_it_answered(machine,
     assert {key_of(path) for path in paths} <= set(fake_s3.objects)
 
 
-def test_a_server_that_stops_waits_for_a_bucket_no_longer_than_it_is_told(machine, fake_s3):
+def test_a_server_that_stops_waits_no_longer_than_drain_timeout(machine, fake_s3):
     proxy = machine("a", "--drain-timeout=200ms")
     fake_s3.hold = lambda method, key: method == "PUT"
     assert proxy.get(INFO).body == LEAF.info
@@ -291,7 +288,7 @@ def test_a_server_that_stops_waits_for_a_bucket_no_longer_than_it_is_told(machin
     assert "1 uploads not finished" in proxy.server.stderr
 
 
-def test_a_list_is_uploaded_again_when_it_has_changed(machine, fake_s3, upstream):
+def test_a_changed_list_is_uploaded_again(machine, fake_s3, upstream):
     proxy = machine("a", "--modproxy-max-age=0")
     assert proxy.get(LIST).text == "v1.1.0\nv1.2.0\n"
     wait_for_objects(fake_s3, LIST)
@@ -304,8 +301,8 @@ def test_a_list_is_uploaded_again_when_it_has_changed(machine, fake_s3, upstream
     assert fake_s3.count("PUT", key_of(LIST)) == 2
 
 
-def test_what_the_bucket_has_is_not_uploaded_again(machine, fake_s3):
-    """Two machines that bring one file at the same time: no upload replaces another."""
+def test_existing_objects_are_not_replaced(machine, fake_s3):
+    """Two machines fetch and upload a file at once: the second upload changes nothing."""
     first = machine("a")
     fake_s3.hold = lambda method, key: method == "GET" and key == key_of(INFO)
     with ThreadPoolExecutor() as pool:

@@ -1,4 +1,4 @@
-"""The real go command and the module proxy: downloads, builds, what is refused, upstream's end."""
+"""The real go command with the module proxy: downloads, builds, refusals, failing upstreams."""
 
 import http.client
 import json
@@ -27,11 +27,11 @@ from server_sessions import Server, free_port
 
 pytest_plugins = ["modproxy_fixtures"]
 
-# Its first element is a host that answers nobody: what goes past the proxy fails at once.
+# Module paths on this host, where nothing listens: requests past the proxy fail at once.
 NOWHERE = "127.9.9.9"
-_TRIED = f"https://{NOWHERE}"  # as the go command says where it went
-_REACH_S = 10  # for the one request that finds out whether there is a network
-# What a machine needs to come to the network, if it has one.
+_TRIED = f"https://{NOWHERE}"  # in error texts of the go command
+_REACH_S = 10  # for the request that tests whether there is a network
+# Variables that may be needed to skip_unless_reachable the network.
 _NETWORK = {
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
@@ -60,7 +60,7 @@ func main() {{
 
 
 class Machine:
-    """A go command with an empty HOME, in a directory of its own, that asks nobody but a proxy."""
+    """A go command with its own HOME and directory, which uses the proxy as its only source."""
 
     def __init__(self, command, processes, directory, go_cache, **environ) -> None:
         self.directory = directory / "work"
@@ -98,18 +98,18 @@ class Machine:
         )
 
     def go(self, *argv, **environ) -> str:
-        """What a go command that passes says on stdout."""
+        """The stdout of a go command, which must succeed."""
         return passes(self.start("go", *argv, **environ))[0]
 
     def fails(self, *argv, **environ) -> str:
-        """What a go command that fails says."""
+        """The output of a go command, which must fail."""
         process = self.start("go", *argv, **environ)
         out, err = process.communicate(timeout=GO_TIMEOUT_S)
         assert process.returncode, out
         return out + err
 
     def download(self, *modules) -> dict:
-        """{path@version: (zip hash, go.mod hash)} of ``go mod download``, which has to pass."""
+        """{path@version: (zip hash, go.mod hash)} of ``go mod download``, which must succeed."""
         text, found = self.go("mod", "download", "-json", *map(repr, modules)), {}
         while text.strip():
             said, end = json.JSONDecoder().raw_decode(text)
@@ -118,7 +118,7 @@ class Machine:
         return found
 
     def build(self, *flags) -> list:
-        """Build the program and run it: the lines it prints."""
+        """Build the program and run it; returns the lines that it prints."""
         self.go("build", *flags, "-o", "program", ".")
         return self.printed()
 
@@ -127,7 +127,7 @@ class Machine:
 
 
 def passes(process):
-    """(stdout, stderr) of a process, once it has ended well."""
+    """(stdout, stderr) of a process, which must succeed."""
     out, err = process.communicate(timeout=GO_TIMEOUT_S)
     assert process.returncode == 0, err + out
     return out, err
@@ -138,13 +138,13 @@ def hashes(modules) -> dict:
 
 
 def lines_of(modules) -> list:
-    """What a program of them prints."""
+    """The lines that a program of these modules prints."""
     return [f"{module.path} {module.version}" for module in modules]
 
 
 @pytest.fixture(scope="session")
 def go_cache(go_command, tmp_path_factory):
-    """A GOCACHE with what every program needs of std."""
+    """A GOCACHE with the compiled packages that every program needs."""
     path = tmp_path_factory.mktemp("go-cache")
     machine = Machine(go_command, Processes(path), path, path / "cache")
     machine.go("build", "runtime")
@@ -153,7 +153,7 @@ def go_cache(go_command, tmp_path_factory):
 
 @pytest.fixture
 def machine(go_command, go_cache, processes, tmp_path, database):
-    """machine(proxy, **environ): a Machine that takes modules from a ModProxy, and checks them."""
+    """machine(proxy, **environ): a Machine that uses a ModProxy and verifies checksums."""
     made = []
 
     def machine(proxy, **environ):
@@ -167,15 +167,15 @@ def machine(go_command, go_cache, processes, tmp_path, database):
 
 @pytest.fixture
 def many(upstream, database):
-    """Modules that the upstream and the database have too."""
+    """Many modules, which the upstream and the database have too."""
     modules = many_modules(40)
     upstream.add(*modules)
     database.add(*modules)
     return modules
 
 
-def without(upstream) -> list:
-    """The flags of a server that asks nobody."""
+def flags_without_upstream(upstream) -> list:
+    """Flags for a server that sends no requests upstream."""
     return ["--modproxy-upstream=off", f"--sumdb={upstream.checksums.name}"]
 
 
@@ -184,12 +184,12 @@ def add(upstream, *modules) -> None:
     upstream.checksums.add(*modules)
 
 
-# -- what go asks for ------------------------------------------------------------------------------
+# -- requests of the go command --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", ["through GOPROXY", "by its URL"])
 def test_downloads_have_the_hashes_of_the_database(modproxy, machine, upstream, many, way):
-    """Whichever way the go command comes to the database; it does not ask upstream twice."""
+    """Both ways to reach the database work, and no file is fetched from upstream twice."""
     old = Module("example.test/old", "v2.1.0+incompatible", {"old.go": "package old\n"})
     major = go_module("gopkg.in/made.v3", "v3.0.0-20240102030405-0123456789ab")
     add(upstream, old, major)
@@ -207,7 +207,7 @@ def test_downloads_have_the_hashes_of_the_database(modproxy, machine, upstream, 
 
 
 def test_get_of_versions_branches_and_latest(modproxy, machine, upstream):
-    """A branch that moved is found again, also where its name is upper-case."""
+    """A branch that moved is found again, also one with upper-case letters in its name."""
     first, second = (
         go_module(ROOT.path, f"v1.3.1-0.2024010203040{n}-{n}123456789ab", [LEAF]) for n in (5, 6)
     )
@@ -238,7 +238,7 @@ def test_get_of_versions_branches_and_latest(modproxy, machine, upstream):
 
 
 def test_tidy_upgrade_vendor_verify_and_install(modproxy, machine, upstream):
-    """The other commands that go to a proxy."""
+    """Other commands that use a proxy."""
     tool = Module("example.test/Tool", "v0.1.0", program([ROOT], path="example.test/Tool"))
     add(upstream, tool)
     proxy = modproxy()
@@ -254,8 +254,8 @@ def test_tidy_upgrade_vendor_verify_and_install(modproxy, machine, upstream):
     assert passes(here.start(str(here.home / "go/bin/Tool")))[1].splitlines() == lines_of([ROOT])
 
 
-def test_a_toolchain_that_a_module_asks_for(modproxy, machine, upstream):
-    """It is a module too, and the go command checks it in the database whatever is set."""
+def test_a_toolchain_that_a_module_requires(modproxy, machine, upstream):
+    """A toolchain is a module too; the go command always verifies it with the database."""
     system = machine(modproxy()).go("env", "GOOS", "GOARCH").split()
     toolchain = Module(
         "golang.org/toolchain",
@@ -279,7 +279,7 @@ def test_a_toolchain_that_a_module_asks_for(modproxy, machine, upstream):
 
 
 def test_builds_with_upstream_and_without(modproxy, machine, upstream, many, tmp_path):
-    """Cold; with upstream closed; with upstream=off after a restart: the same program, checked."""
+    """From upstream, then with upstream closed, then with upstream off after a restart."""
     used = newest(many)[-20:]
     proxy = modproxy()
     assert machine(proxy).write(program(used)).build() == lines_of(used)
@@ -290,13 +290,13 @@ def test_builds_with_upstream_and_without(modproxy, machine, upstream, many, tmp
     assert again.go("mod", "verify").strip() == "all modules verified"
     assert proxy.counts()["upstream_request"] == asked
     assert proxy.server.stop() == 0
-    off = modproxy(*without(upstream))
+    off = modproxy(*flags_without_upstream(upstream))
     assert machine(off).write(program(used)).build() == lines_of(used)
     assert "get_error" not in off.counts() and "upstream_request" not in off.counts()
 
 
 def test_a_build_from_the_bucket_alone(modproxy, machine, upstream, many, fake_s3, tmp_path):
-    """A server with an empty cache directory and no upstream has what another one left."""
+    """A server without files on disk and without upstream serves what another one uploaded."""
     used = newest(many)[-20:]
     proxy = modproxy(*fake_s3.flags())
     assert machine(proxy).write(program(used)).build() == lines_of(used)
@@ -312,7 +312,7 @@ def test_a_build_from_the_bucket_alone(modproxy, machine, upstream, many, fake_s
     assert fresh.counts()["get_fault_hit"] == counts["get_fault_hit"]
 
 
-def test_go_commands_at_once_share_what_is_fetched(modproxy, machine, upstream, many):
+def test_concurrent_go_commands_share_downloads(modproxy, machine, upstream, many):
     proxy = modproxy()
     used = newest(many)[-20:]
     machines = [machine(proxy).write(program(used)) for _ in range(4)]
@@ -323,8 +323,8 @@ def test_go_commands_at_once_share_what_is_fetched(modproxy, machine, upstream, 
     assert len({path for _, path in upstream.requests}) == upstream.count()
 
 
-def test_faults_that_pass_are_not_noticed(modproxy, machine, upstream, many):
-    """Each once, at the zip, the go.mod and the database's record of a module."""
+def test_temporary_faults_are_not_noticed(modproxy, machine, upstream, many):
+    """Each fault once, at the zip, the go.mod and the database's record of a module."""
     for fault, module in zip(("503", "429", "reset", "cut"), many[::5]):
         lookup = f"/sumdb/{upstream.checksums.name}/lookup/{module.escaped}@{module.version}"
         for struck in (path_of(module, "zip"), path_of(module, "mod"), lookup):
@@ -332,10 +332,10 @@ def test_faults_that_pass_are_not_noticed(modproxy, machine, upstream, many):
     assert machine(modproxy()).download(*many) == hashes(many)
 
 
-def test_the_build_cache_and_the_modules_of_one_server(
+def test_build_cache_and_modules_in_one_server(
     modproxy, machine, upstream, many, std_cache, tmp_path
 ):
-    """Once its modules are gone, and upstream too, all is found: modules, and what was compiled."""
+    """Without GOMODCACHE and upstream, modules and compiled packages come from the server."""
     used = newest(many)[-20:]
     shutil.copytree(std_cache, tmp_path / "both")
     port = free_port()
@@ -357,7 +357,7 @@ def test_the_build_cache_and_the_modules_of_one_server(
 
 @pytest.mark.parametrize("way", ["closed", "off"])
 def test_queries_without_upstream_have_their_last_answers(modproxy, machine, upstream, way):
-    """Lists, @latest and branches, for a machine that never asked before."""
+    """Lists, @latest and branches, for a machine that never asked for them before."""
     commit = go_module(ROOT.path, "v1.3.1-0.20240102030405-0123456789ab", [LEAF])
     add(upstream, commit)
     upstream.queries[ROOT.path, "master"] = commit.version
@@ -375,14 +375,14 @@ def test_queries_without_upstream_have_their_last_answers(modproxy, machine, ups
     assert commit.version in said[2]
     assert proxy.server.stop() == 0
     upstream.close()
-    assert ask(modproxy(*without(upstream) if way == "off" else ())) == said
+    assert ask(modproxy(*flags_without_upstream(upstream) if way == "off" else ())) == said
 
 
-# -- what is not there, or not right ---------------------------------------------------------------
+# -- absent and wrong files ------------------------------------------------------------------------
 
 
-def test_go_falls_to_direct_where_a_module_is_not_there(modproxy, machine, upstream, tmp_path):
-    """And upstream's own words are in what it says without direct."""
+def test_go_falls_back_to_direct_for_an_absent_module(modproxy, machine, upstream, tmp_path):
+    """Without direct, the go command prints the text of upstream."""
     proxy = modproxy()
     here = machine(proxy).write({"go.mod": "module here.test\n"})
     path = f"{NOWHERE}/none"
@@ -390,15 +390,15 @@ def test_go_falls_to_direct_where_a_module_is_not_there(modproxy, machine, upstr
     assert f"404 Not Found\n\tserver response: not found: {path}" in said and _TRIED not in said
     for query in ("v1.0.0", "latest", "master"):
         assert _TRIED in here.fails("get", f"{path}@{query}", GOPROXY=f"{proxy.url},direct")
-    off = modproxy(*without(upstream), cache_dir=tmp_path / "off")
+    off = modproxy(*flags_without_upstream(upstream), cache_dir=tmp_path / "off")
     assert _TRIED in here.fails("get", f"{path}@v1.0.0", GOPROXY=f"{off.url},direct")
     said = here.fails("get", f"{ROOT.path}@v1.2.0", GOPROXY=off.url)
     assert "404 Not Found\n\tserver response: it is not in the cache, and upstream is off" in said
 
 
 @pytest.mark.parametrize("fault", ["closed", "500", "403"])
-def test_go_does_not_fall_to_direct_where_upstream_fails(modproxy, machine, upstream, fault):
-    """Or whoever has the module's name elsewhere would be asked for what is private."""
+def test_go_does_not_fall_back_to_direct_when_upstream_fails(modproxy, machine, upstream, fault):
+    """Otherwise the owner of the host would be asked for private modules."""
     proxy = modproxy()
     here = machine(proxy).write({"go.mod": "module here.test\n"})
     if fault == "closed":
@@ -412,11 +412,11 @@ def test_go_does_not_fall_to_direct_where_upstream_fails(modproxy, machine, upst
         closed = "Cannot connect" in said or "it could not be reached moments ago" in said
         assert closed if fault == "closed" else f"HTTP status {fault}" in said
     said = here.fails("get", f"{NOWHERE}/none@v1.0.0", GOPROXY=f"{proxy.url}|direct")
-    assert _TRIED in said  # as that separator means it
+    assert _TRIED in said  # after "|" it falls back on any failure
 
 
 def test_private_modules(modproxy, machine, upstream, tmp_path):
-    """Known to upstream, and to no database: who says so gets them."""
+    """Upstream has them, no database does: they are served when they are marked as private."""
     private = go_module(f"{NOWHERE}/secret/m", "v1.0.0")
     upstream.add(private)
     open_proxy = modproxy()
@@ -435,8 +435,8 @@ def test_private_modules(modproxy, machine, upstream, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["zip", "mod"])
-def test_what_was_changed_is_refused_by_the_proxy(modproxy, machine, upstream, kind):
-    """For a go command that would not see it; the right one is then taken."""
+def test_the_proxy_refuses_changed_files(modproxy, machine, upstream, kind):
+    """The go command does not verify here; afterwards the right file is accepted."""
     changed = {**LEAF.files, "more.go": "package leaf\n"} if kind == "zip" else LEAF.files
     go_mod = LEAF.mod + (b"\n// Changed.\n" if kind == "mod" else b"")
     upstream.add(Module(LEAF.path, LEAF.version, changed, go_mod=go_mod))
@@ -453,8 +453,8 @@ def test_what_was_changed_is_refused_by_the_proxy(modproxy, machine, upstream, k
     assert blind.download(LEAF) == hashes([LEAF])
 
 
-def test_a_large_zip_that_was_changed_is_cut(modproxy, machine, upstream):
-    """It is sent while it comes; its end is not, so that nobody has a zip."""
+def test_a_large_changed_zip_is_cut(modproxy, machine, upstream):
+    """It is sent while it is fetched, but its end is not, so no go command stores a zip."""
     right = go_module("example.test/large", "v1.0.0", **{"bulk.txt": os.urandom(1 << 19).hex()})
     add(upstream, right)
     upstream.add(Module(right.path, right.version, {**right.files, "more.go": "package large\n"}))
@@ -467,8 +467,8 @@ def test_a_large_zip_that_was_changed_is_cut(modproxy, machine, upstream):
     assert blind.download(right) == hashes([right])
 
 
-def test_a_record_of_another_database_is_refused_by_go(modproxy, machine, upstream):
-    """A wrong key, which the proxy does not know: the go command says so."""
+def test_go_refuses_a_record_signed_with_another_key(modproxy, machine, upstream):
+    """The proxy does not know the database's key; the go command reports the error."""
     other = type(upstream.checksums)(upstream.checksums.name, seed=b"x" * 32)
     other.add(LEAF)
     proxy = modproxy()
@@ -477,10 +477,10 @@ def test_a_record_of_another_database_is_refused_by_go(modproxy, machine, upstre
 
 
 @pytest.mark.parametrize("first", ["A", "B"])
-def test_a_database_that_grew_is_proven_without_upstream(modproxy, machine, upstream, first):
-    """Records kept at different times, of trees of different size, in whatever order they are read.
+def test_a_database_that_grew_is_verified_without_upstream(modproxy, machine, upstream, first):
+    """Records stored at different times have trees of different sizes; any order of reading works.
 
-    As machines with a go.sum leave them: these ask for modules, and for no tiles.
+    Go commands with a go.sum leave such records: they download modules, but no tiles.
     """
     a, b = (go_module(f"example.test/{name}", "v1.0.0") for name in "ab")
     add(upstream, a)
@@ -496,11 +496,11 @@ def test_a_database_that_grew_is_proven_without_upstream(modproxy, machine, upst
         assert offline.download(module) == hashes([module])
 
 
-# -- ends ------------------------------------------------------------------------------------------
+# -- processes that end ----------------------------------------------------------------------------
 
 
-def test_a_go_command_killed_in_the_middle_of_a_download(modproxy, machine, upstream, tmp_path):
-    """The download goes on; the go command that comes next has what was fetched."""
+def test_a_go_command_killed_during_a_download(modproxy, machine, upstream, tmp_path):
+    """The download goes on, and the next go command gets the file."""
     large = go_module("example.test/large", "v1.0.0", **{"bulk.txt": os.urandom(1 << 19).hex()})
     add(upstream, large)
     upstream.fail("slow", match=lambda path: path.endswith(".zip"))
@@ -521,10 +521,8 @@ def test_a_go_command_killed_in_the_middle_of_a_download(modproxy, machine, upst
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_server_that_ends_in_the_middle_of_downloads(
-    modproxy, machine, upstream, many, tmp_path, number
-):
-    """Its go command fails; with the next server it goes on, and what was kept is not fetched."""
+def test_a_server_that_ends_during_downloads(modproxy, machine, upstream, many, tmp_path, number):
+    """Its go command fails; the next server continues, and fetches no stored file again."""
     used = newest(many)[-20:]
     held = path_of(used[-1], "zip")
     upstream.hold(lambda path: path == held)
@@ -532,13 +530,13 @@ def test_a_server_that_ends_in_the_middle_of_downloads(
     here = machine(proxy).write(program(used))
     build = here.start("go", "build", "-o", "program", ".")
     upstream.wait_for_held(1)
-    wait_until(lambda: len(kept_zips(tmp_path, many)) >= 5, "zips of other modules")
+    wait_until(lambda: len(stored_zips(tmp_path, many)) >= 5, "zips of other modules")
     proxy.server.signal(number)
     proxy.server.wait()
-    out, err = build.communicate(timeout=GO_TIMEOUT_S)
+    _, err = build.communicate(timeout=GO_TIMEOUT_S)
     assert build.returncode and repr(used[-1]) in err
     upstream.release()
-    kept = kept_zips(tmp_path, many)
+    kept = stored_zips(tmp_path, many)
     proxy = modproxy()
     here.go("build", "-o", "program", ".", GOPROXY=proxy.url)
     assert here.printed() == lines_of(used)
@@ -549,8 +547,8 @@ def test_a_server_that_ends_in_the_middle_of_downloads(
     assert not temporaries(tmp_path / "modules")
 
 
-def test_http_processes_killed_in_the_middle_of_downloads(modproxy, machine, upstream, many):
-    """The server has another one on the same port; the go command may not even notice."""
+def test_http_processes_killed_during_downloads(modproxy, machine, upstream, many):
+    """A new one serves on the same port, so the go command may not even notice."""
     used = newest(many)[-20:]
     upstream.hold(lambda path: path == path_of(used[-1], "zip"))
     proxy = modproxy()
@@ -568,8 +566,8 @@ def test_http_processes_killed_in_the_middle_of_downloads(modproxy, machine, ups
     assert proxy.server.stop() == 0
 
 
-def kept_zips(tmp_path, modules) -> list:
-    """Those whose zip is in the cache directory."""
+def stored_zips(tmp_path, modules) -> list:
+    """The modules whose zip is in the cache directory."""
     names = {path.name for path in (tmp_path / "modules").glob("module/*/*")}
     return [m for m in modules if sha256(path_of(m, "zip")[1:].encode()).hexdigest() in names]
 
@@ -579,7 +577,7 @@ def kept_zips(tmp_path, modules) -> list:
 
 @pytest.fixture
 def real_modproxy(go_command, processes, tmp_path):
-    """real_modproxy(*flags): a ModProxy of what ``go env GOPROXY`` names, and --sumdb as it is."""
+    """real_modproxy(*flags): a ModProxy of ``go env GOPROXY`` with the default --sumdb."""
     argv = [go_command, "env", "GOPROXY"]
     found = subprocess.run(argv, capture_output=True, text=True, check=True)
     proxies = found.stdout.strip()
@@ -611,8 +609,8 @@ def real_modproxy(go_command, processes, tmp_path):
         server.kill()
 
 
-def reach(proxy) -> None:
-    """Skip the test where upstream, or its checksum database, gives no go.mod in time."""
+def skip_unless_reachable(proxy) -> None:
+    """Skip the test unless upstream and its checksum database deliver a go.mod in time."""
     connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=_REACH_S)
     try:
         connection.request("GET", f"/mod/{COBRA}/@v/{COBRA_VERSION}.mod")
@@ -631,7 +629,7 @@ def reach(proxy) -> None:
 def test_a_real_program_from_the_real_upstream(
     go_command, go_cache, processes, real_modproxy, tmp_path
 ):
-    """With the go command's own GOSUMDB; and again, on another machine, without upstream."""
+    """With the go command's default GOSUMDB; then on another machine, with upstream off."""
 
     def build(proxy, number):
         machine = Machine(
@@ -643,7 +641,7 @@ def test_a_real_program_from_the_real_upstream(
         return (machine.directory / "go.sum").read_text()
 
     proxy = real_modproxy()
-    reach(proxy)
+    skip_unless_reachable(proxy)
     sums = build(proxy, 1)
     assert f"{COBRA} {COBRA_VERSION} h1:" in sums
     assert not {"unverified", "mismatch"} & proxy.counts().keys()

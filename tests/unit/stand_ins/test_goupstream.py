@@ -1,4 +1,4 @@
-"""The stand-ins for an upstream GOPROXY and a checksum database: the go command believes them."""
+"""Tests of the fake GOPROXY and checksum database, partly with the real go command."""
 
 import hashlib
 import http.client
@@ -34,7 +34,7 @@ def upstream():
 
 @pytest.fixture
 def ask(upstream):
-    """Asks on one connection: (status, headers, body). It is opened again after a failure."""
+    """ask(path): (status, headers, body), on one connection, opened again after a failure."""
     connection = http.client.HTTPConnection("127.0.0.1", upstream.port, timeout=20)
 
     def ask(path, method="GET", **headers):
@@ -53,7 +53,7 @@ def ask(upstream):
 
 @pytest.fixture
 def in_thread():
-    """Starts a call in a thread; what it returns waits for its end and gives its result."""
+    """in_thread(call, *args): runs it in a thread; returns a function that waits for its result."""
     threads = []
 
     def start(call, *args):
@@ -78,7 +78,7 @@ def in_thread():
 
 
 class Go:
-    """The go command, with a HOME, caches and a GOPROXY of its own, in an empty directory."""
+    """The go command with its own HOME, caches and GOPROXY, in an empty directory."""
 
     def __init__(self, directory, upstream, gosumdb) -> None:
         self.directory = directory / "work"
@@ -106,7 +106,7 @@ class Go:
         )
 
     def download(self, modules) -> list:
-        """What `go mod download -json` says of each."""
+        """The objects that ``go mod download -json`` prints."""
         argv = ["go", "mod", "download", "-json", *map(repr, modules)]
         text, found = self.run(*argv).stdout, []
         while text.strip():
@@ -118,7 +118,7 @@ class Go:
 
 @pytest.fixture(params=["direct", "through the proxy"])
 def served(request, tmp_path):
-    """(go, upstream, checksums), with either way to the database."""
+    """(go, upstream, checksums); the database is asked directly or through the proxy."""
     if not shutil.which("go"):
         pytest.skip("no go command")
     checksums = ChecksumDatabase(SUMDB)
@@ -129,7 +129,7 @@ def served(request, tmp_path):
         yield Go(tmp_path, upstream, gosumdb), upstream, checksums
 
 
-def test_go_takes_modules_that_a_large_database_vouches_for(served):
+def test_go_verifies_modules_in_a_large_database(served):
     go, upstream, checksums = served
     modules = many_modules(320, 7)
     upstream.add(*modules)
@@ -143,7 +143,7 @@ def test_go_takes_modules_that_a_large_database_vouches_for(served):
     assert upstream.count("/supported") == (len(go.environ["GOSUMDB"].split()) == 1)
 
 
-def test_go_builds_a_program_of_the_modules(served):
+def test_go_builds_a_program(served):
     go, upstream, checksums = served
     modules = [*many_modules(60, 1), A, B]
     upstream.add(*modules)
@@ -156,7 +156,7 @@ def test_go_builds_a_program_of_the_modules(served):
 
 
 @pytest.mark.parametrize("kind", ["zip", "mod"])
-def test_go_refuses_what_was_changed(served, kind):
+def test_go_refuses_changed_files(served, kind):
     go, upstream, checksums = served
     upstream.add(A)
     checksums.add(A)
@@ -177,7 +177,7 @@ def test_go_refuses_a_database_with_another_key(served):
     assert "invalid signature" in said["Error"] or "no verifiable" in said["Error"], said
 
 
-def test_go_sees_a_fork(served):
+def test_go_detects_a_fork(served):
     go, upstream, checksums = served
     upstream.add(A, B)
     checksums.add(A)
@@ -211,20 +211,20 @@ def test_go_finds_versions(served):
 # -- modules and the database ----------------------------------------------------------------------
 
 
-def test_modules_are_the_same_every_time():
+def test_modules_are_reproducible():
     once, again = many_modules(40, 3), many_modules(40, 3)
     assert [(repr(m), m.zip, m.mod) for m in once] == [(repr(m), m.zip, m.mod) for m in again]
     assert [m.zip for m in many_modules(40, 4)] != [m.zip for m in once]
     assert len({repr(m) for m in once}) == 40 > len({m.path for m in once})
 
 
-def test_a_module_without_go_mod_has_one_made_up():
+def test_a_module_without_go_mod_gets_a_generated_one():
     assert Module("example.com/old", "v1.0.0", {"old.go": "package old\n"}).mod == (
         b"module example.com/old\n"
     )
 
 
-def test_versions_are_in_the_order_of_semver():
+def test_versions_sort_by_semver():
     versions = [
         "v0.9.0",
         "v1.0.0-alpha",
@@ -237,7 +237,7 @@ def test_versions_are_in_the_order_of_semver():
     assert sorted(random.Random(0).sample(versions, len(versions)), key=order) == versions
 
 
-def test_a_zip_has_the_entries_it_is_told():
+def test_a_zip_has_the_given_entries():
     entries = [("m@v1/a", b"1"), ("m@v1/a", b"2"), ("../up", b"3"), ("/abs", b""), ("m@v1/d/", b"")]
     with zipfile.ZipFile(io.BytesIO(zip_bytes(entries))) as archive:
         assert archive.namelist() == [name for name, _ in entries]
@@ -265,7 +265,7 @@ def test_tiles_hold_the_hashes_of_the_records():
 # -- the upstream ----------------------------------------------------------------------------------
 
 
-def test_requests_are_noted_and_answered_on_one_connection(upstream, ask):
+def test_requests_are_recorded_and_answered_on_one_connection(upstream, ask):
     status, headers, body = ask(INFO, X_Test="1")
     assert (status, body, headers["Content-Type"]) == (200, A.info, "application/json")
     assert ask(A.url_path(".mod"))[2] == A.mod
@@ -294,7 +294,7 @@ def test_ranges_of_zips(ask):
 
 
 @pytest.mark.parametrize("fault", ["403", "404", "410", "429", "500", "502", "503"])
-def test_statuses_as_often_as_told_where_told(upstream, ask, fault):
+def test_faults_apply_to_matching_paths_for_a_number_of_times(upstream, ask, fault):
     upstream.fail(fault, times=2, match=lambda path: path.endswith(".zip"))
     upstream.fail("empty", times=1, match=lambda path: path.endswith(".zip"))
     assert [ask(path)[0] for path in (INFO, ZIP, ZIP)] == [200, int(fault), int(fault)]
@@ -305,15 +305,15 @@ def test_statuses_as_often_as_told_where_told(upstream, ask, fault):
     assert ask(INFO)[0] == 200
 
 
-def test_a_reset(upstream, ask):
+def test_reset_sends_an_rst(upstream, ask):
     upstream.fail("reset", times=1)
     with pytest.raises(ConnectionResetError) as caught:
         ask(ZIP)
-    assert not isinstance(caught.value, http.client.RemoteDisconnected)  # which is a FIN
+    assert not isinstance(caught.value, http.client.RemoteDisconnected)  # raised after a FIN
     assert ask(ZIP)[2] == A.zip
 
 
-def test_a_body_that_is_cut_goes_on_by_range(upstream, ask):
+def test_a_cut_body_can_be_resumed_by_range(upstream, ask):
     upstream.fail("cut", times=1)
     with pytest.raises(http.client.IncompleteRead) as caught:
         ask(ZIP)
@@ -322,7 +322,7 @@ def test_a_body_that_is_cut_goes_on_by_range(upstream, ask):
     assert got + ask(ZIP, Range=f"bytes={len(got)}-")[2] == A.zip
 
 
-def test_announced_lengths_that_are_wrong(upstream, ask):
+def test_wrong_content_lengths(upstream, ask):
     upstream.fail("long", times=1)
     with pytest.raises(http.client.IncompleteRead) as caught:
         ask(ZIP)
@@ -331,7 +331,7 @@ def test_announced_lengths_that_are_wrong(upstream, ask):
     assert ask(ZIP)[2] == A.zip[: len(A.zip) // 2]
 
 
-def test_bodies_that_are_wrong(upstream, ask):
+def test_wrong_bodies(upstream, ask):
     for fault in ("flip", "html", "empty"):
         upstream.fail(fault, times=1)
     status, _, body = ask(ZIP)
@@ -344,11 +344,11 @@ def test_bodies_that_are_wrong(upstream, ask):
     assert (status, body, headers["Content-Length"]) == (200, b"", "0")
 
 
-def test_a_slow_body_comes_as_the_test_steps(upstream, in_thread):
+def test_a_slow_body_is_sent_step_by_step(upstream, in_thread):
     upstream.fail("slow")
     connection = http.client.HTTPConnection("127.0.0.1", upstream.port, timeout=20)
     connection.request("GET", ZIP)
-    response = connection.getresponse()  # the head comes at once
+    response = connection.getresponse()  # the headers come at once
     size = -(-len(A.zip) // PIECES)
     for start in range(0, size * (PIECES - 1), size):
         upstream.step()
@@ -359,7 +359,7 @@ def test_a_slow_body_comes_as_the_test_steps(upstream, in_thread):
     connection.close()
 
 
-def test_what_is_held_is_answered_and_what_hangs_is_not(upstream, ask, in_thread):
+def test_held_requests_are_answered_and_hanging_ones_are_not(upstream, ask, in_thread):
     upstream.hold(lambda path: path.endswith(".zip"))
     assert ask(INFO)[0] == 200
     held = in_thread(ask, ZIP)
