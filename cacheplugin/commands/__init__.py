@@ -1,1 +1,1 @@
-"""The commands a person types: arguments, printing and exit status."""
+"""The commands that a person types: their arguments, printing and exit statuses."""

@@ -1,9 +1,12 @@
-"""``flush``: upload what earlier sessions left in the spool."""
+"""The command ``flush``: uploads the entries that earlier sessions left in the spool."""
+
+from __future__ import annotations
 
 import os
 import signal
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from .. import log
 from ..console import say
@@ -13,17 +16,50 @@ from ..store import spool
 from ..store.tree import Store
 from .progress import Progress
 
+if TYPE_CHECKING:
+    from ..options import Options
 
-def run(options) -> int:
-    """``go-cache-plugin flush``; exit status 1 where something remains."""
-    if not os.path.exists(options.cache_dir):
-        sys.stdout.write(f"{options.cache_dir} does not exist: nothing to upload\n")
-        return 0  # a job that built nothing ends with a flush as well
-    if not os.path.isdir(options.cache_dir):
-        raise UsageError(f"the cache directory {options.cache_dir} is no directory")
+EXIT_REMAINS = 1
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+
+def run(options: Options) -> int:
+    """Upload and print the result; return 0, or 1 if entries remain. Raises UsageError."""
+    root = options.cache_dir
+    if not os.path.exists(root):
+        # No failure: a CI job that built nothing ends with a flush as well.
+        sys.stdout.write(f"{root} does not exist: nothing to upload\n")
+        return 0
+    if not os.path.isdir(root):
+        raise UsageError(f"the cache directory {root} is not a directory: see --cache-dir")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # main.py ignores it, for the front
     os.umask(0o022)
     log.setup(options)
+    try:
+        uploader = _upload(options)
+    except TimeoutError:
+        sys.stdout.write(
+            "another uploader or session did not finish within --timeout: try again later\n"
+        )
+        return EXIT_REMAINS
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        raise UsageError(f"the cache directory {root} cannot be used: {reason_of(error)}") from None
+    remain = spool.count_pending(Store(root))
+    sys.stdout.write(
+        f"{uploader.uploaded} entries uploaded, {uploader.dropped} dropped (their bodies are"
+        f" damaged or gone), {remain} remain\n"
+    )
+    if not remain:
+        return 0
+    for line in spool.describe(Store(root)):
+        say(line)
+    return EXIT_REMAINS
+
+
+def _upload(options: Options) -> Uploader:
+    """Upload what is in the spool. Raises TimeoutError, OSError, KeyboardInterrupt."""
     deadline = None if options.timeout_s is None else time.monotonic() + options.timeout_s
     progress = Progress()
     try:
@@ -39,25 +75,6 @@ def run(options) -> int:
                 os.close(journal)
             if not options.read_only:
                 uploader.run()
-    except TimeoutError:
-        sys.stdout.write("another uploader or session is at work and was not done in time\n")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    except OSError as error:
-        reason = reason_of(error)
-        raise UsageError(
-            f"the cache directory {options.cache_dir} cannot be used: {reason}"
-        ) from None
     finally:
         progress.clear()
-    remain = spool.count_pending(Store(options.cache_dir))
-    sys.stdout.write(
-        f"{uploader.uploaded} entries uploaded, {uploader.dropped} dropped (their bodies are damaged "
-        f"or gone), {remain} remain\n"
-    )
-    if not remain:
-        return 0
-    for line in spool.describe(Store(options.cache_dir)):
-        say(line)
-    return 1
+    return uploader

@@ -53,7 +53,7 @@ class Progress:
 
 def _terminal_size() -> os.terminal_size:
     try:
-        size = os.get_terminal_size(sys.stderr.fileno())
-    except (OSError, ValueError):
+        size = os.get_terminal_size(2)
+    except OSError:
         return _DEFAULT_SIZE
     return size if all(size) else _DEFAULT_SIZE

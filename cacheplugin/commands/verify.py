@@ -1,26 +1,35 @@
-"""``verify``: check every record and body of the cache directory, and remove what is wrong."""
+"""The command ``verify``: checks the cache directory; with ``--repair`` removes what is wrong."""
+
+from __future__ import annotations
 
 import json
 import os
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..store.tree import Store
 from ..store.verify import check
 from .progress import Progress
 
+if TYPE_CHECKING:
+    from typing import Any
 
-def run(options) -> int:
-    """``go-cache-plugin verify``: 0, or 1 where anything was wrong; raises UsageError."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # it can be stopped anywhere
+    from ..options import Options
+    from ..store.faults import Fault, Report
+
+
+def run(options: Options) -> int:
+    """Check and print the faults; return 0, or 1 if there were any. Raises UsageError."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # it may be stopped at any point
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if not os.path.isdir(options.cache_dir):
-        raise UsageError(f"there is no cache directory {options.cache_dir}")
-    faults = []
+        raise UsageError(f"there is no cache directory {options.cache_dir}: see --cache-dir")
+    faults: list[dict[str, Any]] = []
     progress = Progress()
 
-    def on_fault(fault) -> None:
+    def on_fault(fault: Fault) -> None:
         if options.json:
             faults.append(fault._asdict() | {"path": _printable(fault.path)})
             return
@@ -29,9 +38,8 @@ def run(options) -> int:
         sys.stdout.write(f"{_printable(fault.path)}: {fault.what}{removed}\n")
         sys.stdout.flush()
 
-    def on_progress(report, done) -> None:
-        text = f"{report.bodies} bodies, {report.body_bytes / 1e6:.0f} MB"
-        progress.show(text, done, 1)
+    def on_progress(report: Report, done: float) -> None:
+        progress.show(f"{report.bodies} bodies, {report.body_bytes / 1e6:.0f} MB", done, 1)
 
     report = check(
         Store(options.cache_dir),
@@ -54,4 +62,5 @@ def run(options) -> int:
 
 
 def _printable(path: str) -> str:
+    """Return a path that is safe to print on a terminal."""
     return path if path.isprintable() and path.isascii() else ascii(path)

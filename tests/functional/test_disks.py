@@ -70,7 +70,7 @@ def test_when_nothing_takes_a_body_the_put_fails_with_a_clear_message(start, sma
     cache_dir = disk / "cache"
     plugin = start(*fake_s3.flags(), cache_dir=cache_dir).hello()
     answer = plugin.answer(plugin.put(action_id("large"), os.urandom(2 * MB)))
-    assert answer["Err"] == "cannot store it: No space left on device"
+    assert answer["Err"] == "cannot store the output: No space left on device"
     plugin.expect_miss(action_id("large"))
     plugin.expect_stored(action_id("small"), b"small")  # there is room for this one
     plugin.finish()
@@ -100,7 +100,7 @@ def test_a_file_size_limit_fails_the_put_with_a_clear_message(start, cache_dir):
 
     plugin = start(preexec_fn=limit).hello()
     answer = plugin.answer(plugin.put(action_id("large"), os.urandom(2 * MB)))
-    assert answer["Err"] == "cannot store it: File too large"
+    assert answer["Err"] == "cannot store the output: File too large"
     plugin.expect_stored(action_id("small"), b"small")
     plugin.finish()
     assert stored_bodies(cache_dir) == {output_id(b"small"): b"small"}

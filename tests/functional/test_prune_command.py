@@ -37,8 +37,8 @@ main()
 # share each body; the first ten are never made old. Ends when stdin does, and prints its hits.
 BUSY = """
 import hashlib, os, random, select, sys, time
-from cacheplugin.local import LocalCache
-from cacheplugin.store import Store
+from cacheplugin.store.cache import LocalCache
+from cacheplugin.store.tree import Store
 cache = LocalCache(Store(sys.argv[1]))
 hits = 0
 while not select.select([0], [], [], 0)[0]:

@@ -135,7 +135,7 @@ def test_a_scattered_working_set_is_put_together(machine, fake_s3, command):
     "flags, said",
     [
         ([], "needs --expiry"),
-        (["--expiry=1h", "--max-size=1GB"], "not by --max-size"),
+        (["--expiry=1h", "--max-size=1GB"], "leave out --max-size"),
         (["--expiry=1h", "--read-only"], "--read-only forbids"),
     ],
 )

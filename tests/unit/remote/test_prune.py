@@ -341,4 +341,4 @@ def test_stats(remote):
         },
     ]
     text = remote_text(found)
-    assert "1 bundles that manifests name are not there" in text and "1 h  branch" in text
+    assert "1 bundles that manifests name are missing" in text and "1 h  branch" in text

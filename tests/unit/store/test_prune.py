@@ -1,16 +1,21 @@
-"""prune.py: what goes and what stays, in which order, and what an interruption leaves."""
+"""store/prune.py: which files are removed, in which order, and the prune at the end of sessions."""
 
 import errno
-import fcntl
-import json
 import os
 import signal
-import time
 
 import pytest
 
-from cacheplugin.commands.prune import run
-from cacheplugin.errors import UsageError
+from aged_entries import (
+    BODY_BYTES,
+    HOUR_S,
+    age,
+    hits,
+    options_of,
+    other_prune,
+    store_aged,
+    write_aged,
+)
 from cacheplugin.options import Options
 from cacheplugin.store import prune as prune_module
 from cacheplugin.store.cache import LocalCache
@@ -18,56 +23,21 @@ from cacheplugin.store.prune import KINDS, prune, prune_at_close
 from cacheplugin.store.tree import EMPTY_OUTPUT, Store
 from entries import action_id, files, output_id, put, read
 
-HOUR_S = 3600
-BODY_BYTES = 100_000
-
 
 @pytest.fixture
 def cache(tmp_path):
     return LocalCache(Store(str(tmp_path / "cache")))
 
 
-def age(path, hours) -> None:
-    used = time.time() - hours * HOUR_S
-    os.utime(path, (used, used))
-
-
-def store_aged(cache, name, hours, size=BODY_BYTES) -> bytes:
-    """An entry with a body of its own, used ``hours`` ago; returns the body."""
-    name, body = str(name), os.urandom(size)
-    used = time.time() - hours * HOUR_S
-    for path in (put(cache, name, body), cache.store.action_path(action_id(name))):
-        os.utime(path, (used, used))
-    return body
-
-
-def write_aged(root, path, hours, data=b"x" * 5000) -> str:
-    path = os.path.join(root, path)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "wb") as file:
-        file.write(data)
-    age(path, hours)
-    return path
-
-
 def counts(tallies) -> tuple:
     return tuple(tallies[kind].count for kind in KINDS)
 
 
-def hits(cache, names) -> list:
-    """The names that are found, as they are after prune: nothing is repaired meanwhile."""
-    return [name for name in names if os.path.exists(cache.store.action_path(action_id(str(name))))]
+# -- what is removed -------------------------------------------------------------------------------
 
 
-def options_of(cache, **fields) -> Options:
-    return Options(cache_dir=cache.store.root, **{"min_age_s": HOUR_S, **fields})
-
-
-# -- what goes -------------------------------------------------------------------------------------
-
-
-def test_unused_for_longer_than_expiry_goes(cache):
-    """Action and output go by the age of their last use; the rest stays and is counted."""
+def test_entries_unused_for_longer_than_expiry_are_removed(cache):
+    """Actions and outputs are removed by the time of last use; the rest is counted as kept."""
     bodies = {hours: store_aged(cache, hours, hours) for hours in (2, 23, 25, 90)}
     result = prune(cache.store.root, expiry_s=24 * HOUR_S)
     assert hits(cache, bodies) == [2, 23]
@@ -80,9 +50,9 @@ def test_unused_for_longer_than_expiry_goes(cache):
 
 
 @pytest.mark.parametrize("left", range(6))
-@pytest.mark.parametrize("fit", ["exactly", "and one more by all but a byte"])
+@pytest.mark.parametrize("fit", ["exactly", "one byte short of one more"])
 def test_max_size_keeps_the_most_recently_used(cache, left, fit):
-    """As many of the youngest stay as fit: not one more, not one less."""
+    """Exactly as many of the most recently used entries stay as fit."""
     ages = (9, 3, 500, 2, 40)
     for hours in ages:
         store_aged(cache, hours, hours)
@@ -93,8 +63,8 @@ def test_max_size_keeps_the_most_recently_used(cache, left, fit):
     assert sum(tally.bytes for tally in result.kept.values()) == left * each
 
 
-def test_max_size_within_one_step_of_the_clock(cache):
-    """The bound is met exactly also where all was used within seconds."""
+def test_max_size_is_exact_within_one_coarse_step(cache):
+    """The limit is met exactly even if all entries were used within seconds."""
     for number in range(20):
         store_aged(cache, number, 5 - number / HOUR_S)
     each = sum(tally.bytes for tally in prune(cache.store.root).kept.values()) // 20
@@ -102,8 +72,8 @@ def test_max_size_within_one_step_of_the_clock(cache):
     assert hits(cache, range(20)) == list(range(13, 20))
 
 
-def test_both_bounds_hold(cache):
-    """With an age and a size, what breaks either goes."""
+def test_both_limits_hold(cache):
+    """With a limit of age and of size, an entry that exceeds either is removed."""
     ages = (2, 3, 4, 30)
     for hours in ages:
         store_aged(cache, hours, hours)
@@ -113,8 +83,8 @@ def test_both_bounds_hold(cache):
     assert hits(cache, ages) == [2, 3]
 
 
-def test_min_age_beats_both_bounds(cache):
-    """What was used within the minimum age stays, whatever the bounds say."""
+def test_min_age_overrides_both_limits(cache):
+    """Entries used within the minimum age stay, whatever the limits are."""
     ages = (0, 0.9, 1.1, 3)
     for hours in ages:
         store_aged(cache, hours, hours)
@@ -126,8 +96,7 @@ def test_min_age_beats_both_bounds(cache):
     assert hits(cache, ages) == [0]
 
 
-def test_no_bounds_remove_nothing(cache):
-    """Without an age and a size nothing expires."""
+def test_without_limits_nothing_is_removed(cache):
     store_aged(cache, "a", 1e5)
     before = files(cache.store.root)
     result = prune(cache.store.root)
@@ -135,8 +104,8 @@ def test_no_bounds_remove_nothing(cache):
     assert result.cutoff_ns is None and counts(result.kept) == (1, 1, 0)
 
 
-def test_outputs_without_an_action_go(cache):
-    """An output that no action names ages as any other."""
+def test_outputs_without_an_action_are_removed(cache):
+    """An output that no action names expires like any other."""
     bodies = [store_aged(cache, hours, hours) for hours in (2, 30)]
     for hours in (2, 30):
         os.unlink(cache.store.action_path(action_id(str(hours))))
@@ -146,7 +115,7 @@ def test_outputs_without_an_action_go(cache):
 
 
 def test_the_empty_output_stays(cache):
-    """Its clock tells nothing of the actions that have it, so only they expire."""
+    """Its mtime says nothing about the actions that share it, so only the actions expire."""
     put(cache, "old", b"")
     put(cache, "new", b"")
     age(cache.store.output_path(EMPTY_OUTPUT), 100)
@@ -156,8 +125,8 @@ def test_the_empty_output_stays(cache):
     assert os.path.exists(cache.store.output_path(EMPTY_OUTPUT))
 
 
-def test_module_and_revproxy_files_are_bounded_too(cache):
-    """They count into the size and go by their mtime."""
+def test_module_and_revproxy_files_are_limited_too(cache):
+    """They count towards the size and are removed by their mtime."""
     name = output_id(b"x")
     paths = [
         write_aged(cache.store.root, f"{tree}/{name[:2]}/{name[:-1]}{digit}", hours)
@@ -170,8 +139,8 @@ def test_module_and_revproxy_files_are_bounded_too(cache):
     assert counts(prune(cache.store.root, max_size_bytes=9000).removed) == (0, 0, 1)
 
 
-def test_temporary_files_of_the_dead_go(cache):
-    """They go after an hour, later with a longer minimum age; with no bounds as well."""
+def test_temporary_files_of_dead_processes_are_removed(cache):
+    """They are removed after an hour, later with a longer minimum age, and without limits too."""
     for number, hours in enumerate((0.9, 1.1, 5)):
         write_aged(cache.store.root, f"tmp/{number}", hours)
     prune(cache.store.root, min_age_s=2 * HOUR_S)
@@ -180,8 +149,8 @@ def test_temporary_files_of_the_dead_go(cache):
     assert os.listdir(f"{cache.store.root}/tmp") == ["0"]
 
 
-def test_what_the_store_did_not_make_stays(cache, tmp_path):
-    """The spool, unknown names and what is behind a symlink are left alone."""
+def test_foreign_files_stay(cache, tmp_path):
+    """The spool, unknown names and the targets of symbolic links are left alone."""
     root = cache.store.root
     name = output_id(b"x")
     kept = [
@@ -210,8 +179,8 @@ def test_what_the_store_did_not_make_stays(cache, tmp_path):
     assert os.path.exists(outside)
 
 
-def test_a_body_to_be_uploaded_frees_nothing(cache):
-    """Its name goes, the spool's link stays, and its bytes do not count as removed."""
+def test_a_body_awaiting_upload_frees_nothing(cache):
+    """Its file is removed, the spool's link stays, and its bytes do not count as removed."""
     body = store_aged(cache, "a", 100)
     link = f"{cache.store.root}/spool/pin"
     os.mkdir(os.path.dirname(link))
@@ -222,38 +191,37 @@ def test_a_body_to_be_uploaded_frees_nothing(cache):
     assert cache.lookup(action_id("a")) is None
 
 
-# -- how it goes -----------------------------------------------------------------------------------
+# -- order, dry run and concurrent use -------------------------------------------------------------
 
 
 @pytest.fixture
 def unlinked(monkeypatch):
-    """The names that prune unlinks, in order."""
+    """The names that prune removes, in order."""
     names, unlink = [], os.unlink
 
     def note(path, **where):
         unlink(path, **where)
-        if where:  # not the store's own
+        if where:  # by prune, not by the store
             names.append(path)
 
     monkeypatch.setattr(os, "unlink", note)
     return names
 
 
-def test_actions_go_before_outputs(cache, unlinked):
-    """Every action is gone before the first output goes."""
+def test_actions_are_removed_before_outputs(cache, unlinked):
+    """Every action is removed before the first output."""
     outputs = {output_id(store_aged(cache, number, 30)) for number in range(8)}
     prune(cache.store.root, expiry_s=HOUR_S)
     assert set(unlinked[:8]) == {action_id(str(number)) for number in range(8)}
     assert set(unlinked[8:]) == outputs
 
 
-def test_dry_run_says_the_same_and_removes_nothing(cache, unlinked):
-    """What a dry run says is what the next prune does; it makes no lock file either."""
+def test_dry_run_reports_the_same_and_removes_nothing(cache, unlinked):
+    """The report of a dry run is that of the next prune."""
     for hours in (2, 30, 60):
         store_aged(cache, hours, hours)
     before = files(cache.store.root)
     dry = prune(cache.store.root, expiry_s=24 * HOUR_S, dry_run=True)
-    assert run(options_of(cache, expiry_s=24 * HOUR_S, dry_run=True)) == 0
     assert not unlinked and files(cache.store.root) == before
     real = prune(cache.store.root, expiry_s=24 * HOUR_S)
     for kind in KINDS:
@@ -262,9 +230,9 @@ def test_dry_run_says_the_same_and_removes_nothing(cache, unlinked):
         assert dry.kept[kind].bytes == real.kept[kind].bytes
 
 
-def test_what_is_used_meanwhile_stays(cache, monkeypatch):
-    """An entry used between the search and its turn stays, and the others go."""
-    first, used, last = sorted("abc", key=action_id)
+def test_an_entry_used_meanwhile_stays(cache, monkeypatch):
+    """An entry used between the scan and its removal stays; the others are removed."""
+    first, used, _ = sorted("abc", key=action_id)
     for name in "abc":
         store_aged(cache, name, 30)
     unlink = os.unlink
@@ -281,45 +249,8 @@ def test_what_is_used_meanwhile_stays(cache, monkeypatch):
     assert cache.lookup(action_id(used)) is not None
 
 
-def test_what_cannot_be_removed_is_passed_over(cache, monkeypatch, capfd):
-    """The rest goes, the count is honest, and the exit status says that something failed."""
-    for name in "ab":
-        store_aged(cache, name, 30)
-    unlink = os.unlink
-
-    def refuse_one(path, **where):
-        if path == action_id("a"):
-            raise PermissionError(errno.EPERM, "no", path)
-        unlink(path, **where)
-
-    monkeypatch.setattr(os, "unlink", refuse_one)
-    assert run(options_of(cache, expiry_s=24 * HOUR_S, json=True)) == 1
-    captured = capfd.readouterr()
-    report = json.loads(captured.out)
-    assert report["removed"]["actions"]["count"] == 1 and report["failures"] == 1
-    assert len(captured.err.splitlines()) == 1
-    assert hits(cache, "ab") == ["a"]
-
-
-def test_a_directory_that_cannot_be_read_is_passed_over(cache, monkeypatch, capfd):
-    """The others are pruned, and the exit status says that something failed."""
-    for name in "ab":
-        store_aged(cache, name, 30)
-    scandir, broken = os.scandir, os.path.dirname(cache.store.action_path(action_id("a")))
-
-    def refuse_one(fd):
-        if os.path.samestat(os.fstat(fd), os.stat(broken)):
-            raise OSError(errno.EIO, "broken")
-        return scandir(fd)
-
-    monkeypatch.setattr(os, "scandir", refuse_one)
-    assert run(options_of(cache, expiry_s=24 * HOUR_S)) == 1
-    assert hits(cache, "ab") == ["a"]
-    assert "broken" in capfd.readouterr().err
-
-
-def test_others_remove_at_the_same_time(cache, monkeypatch):
-    """What is gone already is neither an error nor counted."""
+def test_another_process_removes_at_the_same_time(cache, monkeypatch):
+    """A file that is already gone is neither a failure nor counted."""
     for name in "ab":
         store_aged(cache, name, 30)
     stat = os.stat
@@ -334,60 +265,19 @@ def test_others_remove_at_the_same_time(cache, monkeypatch):
     assert result.failures == 0 and counts(result.removed) == (1, 2, 0)
 
 
-@pytest.mark.parametrize("stop_at", range(1, 13))
-def test_stopped_before_any_unlink_it_leaves_a_valid_store(cache, monkeypatch, stop_at):
-    """Wherever it is stopped, a lookup gives the right body or a miss, and what was young a hit."""
-    bodies = {f"old{number}": store_aged(cache, f"old{number}", 30, 500) for number in range(6)}
-    bodies |= {f"new{number}": store_aged(cache, f"new{number}", 0, 500) for number in range(3)}
-    calls, unlink = [], os.unlink
-
-    def stop(path, **where):
-        calls.append(path)
-        if len(calls) == stop_at:
-            raise KeyboardInterrupt
-        unlink(path, **where)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "unlink", stop)
-        assert run(options_of(cache, expiry_s=24 * HOUR_S)) == 130
-    assert len(calls) == stop_at
-    missing = []
-    for name, body in bodies.items():
-        found = cache.lookup(action_id(name))
-        if found is None:
-            missing.append(name)
-        else:
-            assert read(found[3]) == body
-    assert len(missing) == min(stop_at - 1, 6)
-    assert all(name.startswith("old") for name in missing)
-    assert run(options_of(cache, expiry_s=24 * HOUR_S)) == 0
-    assert hits(cache, bodies) == ["new0", "new1", "new2"]
-
-
-# -- one at a time, and at close -------------------------------------------------------------------
+# -- at the end of a session -----------------------------------------------------------------------
 
 
 @pytest.fixture
 def locked(cache):
-    """As if another prune of the same directory were running."""
-    os.makedirs(cache.store.root, exist_ok=True)
-    fd = os.open(f"{cache.store.root}/prune.lock", os.O_RDWR | os.O_CREAT)
-    fcntl.flock(fd, fcntl.LOCK_EX)
-    yield
-    os.close(fd)
-
-
-def test_a_second_prune_says_so_and_leaves(cache, locked, capfd):
-    store_aged(cache, "a", 30)
-    assert run(options_of(cache, expiry_s=HOUR_S)) == 0
-    (line,) = capfd.readouterr().err.splitlines()
-    assert "another prune" in line
-    assert hits(cache, "a") == ["a"]
+    """Another prune of the same directory is running."""
+    with other_prune(cache.store.root):
+        yield
 
 
 @pytest.fixture
 def at_close(monkeypatch):
-    """prune_at_close without a lasting effect on this process's priority."""
+    """prune_at_close, without its lasting effect on the priority of this process."""
     nice = []
     monkeypatch.setattr(os, "nice", nice.append)
     before = signal.getsignal(signal.SIGINT)
@@ -395,8 +285,8 @@ def at_close(monkeypatch):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_at_close_it_prunes_once_an_hour(cache, at_close, capfd):
-    """The second close within an hour leaves what is old; a later one does not. Nothing is said."""
+def test_prune_at_close_runs_once_an_hour(cache, at_close, capfd):
+    """A second close within an hour does not prune; a later one does. Nothing is printed."""
     asked = options_of(cache, expiry_s=24 * HOUR_S)
     store_aged(cache, "a", 30)
     at_close(asked)
@@ -410,16 +300,16 @@ def test_at_close_it_prunes_once_an_hour(cache, at_close, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_at_close_beside_another_prune_it_leaves(cache, at_close, locked):
-    """It neither waits nor notes that it pruned."""
+def test_prune_at_close_yields_to_another_prune(cache, at_close, locked):
+    """It neither waits nor writes the time of a prune."""
     store_aged(cache, "a", 30)
     at_close(options_of(cache, expiry_s=24 * HOUR_S))
     assert hits(cache, "a") == ["a"]
     assert not os.path.exists(f"{cache.store.root}/prune.stamp")
 
 
-def test_at_close_errors_are_no_trouble(cache, at_close, monkeypatch, tmp_path):
-    """No directory, or one that fails, ends it quietly."""
+def test_prune_at_close_ignores_errors(cache, at_close, monkeypatch, tmp_path):
+    """A missing or failing directory ends it without an exception."""
     at_close(Options(cache_dir=str(tmp_path / "none"), expiry_s=1.0))
     os.makedirs(cache.store.root)
 
@@ -429,83 +319,3 @@ def test_at_close_errors_are_no_trouble(cache, at_close, monkeypatch, tmp_path):
     monkeypatch.setattr(prune_module, "prune", fail)
     at_close(options_of(cache, expiry_s=1.0))
     assert os.path.exists(f"{cache.store.root}/prune.stamp")
-
-
-# -- what is printed -------------------------------------------------------------------------------
-
-
-def test_json_is_one_object(cache, capfd):
-    """Counts and bytes of all kinds, the cutoff, the time it took."""
-    store_aged(cache, "a", 30)
-    store_aged(cache, "b", 2)
-    assert run(options_of(cache, expiry_s=24 * HOUR_S, json=True)) == 0
-    (line,) = capfd.readouterr().out.splitlines()
-    report = json.loads(line)
-    assert report["removed"]["actions"]["count"] == report["kept"]["actions"]["count"] == 1
-    assert report["removed"]["outputs"] == report["kept"]["outputs"]
-    assert report["removed"]["outputs"]["bytes"] >= BODY_BYTES
-    assert report["removed"]["other"] == {"count": 0, "bytes": 0}
-    assert report["dry_run"] is False and report["seconds"] >= 0
-    day_ago = time.strftime("%Y-%m-%dT%H", time.gmtime(time.time() - 24 * HOUR_S - 60))
-    hour_later = time.strftime("%Y-%m-%dT%H", time.gmtime(time.time() - 24 * HOUR_S + 60))
-    assert report["cutoff"][:13] in (day_ago, hour_later)
-
-
-def test_text_names_counts_and_sizes(cache, capfd):
-    store_aged(cache, "a", 30)
-    store_aged(cache, "b", 0)
-    assert run(options_of(cache, expiry_s=24 * HOUR_S, max_size_bytes=1000)) == 0
-    removed, kept, more = capfd.readouterr().out.splitlines()
-    assert removed.startswith("removed 1 actions, 1 outputs, 0 other: 1")
-    assert kept.startswith("kept 1 actions, 1 outputs, 0 other: 1") and kept.endswith(" kB")
-    assert "--max-size" in more
-
-
-def test_without_bounds_it_says_so_in_one_line(cache, capfd):
-    write_aged(cache.store.root, "tmp/dead", 30)
-    assert run(options_of(cache)) == 0
-    (line,) = capfd.readouterr().out.splitlines()
-    assert "nothing expires" in line and "removed 1 temporary" in line
-
-
-def test_no_directory_is_nothing_to_prune(tmp_path, capfd):
-    root = tmp_path / "none"
-    assert run(Options(cache_dir=str(root), expiry_s=1.0, json=True)) == 0
-    captured = capfd.readouterr()
-    assert json.loads(captured.out)["removed"]["actions"]["count"] == 0
-    assert "nothing to prune" in captured.err and not root.exists()
-
-
-def test_what_is_no_directory_is_a_usage_error(tmp_path):
-    (tmp_path / "file").write_text("x")
-    for dry_run in (False, True):
-        with pytest.raises(UsageError, match="cannot be used"):
-            run(Options(cache_dir=str(tmp_path / "file"), expiry_s=1.0, dry_run=dry_run))
-
-
-class _Terminal:
-    def __init__(self) -> None:
-        self.text = ""
-
-    def write(self, text) -> None:
-        self.text += text
-
-    def flush(self) -> None:
-        pass
-
-    def isatty(self) -> bool:
-        return True
-
-
-def test_progress_is_drawn_on_a_terminal_and_cleared(cache, monkeypatch):
-    """At most every 0.1 s; and nothing is left of it at the end."""
-    for number in range(50):
-        store_aged(cache, number, 30, 100)
-    terminal = _Terminal()
-    monkeypatch.setattr("sys.stderr", terminal)
-    begin = time.monotonic()
-    assert run(options_of(cache, expiry_s=24 * HOUR_S)) == 0
-    lines = terminal.text.split("\r")
-    drawn = sum("|" in line for line in lines)
-    assert 1 <= drawn <= 2 + (time.monotonic() - begin) / 0.1
-    assert "looking" in terminal.text and not lines[-1].strip() and not lines[-2].strip()

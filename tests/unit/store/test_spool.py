@@ -360,7 +360,7 @@ def test_a_journal_cut_anywhere(cache, sessions):
         with open(f"{ours.directory}/journal", "wb") as file:
             file.write(data[:cut])
         whole = data[:cut].count(b"\n")
-        expected = {n for n in range(12)} - {n for n in range(whole - 12)}
+        expected = set(range(12)) - set(range(whole - 12))
         expected |= {n for n in (24, 25, 26) if n < whole}
         expected -= {26} if whole == 28 else set()
         theirs = SpoolSession.claim(cache.store, ours.directory)
