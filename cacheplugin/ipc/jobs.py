@@ -1,14 +1,12 @@
-"""The messages that cross between the front, the pool process and its workers.
+"""The messages between the front, the pool process and its workers.
 
-Ids are lower-case hex, sizes are bytes, times are nanoseconds since the epoch unless a name says
-otherwise. ``number`` tells one job from every other job of its sender. The front sends jobs to the
-pool; the pool's plan turns them into tasks for workers; each job and task is answered by a result.
-
-A new message is one class here and nothing else: the wire format, the direction of a task and the
-result of a failure all follow from it.
+The front sends jobs to the pool, which turns them into tasks for its workers. Each job and each
+task is answered by one result with the same ``number``, which is unique for each sender. Ids are
+lower-case hex, sizes are bytes, times are nanoseconds since the epoch unless a name says otherwise.
+To add a message, add a class.
 """
 
-from ..errors import Absent, Damaged, RemoteError, TimedOut, Unusable
+from ..errors import Absent, Damaged, TimedOut, Unusable
 from ..tuples import NamedTuple
 
 TYPE_CHECKING = False
@@ -18,21 +16,20 @@ if TYPE_CHECKING:
 
     # The fields of a remote.bundles.rows.Row, as a plain tuple: marshal takes nothing else.
     PlainRow = tuple[str, str, int, int, int, str, int, int, int, int]
-    # action, output, size, time_ns, path
-    PlainEntry = tuple[str, str, int, int, str]
+    PlainEntry = tuple[str, str, int, int, str]  # action, output, size, time_ns, path
 
 # Statuses of a result.
 HIT = "hit"  # fetched and stored
-ARRIVED = "arrived"  # the entry is in the store by now; the result says nothing else of it
+ARRIVED = "arrived"  # the entry is in the store; the other fields of the result are not set
 MISS = "miss"  # the bucket does not have it
 DAMAGED = "damaged"  # the bucket has it, but its content is wrong
-FAILED = "failed"  # S3 answered with an error, or not at all
+FAILED = "failed"  # S3 answered with an error, or did not answer
 LOCAL = "local"  # the local disk could not be read or written
-SKIPPED = "skipped"  # not tried, because S3 is turned off for a while or for the whole session
+SKIPPED = "skipped"  # not tried, because the breaker is open or S3 cannot be used at all
 STORED = "stored"  # uploaded
-UNUSABLE = "unusable"  # as FAILED, and every later job would fail in the same way
-TIMED_OUT = "timed out"  # as FAILED, after the whole time-out
-LOST = "lost"  # the worker died while it had the task
+UNUSABLE = "unusable"  # like FAILED, and every later job would fail in the same way
+TIMED_OUT = "timed out"  # like FAILED, because S3 did not answer within the time-out
+LOST = "lost"  # the worker died while it worked on the task
 
 # The directions of tasks. Each has its own circuit breaker, queue and limit. Used in log lines.
 FETCHING, UPLOADING = "fetching from", "uploading to"
@@ -42,9 +39,9 @@ FETCHING, UPLOADING = "fetching from", "uploading to"
 
 
 class FetchResult(NamedTuple):
-    """Answers a FetchJob. ``received``: bytes that came over the network.
+    """Answers a FetchJob. ``received``: bytes received over the network.
 
-    HIT sets output to path; DAMAGED sets output alone, where it is known.
+    With HIT, the fields from output to path are set; with DAMAGED, output is set if it is known.
     """
 
     number: int
@@ -59,7 +56,7 @@ class FetchResult(NamedTuple):
 
 
 class UploadResult(NamedTuple):
-    """Answers an UploadJob. found: the bucket had the body; sent: bytes over the network."""
+    """Answers an UploadJob. found: the bucket had the body; sent: bytes sent over the network."""
 
     number: int
     status: str
@@ -69,7 +66,7 @@ class UploadResult(NamedTuple):
 
 
 class FinishResult(NamedTuple):
-    """Answers a FinishJob, once everything the session writes is in the bucket or has failed."""
+    """Answers a FinishJob, after every upload of the session has ended or failed."""
 
     number: int
     status: str
@@ -77,7 +74,7 @@ class FinishResult(NamedTuple):
 
 
 class FileResult(NamedTuple):
-    """Answers a FileFetchJob or a FileUploadJob. ``size``: bytes that went over the network."""
+    """Answers a FileFetchJob or a FileUploadJob. ``size``: bytes sent or received."""
 
     number: int
     status: str
@@ -91,10 +88,9 @@ class LoadResult(NamedTuple):
     own: rows of the session's own scope; related: rows of the scopes that it falls back to;
     unrelated: rows of the scopes that were written to last, if the others have none. superseded:
     manifests of the own scope that a new manifest with these rows supersedes. written_s: when the
-    newest manifest of the own scope was written (epoch). missing: actions of all rows that the local
-    store lacks, in the order of first use. has_objects: whether the bucket also holds the objects
-    layout. damaged: how many manifests could not be used. now_s: the time by the store's clock
-    (epoch).
+    newest manifest of the own scope was written (epoch). missing: actions that the local store
+    lacks, in the order of first use. has_objects: whether the bucket also holds the objects layout.
+    damaged: how many manifests could not be used. now_s: the time by the bucket's clock (epoch).
     """
 
     number: int
@@ -115,7 +111,7 @@ class RangeResult(NamedTuple):
     """Answers a RangeJob.
 
     arrived: actions that are in the store now; damaged: actions whose bytes in the bucket are
-    wrong; gone: the bundle does not exist; received: bytes over the network.
+    wrong; gone: the bundle does not exist; received: bytes received over the network.
     """
 
     number: int
@@ -130,8 +126,8 @@ class RangeResult(NamedTuple):
 class BundleResult(NamedTuple):
     """Answers a BundleJob.
 
-    rows: where each entry lies now; bad: outputs whose local bodies are missing or wrong; sent:
-    bytes over the network.
+    rows: the place of each entry in the bucket; bad: outputs whose local bodies are missing or
+    wrong; sent: bytes sent over the network.
     """
 
     number: int
@@ -143,7 +139,7 @@ class BundleResult(NamedTuple):
 
 
 class ManifestResult(NamedTuple):
-    """Answers a ManifestJob. ``name``: the new manifest's; ``sent``: bytes over the network."""
+    """Answers a ManifestJob. ``name``: that of the new manifest; ``sent``: bytes sent."""
 
     number: int
     status: str
@@ -156,20 +152,20 @@ class ManifestResult(NamedTuple):
 
 
 class BeginJob(NamedTuple):
-    """A session begins; the first message that names it. ``scopes``: those of scope.find."""
+    """Begins a session; sent before its other messages. ``scopes``: what scope.find returned."""
 
     session: int
     scopes: "Sequence[str]"
 
 
 class PrefetchJob(NamedTuple):
-    """The session will ask for much: fetch it now. Answered by Expected alone."""
+    """Asks for the prefetch of the session's working set. Answered by Expected only."""
 
     session: int
 
 
 class FetchJob(NamedTuple):
-    """Fetch an action into the store. Also a worker's task, in the objects layout."""
+    """Fetch an action into the store. In the objects layout also a worker's task."""
 
     number: int
     action: str
@@ -183,9 +179,9 @@ class FetchJob(NamedTuple):
 
 
 class UploadJob(NamedTuple):
-    """Upload an entry whose body is the file ``path``. Also a worker's task, in the objects layout.
+    """Upload an entry whose body is the file ``path``. In the objects layout also a worker's task.
 
-    recovered: the entry was left by a process that died, perhaps while it uploaded it. replace: the
+    recovered: the entry was left by a process that died, perhaps during its upload. replace: the
     bucket's copy of the output is known to be damaged.
     """
 
@@ -207,9 +203,9 @@ class UploadJob(NamedTuple):
 
 
 class FinishJob(NamedTuple):
-    """A session has ended; the last message that names it.
+    """Ends a session; sent after its other messages.
 
-    used: the actions it used, in the order of first use; None where it writes no manifest.
+    used: the actions that it used, in the order of first use; None: it writes no manifest.
     """
 
     number: int
@@ -221,9 +217,9 @@ class FinishJob(NamedTuple):
 
 
 class FileFetchJob(NamedTuple):
-    """Write the object ``key`` (without the prefix) to the file ``path``; also a worker's task.
+    """Write the object ``key`` (without the prefix) to the file ``path``. Also a worker's task.
 
-    limit: the most bytes that the object may have. Belongs to no session.
+    limit: the maximum size of the object. The job belongs to no session.
     """
 
     number: int
@@ -239,9 +235,9 @@ class FileFetchJob(NamedTuple):
 
 
 class FileUploadJob(NamedTuple):
-    """Upload the file ``path`` as the object ``key`` (without the prefix); also a worker's task.
+    """Upload the file ``path`` as the object ``key`` (without the prefix). Also a worker's task.
 
-    replace: overwrite the bucket's object; otherwise an object that exists is the same file.
+    replace: overwrite an object that exists; otherwise it is taken for the same file and kept.
     """
 
     number: int
@@ -277,10 +273,7 @@ class LoadJob(NamedTuple):
 
 
 class RangeJob(NamedTuple):
-    """Fetch the entries in bytes start to start + length of a bundle.
-
-    rows: the rows that lie there, in the order of their places.
-    """
+    """Fetch the entries of ``rows``, in the order of their places, from a part of a bundle."""
 
     number: int
     bundle: str
@@ -323,19 +316,19 @@ class ManifestJob(NamedTuple):
         return ManifestResult(self.number, status, reason)
 
 
-# -- from the pool to the front, unasked or about no one job ---------------------------------------
+# -- notices from the pool to the front ------------------------------------------------------------
 
 
 class Disabled(NamedTuple):
-    """The bucket can no longer be used by any session."""
+    """No session can use the bucket any longer."""
 
     reason: str
 
 
 class Expected(NamedTuple):
-    """What the session's bundles hold.
+    """The actions in the session's bundles.
 
-    actions: those that the store lacks; others: the rest; complete: the bucket holds nothing else.
+    actions: those that the local store lacks; others: the rest; complete: the bucket has no others.
     """
 
     actions: "Sequence[str]"
@@ -345,10 +338,10 @@ class Expected(NamedTuple):
 
 
 class Transferred(NamedTuple):
-    """Bytes over the network that belong to no one job.
+    """Bytes sent and received over the network for several jobs, or for none.
 
-    damaged: how many things in the bucket were found wrong without a get for them. session: one of
-    those that the bytes were for.
+    damaged: how many damaged objects were found outside of a get. session: one of the sessions that
+    the transfer was for.
     """
 
     received: int
@@ -358,10 +351,7 @@ class Transferred(NamedTuple):
 
 
 class PoolStatus(NamedTuple):
-    """Answers a StatusJob.
-
-    queued, running: the number of tasks by direction; breakers: the breakers' states by direction.
-    """
+    """Answers a StatusJob: by direction, the numbers of tasks and the states of breakers."""
 
     queued: "dict[str, int]"
     running: "dict[str, int]"
@@ -380,32 +370,27 @@ if TYPE_CHECKING:
     Notice = Disabled | Expected | Transferred | PoolStatus
     Message = Job | Task | TaskResult | Order | Notice
 
-# Every message by its place in this module, which is its number on the wire.
+# All messages in the order of this module; the index of a message is its number on the wire.
 _KINDS = [kind for kind in list(globals().values()) if hasattr(kind, "_fields")]
 
 
 def pack(message: "Message") -> "tuple[Any, ...]":
-    """A message as a plain tuple, for a channel."""
+    """The plain tuple for a message, which a channel takes."""
     return (_KINDS.index(type(message)), *message)
 
 
 def unpack(fields: "Sequence[Any]") -> "Any":
-    """The Message that ``pack`` made ``fields`` of.
-
-    The caller annotates which messages its peer sends.
-    """
+    """The message for a tuple from ``pack``. The caller annotates which messages its peer sends."""
     return _KINDS[fields[0]](*fields[1:])
 
 
 def status_of(error: Exception, uploading: bool) -> str:
-    """The status of a task that ended with ``error``."""
-    if isinstance(error, Absent):
-        return FAILED if uploading else MISS  # an upload has nothing that could be absent
+    """The status of a task that ended with ``error``; ``uploading``: its direction."""
     for kind, status in (
+        (Absent, FAILED if uploading else MISS),  # only a fetch can miss
         (Damaged, DAMAGED),
         (Unusable, UNUSABLE),
         (TimedOut, TIMED_OUT),
-        (RemoteError, FAILED),
         (OSError, LOCAL),
     ):
         if isinstance(error, kind):
