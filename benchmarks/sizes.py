@@ -61,7 +61,7 @@ SIZES = {
     "smoke": Sizes(
         runs=1,
         warmups=0,
-        workload="std:errors",
+        workload="std:unicode/...",
         round_trips_ms=(20.0,),
         large_mb=1,
         clients=2,

@@ -1,5 +1,6 @@
 """The real go command through the real program, over real S3 servers or a failing stand-in."""
 
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import pytest
 import s3servers
 from fakes3 import FakeS3
 from helpers import GO_TIMEOUT_S, PROGRAM, Processes, counters, write_module
+from shared import made_once
 
 # A few light packages of std below, and own packages that import each other.
 SOURCES = {
@@ -69,6 +71,22 @@ func TestCount(t *testing.T) {
 }
 """,
 }
+
+# Packages of std that need no runtime: a compilation of all of them takes less than a second.
+LIGHT_STD = ("cmp", "container/list", "math", "math/bits", "math/cmplx", "unicode", "unicode/utf8")
+
+
+def many_packages(count: int) -> dict:
+    """The sources of a module of ``count`` packages that import each other and LIGHT_STD alone."""
+    sources = {"go.mod": SOURCES["go.mod"]}
+    for number in range(count):
+        imports = [LIGHT_STD[number % len(LIGHT_STD)]]
+        imports += [f"example.com/tool/p{below}" for below in range(number // 2, number, 4)]
+        lines = "".join(f'\t_ "{path}"\n' for path in imports)
+        text = f"package p{number}\n\nimport (\n{lines})\n\n// N is {number}.\nconst N = {number}\n"
+        sources[f"p{number}/p{number}.go"] = text
+    return sources
+
 
 OTHER_TEST = """package other
 
@@ -181,26 +199,37 @@ def go(go_command, processes, tmp_path):
     return Go(go_command, processes, write_module(tmp_path / "module", SOURCES), tmp_path / "cache")
 
 
+@pytest.fixture
+def go_of_many(go_command, processes, tmp_path):
+    """A Go over a module of many packages, and an empty cache directory: a cold build is short."""
+    module = write_module(tmp_path / "module", many_packages(32))
+    return Go(go_command, processes, module, tmp_path / "cache")
+
+
 @pytest.fixture(scope="session")
 def std_cache(go_command, tmp_path_factory):
-    """A cache directory with the std that the module needs, and nothing of the module."""
-    path = tmp_path_factory.mktemp("std")
-    go = Go(go_command, Processes(path), write_module(path / "module", SOURCES), path / "cache")
-    go.run("build", "errors", "strings", "strconv")
-    go.processes.expect_none()
-    return go.cache_dir
+    """A cache directory with the std packages that the module needs, and nothing of the module."""
+
+    def make(path):
+        go = Go(go_command, Processes(path), write_module(path / "module", SOURCES), path / "cache")
+        go.run("build", "errors", "strings", "strconv")
+        go.processes.expect_none()
+
+    return made_once(tmp_path_factory, "std", make) / "cache"
 
 
 @pytest.fixture(scope="session")
 def test_std_cache(go_command, std_cache, tmp_path_factory):
-    """As std_cache, and what go test needs: std's test packages, built and vetted."""
-    path = tmp_path_factory.mktemp("test-std")
-    shutil.copytree(std_cache, path / "cache")
-    sources = {"go.mod": "module example.com/other\n", "other_test.go": OTHER_TEST}
-    go = Go(go_command, Processes(path), write_module(path / "module", sources), path / "cache")
-    go.run("test", "./...")
-    go.processes.expect_none()
-    return go.cache_dir
+    """As std_cache, with what go test needs: the std packages of a test binary, built and vetted."""
+
+    def make(path):
+        shutil.copytree(std_cache, path / "cache")
+        sources = {"go.mod": "module example.com/other\n", "other_test.go": OTHER_TEST}
+        go = Go(go_command, Processes(path), write_module(path / "module", sources), path / "cache")
+        go.run("test", "./...")
+        go.processes.expect_none()
+
+    return made_once(tmp_path_factory, "test-std", make) / "cache"
 
 
 @pytest.fixture
@@ -241,17 +270,29 @@ def bucket(request):
     return s3servers.Bucket(server, f"bucket-{uuid.uuid4().hex[:12]}")
 
 
-# The module of a cold build, {key: body} of the bucket it filled, counters of it and of the next.
+# The module of a cold build, {key: body} of the bucket that the build filled, the counters of the
+# build and of a second one.
 Cold = namedtuple("Cold", "module objects cold warm")
 
 
 @pytest.fixture(scope="session")
-def cold(go_command, moto_server, tmp_path_factory):
-    """A build of all, std as well, that filled a bucket with bundles."""
-    path = tmp_path_factory.mktemp("cold")
-    bucket = s3servers.Bucket(moto_server, "bundles-of-a-cold-build")
-    go = Go(go_command, Processes(path), write_module(path / "module", SOURCES), path / "cache")
-    go.plugin += moto_server.flags(bucket.name, layout="bundles")
-    cold, warm = (counters(go.build().stderr) for _ in range(2))
-    go.processes.expect_none()
-    return Cold(go.module, {key: bucket.read(key) for key in bucket.keys()}, cold, warm)
+def cold(request, go_command, tmp_path_factory):
+    """A build of the module and of all std packages that it needs; it filled a bucket with bundles."""
+
+    def make(path):
+        server = request.getfixturevalue("moto_server")
+        bucket = s3servers.Bucket(server, "bundles-of-a-cold-build")
+        go = Go(go_command, Processes(path), write_module(path / "module", SOURCES), path / "cache")
+        go.plugin += server.flags(bucket.name, layout="bundles")
+        counts = [counters(go.build().stderr) for _ in range(2)]
+        go.processes.expect_none()
+        (path / "counters.json").write_text(json.dumps(counts))
+        for key in bucket.keys():
+            (path / "bucket" / key).parent.mkdir(parents=True, exist_ok=True)
+            (path / "bucket" / key).write_bytes(bucket.read(key))
+
+    path = made_once(tmp_path_factory, "cold", make)
+    files = [file for file in (path / "bucket").rglob("*") if file.is_file()]
+    objects = {str(file.relative_to(path / "bucket")): file.read_bytes() for file in files}
+    counts = json.loads((path / "counters.json").read_text())
+    return Cold(path / "module", objects, *counts)

@@ -28,7 +28,8 @@ def flush(go) -> str:
 
 
 def reset(go, std) -> None:
-    """A fresh machine, which has std."""
+    """A fresh machine, which has std. The processes of the last build may still write for a moment."""
+    go.processes.expect_none()
     shutil.rmtree(go.cache_dir)
     shutil.copytree(std, go.cache_dir)
 

@@ -22,8 +22,9 @@ func main() {
 """
 
 
-def test_cold_then_warm_then_from_s3_alone(go, bucket):
+def test_cold_then_warm_then_from_s3_alone(go_of_many, bucket):
     """The main job: the first build fills the bucket, and the bucket alone serves the last."""
+    go = go_of_many
     go.plugin += bucket.flags
     cold = counters(go.build().stderr)
     assert cold["put_requests"] > 50 and "get_hits" not in cold
@@ -134,7 +135,8 @@ def test_cgo(go_with_std):
     assert again["get_local_hit"] > 100 and again["get_misses"] <= 2
 
 
-def test_two_builds_at_once_on_one_cache_directory(go, fake_s3):
+def test_two_builds_at_once_on_one_cache_directory(go_of_many, fake_s3):
+    go = go_of_many
     go.plugin += fake_s3.flags()
     builds = [go.start("build", "./...") for _ in range(2)]
     for build in builds:

@@ -13,7 +13,6 @@ import pytest
 from helpers import (
     GO_TIMEOUT_S,
     PROGRAM,
-    Processes,
     counters,
     kill,
     proc,
@@ -42,21 +41,14 @@ _NETWORK = {
     "http_proxy",
     "no_proxy",
 }
-COBRA, COBRA_VERSION = "github.com/spf13/cobra", "v1.8.0"
-COBRA_MAIN = f"""package main
+QUOTE, QUOTE_VERSION = "rsc.io/quote", "v1.5.2"
+QUOTE_MAIN = f"""package main
 
-import "{COBRA}"
+import "{QUOTE}"
 
-func main() {{
-	command := &cobra.Command{{
-		Use: "greet",
-		Run: func(command *cobra.Command, arguments []string) {{ command.Print("hello") }},
-	}}
-	if command.Execute() != nil {{
-		panic("it failed")
-	}}
-}}
+func main() {{ println(quote.Go()) }}
 """
+PROVERB = "Don't communicate by sharing memory, share memory by communicating."
 
 
 class Machine:
@@ -142,24 +134,15 @@ def lines_of(modules) -> list:
     return [f"{module.path} {module.version}" for module in modules]
 
 
-@pytest.fixture(scope="session")
-def go_cache(go_command, tmp_path_factory):
-    """A GOCACHE with the compiled packages that every program needs."""
-    path = tmp_path_factory.mktemp("go-cache")
-    machine = Machine(go_command, Processes(path), path, path / "cache")
-    machine.go("build", "runtime")
-    return path / "cache"
-
-
 @pytest.fixture
-def machine(go_command, go_cache, processes, tmp_path, database):
+def machine(go_command, go_build_cache, processes, tmp_path, database):
     """machine(proxy, **environ): a Machine that uses a ModProxy and verifies checksums."""
     made = []
 
     def machine(proxy, **environ):
         environ = {"GOPROXY": proxy.url, "GOSUMDB": database.vkey, **environ}
         directory = tmp_path / f"machine-{len(made)}"
-        made.append(Machine(go_command, processes, directory, go_cache, **environ))
+        made.append(Machine(go_command, processes, directory, go_build_cache, **environ))
         return made[-1]
 
     return machine
@@ -613,7 +596,7 @@ def skip_unless_reachable(proxy) -> None:
     """Skip the test unless upstream and its checksum database deliver a go.mod in time."""
     connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=_REACH_S)
     try:
-        connection.request("GET", f"/mod/{COBRA}/@v/{COBRA_VERSION}.mod")
+        connection.request("GET", f"/mod/{QUOTE}/@v/{QUOTE_VERSION}.mod")
         answer = connection.getresponse()
         text = answer.read().decode(errors="replace").strip()
     except OSError as error:
@@ -627,23 +610,23 @@ def skip_unless_reachable(proxy) -> None:
 
 
 def test_a_real_program_from_the_real_upstream(
-    go_command, go_cache, processes, real_modproxy, tmp_path
+    go_command, go_build_cache, processes, real_modproxy, tmp_path
 ):
     """With the go command's default GOSUMDB; then on another machine, with upstream off."""
 
     def build(proxy, number):
         machine = Machine(
-            go_command, processes, tmp_path / f"real-{number}", go_cache, GOPROXY=proxy.url
+            go_command, processes, tmp_path / f"real-{number}", go_build_cache, GOPROXY=proxy.url
         )
-        machine.write({"go.mod": "module example.com/greet\n\ngo 1.21\n", "main.go": COBRA_MAIN})
-        machine.go("get", f"{COBRA}@{COBRA_VERSION}")
-        assert machine.build() == ["hello"]
+        machine.write({"go.mod": "module example.com/greet\n\ngo 1.21\n", "main.go": QUOTE_MAIN})
+        machine.go("get", f"{QUOTE}@{QUOTE_VERSION}")
+        assert machine.build() == [PROVERB]
         return (machine.directory / "go.sum").read_text()
 
     proxy = real_modproxy()
     skip_unless_reachable(proxy)
     sums = build(proxy, 1)
-    assert f"{COBRA} {COBRA_VERSION} h1:" in sums
+    assert f"{QUOTE} {QUOTE_VERSION} h1:" in sums
     assert not {"unverified", "mismatch"} & proxy.counts().keys()
     assert proxy.server.stop() == 0
     proxy = real_modproxy("--modproxy-upstream=off")

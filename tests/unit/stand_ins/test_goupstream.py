@@ -6,7 +6,6 @@ import io
 import json
 import os
 import random
-import shutil
 import subprocess
 import threading
 import zipfile
@@ -80,12 +79,13 @@ def in_thread():
 class Go:
     """The go command with its own HOME, caches and GOPROXY, in an empty directory."""
 
-    def __init__(self, directory, upstream, gosumdb) -> None:
+    def __init__(self, directory, go_cache, upstream, gosumdb) -> None:
         self.directory = directory / "work"
         self.directory.mkdir()
         self.environ = {
             "PATH": os.environ["PATH"],
             "HOME": str(directory / "home"),
+            "GOCACHE": str(go_cache),
             "GOMODCACHE": str(directory / "modcache"),
             "GOPROXY": upstream.url,
             "GOSUMDB": gosumdb,
@@ -117,16 +117,14 @@ class Go:
 
 
 @pytest.fixture(params=["direct", "through the proxy"])
-def served(request, tmp_path):
+def served(request, go_build_cache, tmp_path):
     """(go, upstream, checksums); the database is asked directly or through the proxy."""
-    if not shutil.which("go"):
-        pytest.skip("no go command")
     checksums = ChecksumDatabase(SUMDB)
     with FakeUpstream(checksums=checksums) as upstream:
         gosumdb = checksums.vkey
         if request.param == "direct":
             gosumdb += f" {upstream.url}/sumdb/{SUMDB}"
-        yield Go(tmp_path, upstream, gosumdb), upstream, checksums
+        yield Go(tmp_path, go_build_cache, upstream, gosumdb), upstream, checksums
 
 
 def test_go_verifies_modules_in_a_large_database(served):
