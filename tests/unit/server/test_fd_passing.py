@@ -1,4 +1,4 @@
-"""handover.py: what connect and server say to each other; nothing that is refused leaks."""
+"""fd_passing.py: the messages of connect and server; a refused message leaks no descriptor."""
 
 import array
 import os
@@ -18,12 +18,12 @@ FIRST = b"go-cache-plugin connect 1"
 
 @pytest.fixture
 def pair():
-    """The client's end and the server's."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    theirs.setblocking(False)
-    yield ours, theirs
-    ours.close()
-    theirs.close()
+    """Two connected sockets: the client's and the server's."""
+    client, server = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    server.setblocking(False)
+    yield client, server
+    client.close()
+    server.close()
 
 
 def open_descriptors() -> int:
@@ -35,17 +35,17 @@ def fields(offer) -> tuple:
 
 
 def test_an_offer_with_its_descriptors(pair):
-    """What is handed over is the same file, open for the server as well."""
+    """The server gets descriptors of the same pipe, which its children do not inherit."""
     client, server = pair
-    out, into = os.pipe()
+    reader, writer = os.pipe()
     scopes = ["example.com/a linux/amd64 main", "é"]
-    fd_passing.send_offer(client, Offer(True, False, scopes), (out, into))
-    offer, (their_out, their_into) = fd_passing.receive_offer(server)
+    fd_passing.send_offer(client, Offer(True, False, scopes), (reader, writer))
+    offer, (received_reader, received_writer) = fd_passing.receive_offer(server)
     assert fields(offer) == (True, False, tuple(scopes))
-    assert not os.get_inheritable(their_out)
-    os.write(their_into, b"x")
-    assert os.read(out, 1) == b"x"
-    for fd in (out, into, their_out, their_into):
+    assert not os.get_inheritable(received_reader)
+    os.write(received_writer, b"x")
+    assert os.read(reader, 1) == b"x"
+    for fd in (reader, writer, received_reader, received_writer):
         os.close(fd)
 
 
@@ -58,8 +58,8 @@ def test_an_offer_with_its_descriptors(pair):
     st.booleans(),
     st.booleans(),
 )
-def test_any_scopes(scopes, summary, explicit):
-    """An Offer is what was offered."""
+def test_an_offer_arrives_unchanged(scopes, summary, explicit):
+    """Whatever the scopes are."""
     client, server = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with client, server:
         fd_passing.send_offer(client, Offer(summary, explicit, scopes), (0, 1))
@@ -84,8 +84,8 @@ def test_any_scopes(scopes, summary, explicit):
         (b"\0", 2),
     ],
 )
-def test_what_is_no_offer(pair, data, count):
-    """It is refused, and no descriptor stays open."""
+def test_an_invalid_offer_is_refused(pair, data, count):
+    """ValueError is raised, and no descriptor stays open."""
     client, server = pair
     rights = (
         [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0] * count))] if count else []
@@ -97,8 +97,8 @@ def test_what_is_no_offer(pair, data, count):
     assert open_descriptors() == before
 
 
-def test_nothing_yet_and_the_end(pair):
-    """Nothing yet is no failure, the end is one."""
+def test_no_message_yet_and_a_closed_connection(pair):
+    """Without a message BlockingIOError is raised, at the end of the connection ValueError."""
     client, server = pair
     with pytest.raises(BlockingIOError):
         fd_passing.receive_offer(server)
@@ -108,7 +108,7 @@ def test_nothing_yet_and_the_end(pair):
 
 
 def test_the_end_of_a_session(pair):
-    """Lines first, then the exit status; an end that nobody hears is no trouble."""
+    """The text comes first, then the exit status; a client that is gone causes no error."""
     client, server = pair
     fd_passing.send_end(server, "one\n", 3)
     assert client.recv(100) == b"one\n" and client.recv(100) == b"\0\x03"
@@ -116,8 +116,8 @@ def test_the_end_of_a_session(pair):
     fd_passing.send_end(server, "two\n", 0)
 
 
-def test_whose_it_is(pair):
-    """The peer is this very user, who is trusted; so is root, and nobody else."""
+def test_the_trusted_users(pair):
+    """The peer's user is the one of this process. It and root are trusted, and no other user."""
     client, _ = pair
     assert fd_passing.peer_uid(client) == os.geteuid()
     assert fd_passing.is_trusted(os.geteuid()) and fd_passing.is_trusted(0)

@@ -1,4 +1,4 @@
-"""peers.py: whose process is at the other end of a TCP connection."""
+"""peer_uid.py: the user of the client's end of a TCP connection."""
 
 import os
 import socket
@@ -19,7 +19,7 @@ def listen(family, host) -> socket.socket:
         listener.bind((host, 0))
     except OSError:
         listener.close()
-        pytest.skip("no IPv6 here")
+        pytest.skip("this machine has no IPv6")
     listener.listen(1)
     return listener
 
@@ -34,7 +34,7 @@ def listen(family, host) -> socket.socket:
     ],
 )
 def test_the_user_of_a_connection(own, host, peer, to):
-    """It is found for both families, and for one that speaks the other."""
+    """It is found for IPv4 and IPv6, and for an IPv6 socket that speaks IPv4."""
     with listen(own, host) as listener, socket.socket(peer, socket.SOCK_STREAM) as client:
         client.connect((to, listener.getsockname()[1]))
         accepted, address = listener.accept()
@@ -42,7 +42,7 @@ def test_the_user_of_a_connection(own, host, peer, to):
             assert peer_uid.find(address, accepted.getsockname()) == os.geteuid()
 
 
-def test_a_connection_that_is_not_there():
-    """A client that is gone, or on another machine, is nobody's."""
+def test_an_unknown_connection():
+    """ValueError is raised for a client that is gone or on another machine."""
     with pytest.raises(ValueError):
         peer_uid.find(("127.0.0.1", 1), ("127.0.0.1", 2))

@@ -1,4 +1,4 @@
-"""peers.py: a connection whose client has closed, or half closed, its end."""
+"""peer_uid.py: clients that have closed or half closed their end; missing tables."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ def listener():
 
 
 def accepted(listener, end):
-    """(client, connection, client's address) after it has sent something and ``end(client)``."""
+    """(client, connection, client's address); the client has sent a byte, then called ``end``."""
     client = socket.socket()
     client.connect(listener.getsockname())
     client.send(b"x")
@@ -29,22 +29,22 @@ def accepted(listener, end):
     return client, connection, address
 
 
-def test_a_client_that_has_closed_is_nobodys(listener):
-    """Its socket is the kernel's then, which some kernels write as root's."""
+def test_a_client_that_has_closed_has_no_user(listener):
+    """ValueError is raised, although some kernels list its socket as root's."""
     _client, connection, address = accepted(listener, lambda client: client.close())
     with connection, pytest.raises(ValueError):
         peer_uid.find(address, connection.getsockname())
 
 
-def test_a_client_that_sends_no_more_is_its_users(listener):
-    """It still wants answers."""
-    client, connection, address = accepted(listener, lambda one: one.shutdown(socket.SHUT_WR))
+def test_a_client_that_has_shut_down_sending_has_its_user(listener):
+    """It still waits for answers, so its socket is still its own."""
+    client, connection, address = accepted(listener, lambda client: client.shutdown(socket.SHUT_WR))
     with client, connection:
         assert peer_uid.find(address, connection.getsockname()) == os.geteuid()
 
 
-def test_ends_that_are_not_connected_to_each_other(listener):
-    """Two sockets of ours are no connection; nor is one the other way round a client's."""
+def test_both_addresses_have_to_match(listener):
+    """ValueError is raised for a client's address that is not connected to the server's."""
     client, connection, address = accepted(listener, lambda client: None)
     with client, connection:
         assert peer_uid.find(address, connection.getsockname()) == os.geteuid()
@@ -57,14 +57,14 @@ def test_ends_that_are_not_connected_to_each_other(listener):
 
 
 @pytest.mark.parametrize("platform", ["darwin", "freebsd13"])
-def test_a_system_that_does_not_tell(monkeypatch, platform):
-    """Is no reason to turn anybody away."""
+def test_a_system_without_such_tables(monkeypatch, platform):
+    """The result is None, and the client is accepted."""
     monkeypatch.setattr(sys, "platform", platform)
     assert peer_uid.find(("127.0.0.1", 1), ("127.0.0.1", 2)) is None
 
 
 def test_tables_that_cannot_be_read(monkeypatch, tmp_path):
-    """Tell nothing; where one can, what is not in it is not there."""
+    """The result is None if no table can be read; one is enough to say that a client is gone."""
     monkeypatch.setattr(peer_uid, "_TABLES", (str(tmp_path / "a"), str(tmp_path / "b")))
     assert peer_uid.find(("127.0.0.1", 1), ("127.0.0.1", 2)) is None
     (tmp_path / "b").write_text("  sl  local_address rem_address   st\n")

@@ -1,4 +1,4 @@
-"""systemd.py: what a service manager passes and hears."""
+"""systemd.py: sockets from the service manager, and notifications to it."""
 
 import json
 import logging
@@ -11,7 +11,8 @@ import pytest
 
 from cacheplugin.server import systemd
 
-# In a process of its own, as descriptors are from 3 up: sockets as ``argv`` says, then listeners().
+# Runs in a process of its own, as the descriptors begin with 3: makes a socket for each kind in
+# argv[1], calls listeners(), prints its result and the variables that are left.
 PASSED = """
 import json, os, socket, sys
 sys.path[:0] = json.loads(sys.argv[2])
@@ -20,7 +21,8 @@ from cacheplugin.errors import UsageError
 os.closerange(3, 50)
 kinds = {
     "tcp": (socket.AF_INET, socket.SOCK_STREAM), "udp": (socket.AF_INET, socket.SOCK_DGRAM),
-    "unix": (socket.AF_UNIX, socket.SOCK_SEQPACKET), "deaf": (socket.AF_INET, socket.SOCK_STREAM),
+    "unix": (socket.AF_UNIX, socket.SOCK_SEQPACKET),
+    "not listening": (socket.AF_INET, socket.SOCK_STREAM),
 }
 made = []
 for at, kind in enumerate(json.loads(sys.argv[1])):
@@ -49,7 +51,7 @@ os._exit(0)
 
 
 def passed(kinds, **variables):
-    """What listeners() finds of descriptors from 3 up; no variable is left to children."""
+    """The result of listeners() for sockets of these kinds; children see none of its variables."""
     environ = {"LISTEN_PID": "own", "LISTEN_FDS": str(len(kinds))} | variables
     done = subprocess.run(
         [sys.executable, "-c", PASSED, json.dumps(kinds), json.dumps(sys.path)],
@@ -65,7 +67,7 @@ def passed(kinds, **variables):
 
 
 def test_listeners_with_names():
-    """Each with its name, and none for children."""
+    """Each listener has its name, and children do not inherit it."""
     found = passed(["tcp", "unix", "tcp"], LISTEN_FDNAMES="plugin:connect:http")
     assert found == [
         [3, "AF_INET", "SOCK_STREAM", "plugin", False],
@@ -76,19 +78,21 @@ def test_listeners_with_names():
 
 @pytest.mark.parametrize("names", ["", "one", "one:", ":"])
 def test_too_few_names(names):
-    """What has no name has an empty one."""
+    """A listener without a name has an empty one."""
     found = passed(["tcp", "tcp"], LISTEN_FDNAMES=names)
     assert [one[3] for one in found] == [names.partition(":")[0], ""]
 
 
 def test_more_names_than_listeners():
-    """Names alone pass nothing."""
+    """A name without a listener is ignored."""
     assert [one[3] for one in passed(["tcp"], LISTEN_FDNAMES="one:two")] == ["one"]
 
 
-@pytest.mark.parametrize("kinds", [["udp"], ["deaf"], ["file"], ["tcp", "udp"], ["tcp", None]])
-def test_what_is_no_listening_socket(kinds):
-    """It is named by its number, also where nothing is there."""
+@pytest.mark.parametrize(
+    "kinds", [["udp"], ["not listening"], ["file"], ["tcp", "udp"], ["tcp", None]]
+)
+def test_a_descriptor_that_is_not_a_listening_socket(kinds):
+    """The error gives its number, also if that descriptor is closed."""
     number = 2 + len(kinds)
     expected = (
         f"descriptor {number}, passed by the service manager, is not a listening socket; "
@@ -97,8 +101,8 @@ def test_what_is_no_listening_socket(kinds):
     assert passed(kinds) == expected
 
 
-def test_more_listeners_than_there_are_descriptors():
-    """A number beyond all reason ends at the first that is not there."""
+def test_more_listeners_than_descriptors():
+    """The first missing descriptor is an error, however large the number is."""
     assert passed(["tcp"], LISTEN_FDS="1000000000").startswith("descriptor 4, ")
 
 
@@ -116,19 +120,19 @@ def test_more_listeners_than_there_are_descriptors():
         {"LISTEN_FDS": "²"},
     ],
 )
-def test_what_is_for_another_process_or_no_number(variables):
-    """Nothing was passed, and descriptor 3 is somebody else's."""
+def test_variables_for_another_process_or_without_a_number(variables):
+    """No listener was passed, and descriptor 3 is left alone."""
     assert passed(["tcp"], PYTHONUTF8="1", **variables) == []
 
 
-def test_nothing_passed(monkeypatch):
-    """Nor is anything there without the variables."""
+def test_no_variables(monkeypatch):
+    """Without the variables no listener was passed."""
     for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"):
         monkeypatch.delenv(name, raising=False)
     assert systemd.listeners() == []
 
 
-# -- what it hears ---------------------------------------------------------------------------------
+# -- notifications ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -138,8 +142,8 @@ def test_nothing_passed(monkeypatch):
         pytest.param(True, marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux only")),
     ],
 )
-def test_the_service_manager_hears(monkeypatch, tmp_path, is_abstract):
-    """One datagram each, on a path or an abstract name, again and again."""
+def test_each_state_is_one_datagram(monkeypatch, tmp_path, is_abstract):
+    """The address may be a path or an abstract name."""
     path = f"@{tmp_path.name}-{os.getpid()}" if is_abstract else str(tmp_path / "notify")
     monkeypatch.setenv("NOTIFY_SOCKET", path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
@@ -153,8 +157,8 @@ def test_the_service_manager_hears(monkeypatch, tmp_path, is_abstract):
 
 
 @pytest.mark.parametrize("path", [None, "", "relative", "vsock:2:1234"])
-def test_nobody_wants_to_hear(monkeypatch, caplog, path):
-    """No path, or none that we know, is no trouble."""
+def test_no_address_for_notifications(monkeypatch, caplog, path):
+    """No address, or one of an unknown kind, is not worth a warning."""
     if path is None:
         monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     else:
@@ -164,8 +168,8 @@ def test_nobody_wants_to_hear(monkeypatch, caplog, path):
 
 
 @pytest.mark.parametrize("name", ["gone", "x" * 200])
-def test_a_service_manager_that_cannot_be_told(monkeypatch, caplog, tmp_path, name):
-    """It is a warning: the service goes on."""
+def test_a_notification_that_cannot_be_sent(monkeypatch, caplog, tmp_path, name):
+    """It is a warning, not an error: the service goes on."""
     monkeypatch.setenv("NOTIFY_SOCKET", f"{tmp_path}/{name}")
     with caplog.at_level(logging.WARNING):
         systemd.notify("READY=1")
