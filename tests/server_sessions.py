@@ -1,4 +1,4 @@
-"""What the tests of server mode share: the server, its clients, and what is asked over HTTP."""
+"""What the tests of server mode share: servers, their clients, and HTTP requests."""
 
 import array
 import http.client
@@ -15,11 +15,11 @@ from helpers import DEADLINE_S, PROGRAM, Plugin, kill, proc, wait_until
 
 FIRST_LINE = "go-cache-plugin connect 1"
 BODY = b"what the build made" * 1000
-_PORTS = range(10_000, 30_000)  # nobody is given one of these by chance
+_PORTS = range(10_000, 30_000)  # below those that the kernel gives to clients
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A TCP port that is not in use."""
     while True:
         port = random.choice(_PORTS)
         with socket.socket() as tcp:
@@ -31,18 +31,22 @@ def free_port() -> int:
 
 
 def hold_unix_name(port: int):
-    """A socket that has the name on which connect finds the server, and listens to nobody."""
+    """A socket that has the server's Unix name and does not listen, so that connect uses TCP."""
     holder = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     holder.bind(unix_name(port))
     return holder
 
 
 def unix_name(port: int) -> bytes:
+    """The name of the Unix socket of the server on a port."""
     return b"\0go-cache-plugin-%d" % port
 
 
 class Server:
-    """``go-cache-plugin serve`` on ``port``, not yet known to serve; ``program`` may wrap it."""
+    """A process of ``go-cache-plugin serve`` on ``port``; ``program`` is put before the command.
+
+    It is started but perhaps not ready: see ``ready``.
+    """
 
     def __init__(self, argv, environ, stderr_path, port, program=(), **popen) -> None:
         self.port = port
@@ -66,11 +70,11 @@ class Server:
 
     @property
     def lines(self) -> list:
-        """Of its log, without the time."""
+        """The lines of its log, without time and program name."""
         return [line.partition("go-cache-plugin: ")[2] for line in self.stderr.splitlines()]
 
     def says(self, word: str) -> str:
-        """The line of its log with ``word``, once it is there."""
+        """Wait for a line of its log that contains ``word``, and return it."""
 
         def found():
             assert self.process.poll() is None or word in self.stderr, self.stderr
@@ -79,6 +83,7 @@ class Server:
         return wait_until(found, f"{word!r} in the log")
 
     def ready(self) -> "Server":
+        """Wait until it serves."""
         self.says("serving ")
         return self
 
@@ -89,17 +94,18 @@ class Server:
         return self.process.wait(timeout_s)
 
     def stop(self, number: int = 15) -> int:
-        """Have it end, and wait for that; its exit status."""
+        """Send a signal, wait for the end, return the exit status."""
         self.signal(number)
         return self.wait()
 
     def kill(self) -> None:
-        """SIGKILL, and wait."""
+        """Kill it with SIGKILL and wait for the end."""
         if self.process.poll() is None:
             kill(self.pid)
             self.process.wait(DEADLINE_S)
 
     def descriptors(self) -> int:
+        """The number of its open descriptors."""
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
 
@@ -107,7 +113,7 @@ class Connect(Plugin):
     """The program as a client of a server."""
 
     def request(self, **fields) -> int:
-        """In the go command's own spelling."""
+        """Send a request as the go command writes it; returns its ID."""
         self._number += 1
         text = json.dumps({"ID": self._number, **fields}, separators=(",", ":"))
         self.send(text.encode() + b"\n\n")
@@ -115,7 +121,7 @@ class Connect(Plugin):
 
 
 class TcpClient(Connect):
-    """A go command that speaks to the server's TCP port by itself."""
+    """A client that speaks the protocol on the server's TCP port, without connect."""
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self.socket = socket.create_connection((host, port), DEADLINE_S)
@@ -127,12 +133,13 @@ class TcpClient(Connect):
         self._number = 0
         self._buffer = b""
 
-    stderr = "(of no process)"
+    stderr = "(no process)"
 
     def _end_input(self) -> None:
         self.socket.shutdown(socket.SHUT_WR)
 
     def finish(self) -> None:
+        """Send close, and expect its answer and then the end of the connection."""
         number = self.close()
         assert self.answer(number) == {"ID": number}
         assert self.line() is None
@@ -147,20 +154,20 @@ class TcpClient(Connect):
 
 
 class RawUnix:
-    """What connect is on the Unix socket, and what it is not."""
+    """A client of the Unix socket that can send offers which connect does not send."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.connect(unix_name(port))
 
     def offer(self, fds, first: str = FIRST_LINE, scopes=("scope",)) -> None:
-        """Send an offer; bytes for ``first`` are all that is sent."""
+        """Send an offer; if ``first`` is bytes, it is the whole text."""
         data = first if isinstance(first, bytes) else "\n".join((first, "0", "0", *scopes)).encode()
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         self.socket.sendmsg([data], rights)
 
     def message(self, timeout_s: float = DEADLINE_S) -> bytes:
-        """The next message; b"" at the end."""
+        """The next message, b"" at the end of the connection."""
         assert select.select([self.socket], [], [], timeout_s)[0], "no message"
         try:
             return self.socket.recv(65536)
@@ -168,6 +175,7 @@ class RawUnix:
             return b""
 
     def is_silent(self, seconds: float) -> bool:
+        """Whether the server sends nothing for so long."""
         return not select.select([self.socket], [], [], seconds)[0]
 
     def close(self) -> None:
@@ -175,7 +183,7 @@ class RawUnix:
 
 
 def ends(sock, timeout_s: float = DEADLINE_S) -> bool:
-    """Whether the other end of a socket lets go of it in time; what it says is passed over."""
+    """Whether the other side closes the connection in time; data that it sends is ignored."""
     end = time.monotonic() + timeout_s
     while select.select([sock], [], [], max(0, end - time.monotonic()))[0]:
         try:
@@ -187,7 +195,7 @@ def ends(sock, timeout_s: float = DEADLINE_S) -> bool:
 
 
 def ask(port: int, path: str = "/metrics", method: str = "GET", host: str = "127.0.0.1"):
-    """(status, headers, body as text) of an HTTP request."""
+    """(status, headers, body as text) of the response to an HTTP request."""
     connection = http.client.HTTPConnection(host, port, timeout=DEADLINE_S)
     try:
         connection.request(method, path)
@@ -198,7 +206,7 @@ def ask(port: int, path: str = "/metrics", method: str = "GET", host: str = "127
 
 
 def web_process(processes) -> int:
-    """The HTTP process, once it is what it is to become."""
+    """The id of the HTTP process, once it runs in a session of its own."""
     (pid,) = wait_until(lambda: processes.running("cacheplugin.web"), "the HTTP process")
     wait_until(lambda: os.getsid(pid) == pid or not proc(pid, "cmdline"), "a session of its own")
     return pid

@@ -78,7 +78,7 @@ def _pass_descriptors(sock: _socket.socket, port: int, chosen: options.Options) 
     except OSError:
         pass  # the server has turned this client away; its message is read below
     try:
-        # The go command waits until nobody holds its pipe to stdout: let the server alone hold it.
+        # The go command waits until all processes have closed its pipe: leave it to the server.
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)

@@ -1,4 +1,4 @@
-"""The fixtures of the tests of server mode; a test module names this one in ``pytest_plugins``."""
+"""Fixtures for tests of server mode; a test module names this one in ``pytest_plugins``."""
 
 import time
 
@@ -7,14 +7,15 @@ import pytest
 from helpers import action_id
 from server_sessions import BODY, Connect, RawUnix, Server, TcpClient, free_port, hold_unix_name
 
-PROMPT_S = 1.0
+PROMPT_S = 1.0  # a client that does nothing wrong gets an answer within this time
 
 
 @pytest.fixture
 def serve(processes, cache_dir, tmp_path):
-    """serve(*flags, unix=True, cache_dir=…, environ={}, port=…, ready=True, **Server's): a Server.
+    """serve(*flags, …): start a Server; further arguments are those of Server.
 
-    ``unix=False`` has its Unix socket's name taken, so that connect comes by TCP.
+    ``unix=False``: its Unix socket's name is taken, so that connect uses TCP. ``plugin=False``:
+    without --plugin. ``ready=False``: do not wait until it serves.
     """
     servers, holders = [], []
 
@@ -50,7 +51,7 @@ def serve(processes, cache_dir, tmp_path):
 
 @pytest.fixture
 def connect(processes, tmp_path):
-    """connect(port, *flags, environ={}, **popen): the program as a client of a server."""
+    """connect(port, *flags, environ={}, **popen): start ``go-cache-plugin connect``."""
     plugins = []
 
     def connect(port, *flags, environ=None, **popen):
@@ -98,13 +99,16 @@ def raw():
 
 @pytest.fixture(params=["unix", "tcp"])
 def way(request):
-    """How connect comes to the server."""
+    """How connect reaches the server."""
     return request.param
 
 
 @pytest.fixture
 def good(tcp):
-    """good(server): a client that does nothing wrong; its ``check()`` sees that it is served."""
+    """good(server): a client that does nothing wrong.
+
+    Its ``check()`` asserts that it gets a hit promptly and that the server logged no traceback.
+    """
 
     def good(server):
         client = tcp(server.port).hello()

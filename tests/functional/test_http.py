@@ -1,4 +1,4 @@
-"""--http: health and metrics, from a process of their own."""
+"""--http: health and metrics, served by the HTTP process."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def http_port():
 
 
 def metrics(port) -> dict:
-    """{name with labels: value} of /metrics."""
+    """The samples of /metrics: {name with labels: value}."""
     status, headers, text = ask(port)
     assert status == 200 and headers["Content-Type"].startswith("text/plain")
     return {
@@ -33,18 +33,18 @@ def metrics(port) -> dict:
     }
 
 
-def test_what_a_client_did_is_counted(serve, tcp, http_port):
-    """While its session lives and afterwards, in both formats."""
+def test_a_client_is_counted(serve, tcp, http_port):
+    """During its session and afterwards, in both formats."""
     server = serve(f"--http=:{http_port}")
     client = tcp(server.port).hello()
     client.expect_miss(action_id("a"))
     client.expect_stored(action_id("b"), BODY)
-    alive = metrics(http_port)
+    during = metrics(http_port)
     client.finish()
     wait_until(lambda: metrics(http_port)["gocache_sessions"] == 0, "the end of the session")
     after = metrics(http_port)
-    assert alive["gocache_sessions"] == 1
-    for found in (alive, after):
+    assert during["gocache_sessions"] == 1
+    for found in (during, after):
         assert found["gocache_get_requests_total"] == 2 and found["gocache_get_misses_total"] == 1
         assert found["gocache_get_hits_total source=local"] == 1
         assert found["gocache_put_bytes_total"] == len(BODY)
@@ -58,8 +58,8 @@ def test_what_a_client_did_is_counted(serve, tcp, http_port):
     assert variables["gocache_server"]["get_requests"] == 2
 
 
-def test_with_a_bucket_the_pool_is_seen(serve, tcp, http_port, fake_s3):
-    """What it has to do, how its breakers stand, and what waits in the spool."""
+def test_metrics_of_the_pool(serve, tcp, http_port, fake_s3):
+    """With a bucket there are its tasks, its breakers, and the entries in the spool."""
     fake_s3.hold = lambda method, key: method == "PUT"
     server = serve(*fake_s3.flags(), f"--http=:{http_port}")
     client = tcp(server.port).hello()
@@ -78,7 +78,7 @@ def test_with_a_bucket_the_pool_is_seen(serve, tcp, http_port, fake_s3):
 
 
 def test_health(serve, tcp, http_port):
-    """200 while it serves, 503 while it stops."""
+    """200 while the server serves, 503 while it stops."""
     server = serve(f"--http=127.0.0.1:{http_port}")
     client = tcp(server.port).hello()
     assert ask(http_port, "/healthz")[0] == 200
@@ -91,7 +91,7 @@ def test_health(serve, tcp, http_port):
 
 
 def test_a_server_that_does_not_answer_is_not_healthy(serve, http_port):
-    """The HTTP process says so in its place."""
+    """The HTTP process answers 503 while the server is stopped by SIGSTOP."""
     server = serve(f"--http=:{http_port}")
     assert ask(http_port, "/healthz")[0] == 200
     server.signal(19)  # SIGSTOP
@@ -110,8 +110,8 @@ def test_a_server_that_does_not_answer_is_not_healthy(serve, http_port):
         ("CONNECT", "example.com:443", 502),
     ],
 )
-def test_what_is_not_there(serve, http_port, method, path, status):
-    """404 for what nobody serves, 502 for what is asked of a proxy; health goes on."""
+def test_requests_that_are_refused(serve, http_port, method, path, status):
+    """404 for an unknown path, 405 for the method, 502 for a proxy request; others are served."""
     serve(f"--http=:{http_port}")
     with socket.create_connection(("127.0.0.1", http_port), DEADLINE_S) as client:
         client.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -119,8 +119,8 @@ def test_what_is_not_there(serve, http_port, method, path, status):
     assert ask(http_port, "/healthz")[0] == 200
 
 
-def test_garbage_harms_nobody(serve, http_port):
-    """It is answered, and others are served."""
+def test_a_request_of_random_bytes(serve, http_port):
+    """The connection is closed, and other requests are served."""
     serve(f"--http=:{http_port}")
     with socket.create_connection(("127.0.0.1", http_port), DEADLINE_S) as client:
         client.sendall(os.urandom(1 << 16) + b"\r\n\r\n")
@@ -128,8 +128,8 @@ def test_garbage_harms_nobody(serve, http_port):
     assert ask(http_port, "/healthz")[0] == 200
 
 
-def test_it_is_for_this_machine_unless_told_otherwise(serve, http_port):
-    """:PORT is on the loopback address."""
+def test_a_port_without_a_host_is_on_the_loopback_address(serve, http_port):
+    """The same port is still free on other addresses."""
     serve(f"--http=:{http_port}").says(f"HTTP on 127.0.0.1:{http_port}")
-    with socket.socket() as other:  # the address is free on all other interfaces
+    with socket.socket() as other:
         other.bind(("127.0.0.2", http_port))

@@ -1,4 +1,4 @@
-"""Server mode: clients by every way, what each of them is told, and what they share."""
+"""Server mode: clients by every way, what each is told, what they share, and their scopes."""
 
 import json
 import os
@@ -21,7 +21,7 @@ BODY = b"what the build made" * 1000
 
 
 def test_a_tcp_client_is_served(serve, tcp, cache_dir):
-    """Without connect: the socket carries the protocol."""
+    """Without connect: the protocol runs on the socket."""
     client = tcp(serve().port).hello()
     client.expect_miss(action_id("a"))
     got = client.expect_stored(action_id("a"), BODY)
@@ -31,7 +31,7 @@ def test_a_tcp_client_is_served(serve, tcp, cache_dir):
 
 
 def test_connect_serves_a_go_command(serve, connect, way):
-    """By each way: the hello line, answers, and exit 0 after close with nothing on stderr."""
+    """By each way: the hello line, answers, exit status 0 after close, nothing on stderr."""
     server = serve(unix=way == "unix")
     plugin = connect(server.port).hello()
     plugin.expect_miss(action_id("a"))
@@ -43,16 +43,16 @@ def test_connect_serves_a_go_command(serve, connect, way):
     assert "Traceback" not in server.stderr
 
 
-def test_a_close_in_another_spelling_is_one_too(serve, connect, way):
-    """JSON may have spaces."""
+def test_a_close_request_may_contain_spaces(serve, connect, way):
+    """By TCP, connect has to recognise it too."""
     plugin = connect(serve(unix=way == "unix").port).hello()
     plugin.send(b'{"ID": 7, "Command": "close"}\n\n')
     assert plugin.answer(7) == {"ID": 7}
     assert plugin.wait() == 0 and plugin.stderr == ""
 
 
-def test_many_at_once_share_what_they_put(serve, connect, tcp):
-    """What one has put, all others get."""
+def test_clients_share_their_puts(serve, connect, tcp):
+    """Each of eight clients gets what the others have put at the same time."""
     server = serve()
     clients = [connect(server.port) for _ in range(4)] + [tcp(server.port) for _ in range(4)]
     puts = {}
@@ -86,8 +86,8 @@ def test_close_ends_one_session_only(serve, connect, tcp, way):
     stays.finish()
 
 
-def test_an_end_without_close_is_no_failure(serve, connect, way):
-    """A go command that was killed between requests."""
+def test_an_end_without_close_is_not_an_error(serve, connect, way):
+    """A go command may be killed between two requests."""
     server = serve(unix=way == "unix")
     plugin = connect(server.port).hello()
     plugin.expect_stored(action_id("a"), BODY)
@@ -95,7 +95,7 @@ def test_an_end_without_close_is_no_failure(serve, connect, way):
     assert plugin.wait() == 0 and plugin.line() is None and plugin.stderr == ""
 
 
-def test_an_end_in_the_middle_of_a_request_leaves_nothing_behind(serve, connect, way, cache_dir):
+def test_an_end_in_the_middle_of_a_request_leaves_no_file(serve, connect, way, cache_dir):
     server = serve(unix=way == "unix")
     plugin = connect(server.port).hello()
     plugin.begin_put(action_id("a"), action_id("b"), 1000)
@@ -107,7 +107,7 @@ def test_an_end_in_the_middle_of_a_request_leaves_nothing_behind(serve, connect,
     assert len(plugin.stderr.splitlines()) == (way == "unix")
 
 
-def test_garbage_is_one_line_and_exit_1(serve, connect, way):
+def test_input_that_is_not_the_protocol_is_one_line_and_exit_1(serve, connect, way):
     server = serve(unix=way == "unix")
     plugin = connect(server.port).hello()
     plugin.send(b"GET / HTTP/1.1\r\n\r\n")
@@ -118,8 +118,8 @@ def test_garbage_is_one_line_and_exit_1(serve, connect, way):
     server.says("a session failed: expected a JSON object")
 
 
-def test_what_a_client_asked_before_its_close_is_answered(serve, connect, tcp):
-    """Sent in one piece, and read late."""
+def test_requests_before_a_close_are_answered(serve, connect, tcp):
+    """Also if the client sends all in one piece and reads the answers later."""
     server = serve()
     for client in (connect(server.port).hello(), tcp(server.port).hello()):
         client.expect_stored(action_id("a"), BODY)
@@ -130,7 +130,7 @@ def test_what_a_client_asked_before_its_close_is_answered(serve, connect, tcp):
 
 
 def test_metrics_of_connect_are_those_of_its_session(serve, connect):
-    """And come to its own stderr."""
+    """They are printed on its own stderr."""
     server = serve("--metrics")
     quiet = connect(server.port).hello()
     quiet.expect_stored(action_id("a"), BODY)
@@ -150,14 +150,14 @@ def test_metrics_of_connect_are_those_of_its_session(serve, connect):
     assert (total["get_requests"], total["put_requests"]) == (3, 1)
 
 
-def test_each_session_is_a_line_of_the_history(serve, connect, tcp, cache_dir):
+def test_each_session_is_a_line_of_the_session_log(serve, connect, tcp, cache_dir):
     server = serve()
     for client in (connect(server.port).hello(), tcp(server.port).hello()):
         client.expect_stored(action_id("a"), BODY)
         client.finish()
-    history = cache_dir / "sessions.jsonl"
-    wait_until(lambda: len(history.read_text().splitlines()) == 2, "two lines")
-    for line in history.read_text().splitlines():
+    log = cache_dir / "sessions.jsonl"
+    wait_until(lambda: len(log.read_text().splitlines()) == 2, "two lines")
+    for line in log.read_text().splitlines():
         assert json.loads(line)["puts"] == json.loads(line)["gets"] == 1
 
 
@@ -186,7 +186,7 @@ def test_connect_without_a_server_is_one_line_and_exit_1(connect):
 
 @pytest.mark.parametrize("by", ["flag", "variable"])
 def test_connect_with_a_cache_directory_serves_without_a_server(connect, cache_dir, by):
-    """After one line that says so."""
+    """It serves by itself, after one line on stderr."""
     port = free_port()
     flags = [f"--cache-dir={cache_dir}"] if by == "flag" else []
     environ = {"GOCACHE_DIR": str(cache_dir)} if by == "variable" else {}
@@ -262,10 +262,10 @@ def test_a_port_in_use_is_one_line_and_exit_2(processes, cache_dir, flag):
 
 
 def test_idle_exit_ends_a_server_without_clients(serve, connect, cache_dir):
-    """Exit 0, once the last client has been gone for so long."""
+    """The exit status is 0; the time counts from the end of the last client."""
     server = serve("--idle-exit=700ms")
     plugin = connect(server.port).hello()
-    time.sleep(1)  # longer than that
+    time.sleep(1)  # longer than --idle-exit
     plugin.expect_stored(action_id("a"), BODY)
     plugin.finish()
     begin = time.monotonic()
@@ -281,15 +281,15 @@ def flags_of(fake_s3, layout="objects"):
 
 
 @pytest.mark.parametrize("layout", ["objects", "bundles"])
-def test_another_machine_has_hits_of_what_a_server_uploaded(
+def test_another_machine_hits_the_uploads_of_a_server(
     serve, connect, tcp, fake_s3, tmp_path, layout
 ):
-    """By connect and by TCP; both count them as S3 hits."""
+    """By connect and by TCP; the session of connect counts them as S3 hits."""
     puts = some(8)
     first = serve(*flags_of(fake_s3, layout), "--scope=ours", cache_dir=tmp_path / "a")
     put_all(plugin := connect(first.port).hello(), puts)
     plugin.finish()
-    assert first.stop() == 0  # with all uploaded
+    assert first.stop() == 0  # it has uploaded everything
     second = serve(*flags_of(fake_s3, layout), "--scope=ours", cache_dir=tmp_path / "b")
     plugin = connect(second.port, "--metrics").hello()
     expect_all(plugin, puts)
@@ -302,17 +302,19 @@ def test_another_machine_has_hits_of_what_a_server_uploaded(
 
 
 def manifests(fake_s3) -> list:
-    """The scopes' parts of the keys of manifests, each once."""
+    """The scopes that have manifests, as their keys name them."""
     return sorted({key.split("/")[1] for key in keys(fake_s3, "manifest")})
 
 
 def module(path, name):
+    """A directory with a go.mod, from which connect derives a scope."""
     path.mkdir()
     (path / "go.mod").write_text(f"module example.com/{name}\n")
     return path
 
 
 def session(client, word) -> None:
+    """Put some entries and close."""
     put_all(client, some(3, word))
     client.finish()
 
@@ -320,7 +322,7 @@ def session(client, word) -> None:
 def test_connects_in_two_modules_leave_manifests_of_two_scopes(
     serve, connect, tcp, fake_s3, tmp_path, way
 ):
-    """By the Unix socket; a plain TCP client, a connect by TCP too, has the server's own scope."""
+    """By the Unix socket. Clients by TCP, connect among them, have the server's own scope."""
     ours, theirs = module(tmp_path / "ours", "ours"), module(tmp_path / "theirs", "theirs")
     server = serve(*flags_of(fake_s3, "bundles"), unix=way == "unix", cwd=ours)
     session(tcp(server.port).hello(), "tcp")
@@ -337,18 +339,18 @@ def test_connects_in_two_modules_leave_manifests_of_two_scopes(
     client.finish()
 
 
-def test_the_servers_scope_beats_what_connect_finds_and_not_what_it_is_told(
+def test_the_servers_scope_overrides_a_derived_scope_but_not_a_given_one(
     serve, connect, start, fake_s3, tmp_path
 ):
     there = module(tmp_path / "there", "there")
     server = serve(*flags_of(fake_s3, "bundles"), "--scope=server")
-    session(connect(server.port, cwd=there).hello(), "found")
+    session(connect(server.port, cwd=there).hello(), "derived")
     wait_until(lambda: len(manifests(fake_s3)) == 1, "the server's scope")
     session(connect(server.port, "--scope=told", cwd=there).hello(), "told")
     session(connect(server.port, environ={"GOCACHE_SCOPE": "by variable"}).hello(), "variable")
     assert server.stop() == 0
     assert len(manifests(fake_s3)) == 3
-    for name in ("server", "told", "by variable"):  # direct mode calls them the same
+    for name in ("server", "told", "by variable"):  # direct mode uses the same keys
         other = start(
             *flags_of(fake_s3, "bundles"), f"--scope={name}", cache_dir=tmp_path / name
         ).hello()
@@ -357,7 +359,7 @@ def test_the_servers_scope_beats_what_connect_finds_and_not_what_it_is_told(
 
 
 def test_close_does_not_wait_for_uploads(serve, connect, tcp, fake_s3):
-    """They go on without the client, and without the next one."""
+    """They go on after the client has gone."""
     fake_s3.hold = lambda method, key: method == "PUT"
     server = serve(*flags_of(fake_s3))
     for n, client in enumerate([connect(server.port).hello(), tcp(server.port).hello()]):
@@ -369,7 +371,7 @@ def test_close_does_not_wait_for_uploads(serve, connect, tcp, fake_s3):
     wait_until(lambda: len(fake_s3.objects) == 4, "all uploads")
 
 
-def test_a_bucket_of_no_use_breaks_no_session(serve, connect, tcp, fake_s3):
+def test_an_unusable_bucket_breaks_no_session(serve, connect, tcp, fake_s3):
     fake_s3.fail("403")
     server = serve(*flags_of(fake_s3))
     for n in range(3):
@@ -394,7 +396,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 @pytest.fixture
 def activate(serve):
-    """activate(*flags, sockets, names, **serve's): a server that is passed listening sockets."""
+    """activate(*flags, sockets, names, **serve's): a server that inherits listening sockets."""
 
     def activate(*flags, sockets, names="", port=None, **more):
         fds = [sock.fileno() for sock in sockets]
@@ -412,8 +414,8 @@ def activate(serve):
     return activate
 
 
-def test_readiness_and_the_end_are_told(serve, connect, tmp_path):
-    """sd_notify: READY=1 when clients are served, STOPPING=1 when no more are."""
+def test_notifications_of_readiness_and_stopping(serve, connect, tmp_path):
+    """sd_notify: READY=1 once clients are served, STOPPING=1 once no more are accepted."""
     path = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(path)
@@ -428,7 +430,7 @@ def test_readiness_and_the_end_are_told(serve, connect, tmp_path):
 
 
 def test_passed_listeners_are_used(activate, connect, tcp):
-    """TCP by what it is, HTTP by its name; the Unix socket is made for the TCP port."""
+    """One for go commands, one named "http"; the Unix socket is made for the TCP port."""
     with (
         socket.create_server(("127.0.0.1", 0)) as go,
         socket.create_server(("127.0.0.1", 0)) as web,
@@ -440,7 +442,7 @@ def test_passed_listeners_are_used(activate, connect, tcp):
         server.says(f"Unix socket @go-cache-plugin-{port}")
         assert ask(web.getsockname()[1], "/healthz")[0] == 200
         assert server.stop() == 0
-        with socket.create_connection(("127.0.0.1", port)):  # the manager has it still
+        with socket.create_connection(("127.0.0.1", port)):  # the manager's socket still listens
             pass
 
 
@@ -454,7 +456,7 @@ def test_a_passed_unix_socket_alone_serves_connect(activate, connect):
 
 
 def test_a_passed_socket_of_both_families_serves_ipv4_and_ipv6(activate, tcp):
-    """What ListenStream=PORT of systemd is."""
+    """systemd passes such a socket for ListenStream=PORT."""
     if not socket.has_dualstack_ipv6():
         pytest.skip("no IPv6")
     with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as go:
@@ -464,7 +466,7 @@ def test_a_passed_socket_of_both_families_serves_ipv4_and_ipv6(activate, tcp):
         tcp(port, host="::1").hello().finish()
 
 
-def test_what_is_no_listener_is_refused(activate, tmp_path):
+def test_a_socket_that_does_not_listen_is_refused(activate, tmp_path):
     with socket.socket() as sock:
         server = activate(sockets=[sock], ready=False)
         assert server.wait() == 2

@@ -1,4 +1,4 @@
-"""How a server ends, and what the death of any process means for the others."""
+"""The end of a server: signals and time-outs; and the death of each kind of process."""
 
 import base64
 import signal
@@ -15,22 +15,31 @@ from server_sessions import ask, free_port, web_process
 pytest_plugins = ["server_fixtures"]
 
 BODY = b"what the build made" * 1000
+CUT_OFF = "the server is stopping, and --stop-timeout is over; run the build again"
+
+
+def lost(server) -> str:
+    """What connect prints when the connection ends without an exit status."""
+    return (
+        f"go-cache-plugin: the server on port {server.port} has closed the connection; see its log"
+    )
 
 
 @pytest.fixture
 def flush(flush_of):
-    """The command on the test's cache directory: (exit status, uploaded, remaining)."""
+    """flush(): run the command on the cache directory: (exit status, uploaded, remaining)."""
     return lambda: flush_of("cache")
 
 
 @pytest.fixture
 def holding(serve, fake_s3):
-    """A server whose uploads do not come to an end."""
+    """A server whose uploads do not end."""
     fake_s3.hold = lambda method, key: method == "PUT"
     return serve(*fake_s3.flags(), "--http=127.0.0.1:" + str(free_port()))
 
 
 def refuses(tcp, port) -> bool:
+    """Whether no connection to a port is accepted."""
     try:
         tcp(port).kill()
         return False
@@ -45,7 +54,7 @@ def refuses(tcp, port) -> bool:
 def test_after_a_signal_clients_finish_and_uploads_are_flushed(
     serve, connect, tcp, fake_s3, processes, number
 ):
-    """No new ones come in; then exit 0, and no process is left."""
+    """No new client is accepted. The exit status is 0, and no process is left."""
     fake_s3.hold = lambda method, key: method == "PUT"
     server = serve(*fake_s3.flags())
     clients = [connect(server.port).hello(), tcp(server.port).hello()]
@@ -76,7 +85,7 @@ def test_sigterm_without_clients_ends_at_once(serve, processes):
 
 
 def test_drain_timeout_bounds_the_wait_for_uploads(serve, connect, fake_s3, flush, cache_dir):
-    """What remains is a warning, and stays in the spool."""
+    """The rest is logged as a warning and stays in the spool."""
     fake_s3.hold = lambda method, key: method == "PUT"
     server = serve(*fake_s3.flags(), "--drain-timeout=300ms")
     put_all(plugin := connect(server.port).hello(), {action_id("a"): BODY})
@@ -88,8 +97,8 @@ def test_drain_timeout_bounds_the_wait_for_uploads(serve, connect, fake_s3, flus
     assert flush() == (0, 1, 0)
 
 
-def test_stop_timeout_cuts_clients_that_do_not_finish(serve, connect, tcp, cache_dir, way):
-    """Each is told so on stderr, and leaves nothing half-written."""
+def test_stop_timeout_ends_clients_that_do_not_finish(serve, connect, tcp, cache_dir, way):
+    """Each connect prints a line on stderr, and no temporary file is left."""
     server = serve("--stop-timeout=300ms", unix=way == "unix")
     plugin, client = connect(server.port).hello(), tcp(server.port).hello()
     plugin.expect_stored(action_id("a"), BODY)
@@ -100,13 +109,9 @@ def test_stop_timeout_cuts_clients_that_do_not_finish(serve, connect, tcp, cache
     assert plugin.wait() == 1 and plugin.line() is None and client.is_given_up()
     (line,) = plugin.stderr.splitlines()
     if way == "unix":
-        assert line == (
-            "go-cache-plugin: the server is stopping, and --stop-timeout is over; run the build again"
-        )
+        assert line == f"go-cache-plugin: {CUT_OFF}"
     else:
-        assert line == (
-            f"go-cache-plugin: the server on port {server.port} has closed the connection; see its log"
-        )
+        assert line == lost(server)
     assert not temporaries(cache_dir)
 
 
@@ -114,17 +119,17 @@ def test_stop_timeout_cuts_clients_that_do_not_finish(serve, connect, tcp, cache
 def test_a_second_signal_ends_at_once_and_loses_nothing(
     holding, connect, tcp, fake_s3, flush, cache_dir, processes, number
 ):
-    """What was not uploaded is in the spool, and a flush uploads it."""
-    gone, there = connect(holding.port).hello(), connect(holding.port).hello()
-    gone.expect_stored(action_id("a"), BODY)
-    gone.finish()
-    there.expect_stored(action_id("b"), BODY * 2)
+    """Entries that were not uploaded are in the spool, and a flush uploads them."""
+    first, second = connect(holding.port).hello(), connect(holding.port).hello()
+    first.expect_stored(action_id("a"), BODY)
+    first.finish()
+    second.expect_stored(action_id("b"), BODY * 2)
     wait_until(lambda: fake_s3.held == 2, "the uploads")
     holding.signal(number)
     holding.says("stopping")
     begin = time.monotonic()
     assert holding.stop(number) == 128 + number and time.monotonic() - begin < 3
-    assert there.wait() == 1 and len(there.stderr.splitlines()) == 1
+    assert second.wait() == 1 and len(second.stderr.splitlines()) == 1
     processes.expect_none()
     assert count_pending(Store(str(cache_dir))) == 2 and not fake_s3.objects
     fake_s3.release()
@@ -135,8 +140,8 @@ def test_a_second_signal_ends_at_once_and_loses_nothing(
 # -- SIGKILL of the server -------------------------------------------------------------------------
 
 
-def test_connect_says_that_the_server_was_killed(serve, connect, way, processes):
-    """One line, exit 1, promptly, and the end of stdout for the go command."""
+def test_connect_ends_when_the_server_is_killed(serve, connect, way, processes):
+    """Promptly, with one line on stderr and exit status 1; the go command's stdin ends."""
     server = serve(f"--http=:{free_port()}", unix=way == "unix")
     plugin = connect(server.port).hello()
     plugin.expect_stored(action_id("a"), BODY)
@@ -144,16 +149,14 @@ def test_connect_says_that_the_server_was_killed(serve, connect, way, processes)
     server.kill()
     assert plugin.wait() == 1 and plugin.line() is None
     assert time.monotonic() - begin < 2
-    assert plugin.stderr == (
-        f"go-cache-plugin: the server on port {server.port} has closed the connection; see its log\n"
-    )
+    assert plugin.stderr == f"{lost(server)}\n"
     processes.expect_none()
 
 
-def test_the_next_server_serves_at_once_and_uploads_what_the_killed_one_left(
+def test_the_next_server_serves_at_once_and_uploads_the_spool_of_a_killed_one(
     holding, serve, connect, tcp, fake_s3, cache_dir
 ):
-    """On the same port and directory, with a client of the killed one still there."""
+    """On the same port and directory, while a client of the killed server still lives."""
     puts = some(5)
     plugin, client = connect(holding.port).hello(), tcp(holding.port).hello()
     put_all(plugin, puts)
@@ -173,7 +176,7 @@ def test_the_next_server_serves_at_once_and_uploads_what_the_killed_one_left(
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
 def test_the_next_server_has_the_http_port_at_once(serve, number):
-    """Though the HTTP process of the one before may live for a moment."""
+    """Although the HTTP process of the server before may live for a moment."""
     flag = f"--http=:{free_port()}"
     server = serve(flag)
     for _ in range(3):
@@ -182,7 +185,7 @@ def test_the_next_server_has_the_http_port_at_once(serve, number):
         server = serve(flag, port=server.port)
 
 
-def test_a_put_that_the_kill_cut_short_leaves_no_entry(serve, connect, cache_dir):
+def test_a_put_interrupted_by_a_kill_leaves_no_entry(serve, connect, cache_dir):
     server = serve()
     plugin = connect(server.port).hello()
     plugin.begin_put(action_id("a"), output_id(BODY), len(BODY))
@@ -199,8 +202,8 @@ def test_a_put_that_the_kill_cut_short_leaves_no_entry(serve, connect, cache_dir
 # -- SIGKILL of others -----------------------------------------------------------------------------
 
 
-def test_connect_that_is_killed_ends_its_session_alone(serve, connect, cache_dir, way):
-    """The go command sees the end of stdout; what it was putting is dropped."""
+def test_killing_connect_ends_its_session_alone(serve, connect, cache_dir, way):
+    """The go command's stdin ends, and the put under way is dropped."""
     server = serve(unix=way == "unix")
     victim, other = connect(server.port).hello(), connect(server.port).hello()
     victim.expect_stored(action_id("a"), BODY)
@@ -215,8 +218,8 @@ def test_connect_that_is_killed_ends_its_session_alone(serve, connect, cache_dir
     server.says("a session failed: ")
 
 
-def test_a_go_command_that_dies_with_its_connect_leaves_nothing_open(serve, connect, tcp):
-    """Its descriptors in the server are closed, however often that happens."""
+def test_dead_clients_leave_no_descriptor_open(serve, connect, tcp):
+    """The server closes the descriptors of go commands that die with their connect."""
     server = serve()
     tcp(server.port).hello().finish()
     before = wait_until(server.descriptors, "a number")
@@ -229,7 +232,7 @@ def test_a_go_command_that_dies_with_its_connect_leaves_nothing_open(serve, conn
 
 @pytest.mark.parametrize("victims", ["workers", "pool"])
 def test_a_killed_worker_or_pool_harms_no_session(serve, connect, tcp, fake_s3, processes, victims):
-    """The fetch under way is a miss, the upload is made again, hits go on."""
+    """The fetch under way is a miss, the upload is repeated, hits go on."""
     fake_s3.hold = lambda method, key: method == "PUT" or key.endswith(action_id("missed"))
     server = serve(*fake_s3.flags())
     plugin, client = connect(server.port).hello(), tcp(server.port).hello()
@@ -250,7 +253,7 @@ def test_a_killed_worker_or_pool_harms_no_session(serve, connect, tcp, fake_s3, 
 
 
 def test_the_http_process_is_restarted_on_the_same_port(serve, tcp, processes):
-    """However it ended; go commands do not notice."""
+    """Each time that it dies; go commands do not notice."""
     port = free_port()
     server = serve(f"--http=127.0.0.1:{port}")
     client = tcp(server.port).hello()
@@ -259,7 +262,7 @@ def test_the_http_process_is_restarted_on_the_same_port(serve, tcp, processes):
         victim = web_process(processes)
         kill(victim)
         client.expect_stored(action_id(restarts), BODY)
-        assert ask(port, "/healthz")[0] == 200  # it waits in the backlog meanwhile
+        assert ask(port, "/healthz")[0] == 200  # the connection waits in the backlog
         assert web_process(processes) != victim
         assert f"gocache_http_restarts_total {restarts}.0" in ask(port)[2]
     client.finish()

@@ -1,4 +1,4 @@
-"""Clients that misbehave, beside a good one, which has to notice nothing."""
+"""Clients that misbehave, beside a client that must not notice them."""
 
 import os
 import resource
@@ -14,9 +14,9 @@ pytest_plugins = ["server_fixtures"]
 
 MANY_GETS = 100_000
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 
-# As another user: connect, and say what comes. argv: kind of socket, port.
+# Runs as another user: connects and prints what it receives. argv: kind of socket, port.
 STRANGER = """
 import encodings.idna, os, socket, sys
 os.setgid(65534); os.setuid(65534)
@@ -45,8 +45,8 @@ except (ConnectionError, TimeoutError) as error:
         b"\xff\xfe",
     ],
 )
-def test_garbage(serve, good, tcp, data):
-    """That client is let go of, once what it sent cannot be a request."""
+def test_input_that_is_not_the_protocol(serve, good, tcp, data):
+    """The client is given up once its input cannot be a request."""
     server = serve()
     client = good(server)
     bad = tcp(server.port).hello()
@@ -59,8 +59,10 @@ def test_garbage(serve, good, tcp, data):
 
 
 def test_a_stall_in_the_middle_of_a_body(serve, good, tcp, cache_dir):
-    """It is given up after --client-timeout, and what it began is gone; silence between requests is
-    no stall."""
+    """The client is given up after --client-timeout, and its temporary file is removed.
+
+    Silence between requests is not a stall.
+    """
     server = serve("--client-timeout=1s")
     client, silent = good(server), tcp(server.port).hello()
     bad = tcp(server.port).hello()
@@ -76,7 +78,7 @@ def test_a_stall_in_the_middle_of_a_body(serve, good, tcp, cache_dir):
 
 
 def test_half_a_request(serve, good, tcp):
-    """Such a client is given up too."""
+    """The client is given up after --client-timeout."""
     server = serve("--client-timeout=1s")
     client, bad = good(server), tcp(server.port).hello()
     bad.send(b'{"ID":1,"Comm')
@@ -87,7 +89,7 @@ def test_half_a_request(serve, good, tcp):
 
 
 def test_a_client_that_reads_no_answers(serve, good, tcp):
-    """It is not read from for long, so it costs no memory, and is given up."""
+    """The server soon stops reading from it, so memory does not grow, and gives it up later."""
     server = serve("--client-timeout=2s")
     client, bad = good(server), tcp(server.port).hello()
     before = memory_kb(server.pid, "VmRSS")
@@ -97,16 +99,18 @@ def test_a_client_that_reads_no_answers(serve, good, tcp):
         for _ in range(MANY_GETS // 1000):
             bad.socket.sendall(gets * 1000)
     except (TimeoutError, ConnectionError):
-        pass  # it takes no more
+        pass  # the server has stopped reading
     client.check()
     assert memory_kb(server.pid, "VmRSS") - before < 20_000
-    wait_until(lambda: server.descriptors() and "stopped" in server.stderr, "the end of patience")
+    wait_until(
+        lambda: server.descriptors() and "stopped" in server.stderr, "the end of the session"
+    )
     client.check()
     client.finish()
 
 
-def test_gets_without_end_while_s3_does_not_answer(serve, good, tcp, fake_s3):
-    """A client with many gets that wait is not read from either."""
+def test_many_gets_while_s3_does_not_answer(serve, good, tcp, fake_s3):
+    """The server stops reading from a client with many gets that wait, so memory does not grow."""
     fake_s3.hold = lambda method, key: method == "GET"
     server = serve(*fake_s3.flags())
     client, bad = good(server), tcp(server.port).hello()
@@ -127,7 +131,7 @@ def test_gets_without_end_while_s3_does_not_answer(serve, good, tcp, fake_s3):
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_an_offer_with_the_wrong_number_of_descriptors(serve, good, raw, count):
-    """It is turned away with a line, and the server keeps none of them."""
+    """The client is turned away with a line, and the server keeps no descriptor."""
     server = serve()
     client = good(server)
     before = server.descriptors()
@@ -140,8 +144,8 @@ def test_an_offer_with_the_wrong_number_of_descriptors(serve, good, raw, count):
     client.finish()
 
 
-def test_offers_that_are_none(serve, good, raw):
-    """Another version, or no text at all."""
+def test_invalid_offers(serve, good, raw):
+    """Another version, bytes that are not UTF-8, another protocol."""
     server = serve()
     client = good(server)
     for first in ("go-cache-plugin connect 99", b"\xff\xff", b"GET / HTTP/1.1"):
@@ -152,8 +156,8 @@ def test_offers_that_are_none(serve, good, raw):
     client.finish()
 
 
-def test_no_offer_at_all(serve, good, raw):
-    """It is waited for as long as for other stalls."""
+def test_no_offer(serve, good, raw):
+    """The client is given up after --client-timeout."""
     server = serve("--client-timeout=1s")
     client, bad = good(server), raw(server.port)
     client.check()
@@ -169,8 +173,8 @@ def test_no_offer_at_all(serve, good, raw):
         (__file__, os.O_RDONLY),
     ],
 )
-def test_descriptors_of_odd_kinds(serve, good, raw, path, flags):
-    """None of them is a go command; that session ends, and no other."""
+def test_descriptors_that_are_not_pipes(serve, good, raw, path, flags):
+    """That session ends, and no other."""
     server = serve()
     client, bad = good(server), raw(server.port)
     fd = os.open(path, flags)
@@ -182,12 +186,12 @@ def test_descriptors_of_odd_kinds(serve, good, raw, path, flags):
 
 
 def test_more_clients_than_descriptors(serve, tcp):
-    """Those who come too late wait for an end, and are then served."""
+    """Further clients wait until another one ends, and are then served."""
 
-    def few():
+    def limit():
         resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))
 
-    server = serve(preexec_fn=few)
+    server = serve(preexec_fn=limit)
     clients = [tcp(server.port) for _ in range(12)]
     most = (96 - 64) // 5
     for client in clients[:most]:
@@ -205,7 +209,7 @@ def test_more_clients_than_descriptors(serve, tcp):
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
 @pytest.mark.parametrize("allowed", [False, True])
 def test_another_user(serve, good, kind, allowed):
-    """A stranger is turned away on both ways, unless all may come."""
+    """Another user is turned away on both ways, unless --allow-other-users is given."""
     server = serve(*["--allow-other-users"] * allowed)
     client = good(server)
     stranger = subprocess.Popen(
@@ -213,7 +217,7 @@ def test_another_user(serve, good, kind, allowed):
     )
     if kind == "unix" and allowed:
         client.check()
-        assert stranger.poll() is None  # its offer is waited for
+        assert stranger.poll() is None  # the server waits for its offer
         stranger.kill()
         stranger.communicate()
     else:
@@ -228,8 +232,8 @@ def test_another_user(serve, good, kind, allowed):
 
 
 @as_root
-def test_connect_trusts_no_stranger(connect, tmp_path):
-    """Who listens in the server's place on the Unix socket gets no descriptors, unless it is root."""
+def test_connect_offers_nothing_to_another_user(connect, tmp_path):
+    """A process of another user that listens under the server's Unix name gets no descriptors."""
     port = 31_313
     code = (
         "import os, socket, sys; os.setuid(65534)\n"

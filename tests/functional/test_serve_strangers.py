@@ -1,4 +1,4 @@
-"""What strangers hand over, take and leave, beside a client that does nothing wrong."""
+"""Clients that stall, send wrong offers or belong to other users, beside one that does no wrong."""
 
 import base64
 import os
@@ -37,8 +37,8 @@ def impatient(serve):
     return serve("--client-timeout=600ms")
 
 
-def test_a_client_that_resets_its_connection_harms_nobody(serve, good, tcp):
-    """With answers on their way, and at once."""
+def test_a_client_that_resets_its_connection(serve, good, tcp):
+    """With answers on their way, or at once; other clients are served."""
     server = serve()
     is_served = good(server).check
     for data in (GET * 5000, b""):
@@ -49,11 +49,11 @@ def test_a_client_that_resets_its_connection_harms_nobody(serve, good, tcp):
     is_served()
 
 
-# -- what is not sent, and not read ----------------------------------------------------------------
+# -- stalls ----------------------------------------------------------------------------------------
 
 
 def test_a_client_that_stops_in_a_header_is_given_up(impatient, good, tcp, connect):
-    """A connect is told so."""
+    """A connect process prints why."""
     is_served = good(impatient).check
     client, plugin = tcp(impatient.port).hello(), connect(impatient.port).hello()
     for one in (client, plugin):
@@ -66,22 +66,22 @@ def test_a_client_that_stops_in_a_header_is_given_up(impatient, good, tcp, conne
     is_served()
 
 
-def test_clients_that_say_nothing_between_requests_stay(impatient, good, tcp, connect):
-    """A compiler may run for long; one has never said anything, one has."""
+def test_silence_between_requests_is_not_a_stall(impatient, good, tcp, connect):
+    """A compiler may run for long. One client has sent nothing yet, the other one request."""
     good(impatient)
     clients = [tcp(impatient.port).hello(), connect(impatient.port).hello()]
     clients[1].expect_hit(action_id("good"), BODY)
     other = tcp(impatient.port)
     other.send(b'{"ID":1,')
     assert other.is_given_up()
-    time.sleep(0.7)  # twice as long as others have
+    time.sleep(0.7)  # with the wait before, twice --client-timeout
     for client in clients:
         client.expect_hit(action_id("good"), BODY)
         client.finish()
 
 
 def test_a_slow_client_is_not_given_up(impatient, tcp):
-    """What takes longer than the time-out, and moves."""
+    """A put may take longer than --client-timeout, if it goes on."""
     client = tcp(impatient.port).hello()
     number = client.begin_put(action_id("a"), output_id(BODY), len(BODY))
     encoded = b'"' + base64.b64encode(BODY) + b'"\n'
@@ -96,7 +96,7 @@ def rss_kb(server) -> int:
 
 
 def test_a_connect_whose_go_command_reads_no_answers(serve, good, connect):
-    """It is not read from, so the server's memory does not grow, and is told when it is given up."""
+    """The server stops reading from it, so memory does not grow, and tells it when it gives up."""
     server = serve("--client-timeout=1500ms")
     is_served = good(server).check
     plugin = connect(server.port).hello()
@@ -121,7 +121,7 @@ def write_some(fd, data) -> int:
 
 
 def test_many_gets_that_wait_for_s3_are_bounded(serve, good, tcp, fake_s3):
-    """A client with thousands of them is not read from for a while; none is lost."""
+    """The server stops reading from a client with thousands of them; all are answered later."""
     fake_s3.hold = lambda method, key: method == "GET" and action_id("slow") in key
     server = serve(*fake_s3.flags())
     is_served = good(server).check
@@ -135,12 +135,12 @@ def test_many_gets_that_wait_for_s3_are_bounded(serve, good, tcp, fake_s3):
     is_served()
 
 
-# -- the hand-over ---------------------------------------------------------------------------------
+# -- offers ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def pipe():
-    """Two descriptors of a pipe."""
+    """The two descriptors of a pipe."""
     ends = os.pipe()
     yield ends
     for end in ends:
@@ -159,14 +159,14 @@ def expect_turned_away(client, server, reason: str) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 3, 12])
 def test_an_offer_of_another_number_of_descriptors_is_turned_away(serve, good, raw, pipe, count):
-    """Nothing of it stays open."""
+    """No descriptor of it stays open."""
     server = serve()
     is_served = good(server).check
     before = server.descriptors()
     client = raw(server.port)
     client.offer([pipe[0]] * count)
     expect_turned_away(client, server, NO_OFFER)
-    wait_until(lambda: server.descriptors() <= before, "the end of what it had")
+    wait_until(lambda: server.descriptors() <= before, "the end of its descriptors")
     is_served()
 
 
@@ -180,7 +180,7 @@ FIRST_LINES = {
 
 
 @pytest.mark.parametrize("first, reason", FIRST_LINES.values(), ids=FIRST_LINES.keys())
-def test_another_offer_is_turned_away(serve, good, raw, pipe, first, reason):
+def test_an_invalid_offer_is_turned_away(serve, good, raw, pipe, first, reason):
     server = serve()
     is_served = good(server).check
     before = server.descriptors()
@@ -190,12 +190,12 @@ def test_another_offer_is_turned_away(serve, good, raw, pipe, first, reason):
         expect_turned_away(client, server, reason)
     else:
         assert client.message().startswith(b"go-cache-plugin: turned away: ")
-    wait_until(lambda: server.descriptors() <= before, "the end of what it had")
+    wait_until(lambda: server.descriptors() <= before, "the end of its descriptors")
     is_served()
 
 
-def test_a_client_that_offers_nothing_is_dismissed(impatient, good, raw):
-    """After the time-out; at once where it goes away."""
+def test_a_client_without_an_offer_is_given_up(impatient, good, raw):
+    """After --client-timeout, or at once when it closes the connection."""
     is_served = good(impatient).check
     before = impatient.descriptors()
     silent, gone = raw(impatient.port), raw(impatient.port)
@@ -208,7 +208,7 @@ def test_a_client_that_offers_nothing_is_dismissed(impatient, good, raw):
 
 
 def odd_descriptors(tmp_path) -> dict:
-    """{name: (flags to open it with, path)} of what is no pipe."""
+    """Files that are not pipes: {name: (path, flags to open it with)}."""
     (tmp_path / "file").write_bytes(GET)
     os.mkfifo(tmp_path / "fifo")
     return {
@@ -239,8 +239,8 @@ ODD = [
 
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
 @pytest.mark.parametrize("name", ODD)
-def test_odd_descriptors_harm_nobody(serve, good, raw, tmp_path, name, late):
-    """As stdin, as stdout, as both; offered at once, or when the server waits for it."""
+def test_descriptors_of_odd_kinds(serve, good, raw, tmp_path, name, late):
+    """As stdin, as stdout, as both; offered at once, or while the server waits for the offer."""
     server = serve("--client-timeout=1s")
     is_served = good(server).check
     before = server.descriptors()
@@ -256,13 +256,13 @@ def test_odd_descriptors_harm_nobody(serve, good, raw, tmp_path, name, late):
     os.close(odd)
     for client in clients:
         client.close()
-    wait_until(lambda: server.descriptors() <= before, "the end of what they had")
+    wait_until(lambda: server.descriptors() <= before, "the end of their descriptors")
     os.close(null)
     is_served()
 
 
-def test_the_ends_of_one_pipe_harm_nobody(serve, good, raw, pipe):
-    """A client that hears its own hello line as a request."""
+def test_both_ends_of_one_pipe(serve, good, raw, pipe):
+    """The server reads its own hello line as a request; other clients are served."""
     server = serve()
     is_served = good(server).check
     client = raw(server.port)
@@ -274,34 +274,34 @@ def test_the_ends_of_one_pipe_harm_nobody(serve, good, raw, pipe):
     is_served()
 
 
-def test_more_messages_of_a_client_are_passed_over(serve, raw):
+def test_further_messages_of_a_client_are_ignored(serve, raw):
     server = serve()
     client = raw(server.port)
-    (ours_in, theirs_out), (theirs_in, ours_out) = os.pipe(), os.pipe()
-    client.offer((theirs_in, theirs_out))
-    assert os.read(ours_in, 1000).startswith(b'{"ID":0')
+    (answers, server_out), (server_in, requests) = os.pipe(), os.pipe()
+    client.offer((server_in, server_out))
+    assert os.read(answers, 1000).startswith(b'{"ID":0')
     before = server.descriptors()
     for _ in range(20):
-        client.offer((theirs_in, theirs_out))
-    os.write(ours_out, b'{"ID":1,"Command":"close"}\n\n')
-    assert os.read(ours_in, 1000) == b'{"ID":1}\n'
-    assert client.message() in (b"\0\0", b"")  # what was not read hides the rest
+        client.offer((server_in, server_out))
+    os.write(requests, b'{"ID":1,"Command":"close"}\n\n')
+    assert os.read(answers, 1000) == b'{"ID":1}\n'
+    assert client.message() in (b"\0\0", b"")  # a reset, as unread messages cause it, may hide it
     wait_until(lambda: server.descriptors() < before, "their end")
-    for fd in (ours_in, ours_out, theirs_in, theirs_out):
+    for fd in (answers, requests, server_in, server_out):
         os.close(fd)
 
 
-# -- a crowd ---------------------------------------------------------------------------------------
+# -- many clients ----------------------------------------------------------------------------------
 
 
-def test_a_crowd_that_comes_and_goes_leaves_nothing_open(serve, good, tcp, raw):
+def test_many_clients_that_come_and_go_leave_no_descriptor_open(serve, good, tcp, raw):
     server = serve()
     is_served = good(server).check
     before = server.descriptors()
     for _ in range(5):
-        crowd = [tcp(server.port) for _ in range(40)] + [raw(server.port) for _ in range(40)]
+        clients = [tcp(server.port) for _ in range(40)] + [raw(server.port) for _ in range(40)]
         is_served()
-        for client in crowd:
+        for client in clients:
             (client.kill if hasattr(client, "kill") else client.close)()
     wait_until(lambda: server.descriptors() <= before, "their end")
     is_served()
@@ -319,11 +319,11 @@ os.setgroups([]); os.setgid(65534); os.setuid(65534)
 
 
 @pytest.fixture
-def nobody():
-    """nobody(code): a process of another user, which runs it."""
+def other_user():
+    """other_user(code): a process of another user that runs the code."""
     begun = []
 
-    def nobody(code):
+    def other_user(code):
         argv = [sys.executable, "-c", AS_NOBODY + code]
         begun.append(
             subprocess.Popen(
@@ -336,13 +336,14 @@ def nobody():
         )
         return begun[-1]
 
-    yield nobody
+    yield other_user
     for process in begun:
         process.kill()
         process.communicate()
 
 
-def sayings(process) -> str:
+def output_of(process) -> str:
+    """The stdout and stderr of a process, once it has ended."""
     out, err = process.communicate(timeout=DEADLINE_S)
     return out + err
 
@@ -367,7 +368,7 @@ except OSError:
 os.close(into)
 try:
     text = sock.recv(1000)
-except ConnectionResetError:  # the offer was not read; what was said before is behind that
+except ConnectionResetError:  # the offer was not read; the message comes after the reset
     text = sock.recv(1000)
 print(os.read(out, 100), text)
 """
@@ -382,13 +383,13 @@ sys.exit(connect.run(["{port}"], chosen))
 
 
 @as_root
-def test_another_user_is_turned_away(serve, good, nobody):
-    """By both ways, and a connect is told why."""
+def test_another_user_is_turned_away(serve, good, other_user):
+    """By both ways; a connect process is told why."""
     server = serve()
     is_served = good(server).check
     before = server.descriptors()
-    assert sayings(nobody(BY_TCP.format(port=server.port))) == "b''\n"
-    text = sayings(nobody(BY_UNIX.format(name=unix_name(server.port))))
+    assert output_of(other_user(BY_TCP.format(port=server.port))) == "b''\n"
+    text = output_of(other_user(BY_UNIX.format(name=unix_name(server.port))))
     assert text.startswith("b'' ") and f"turned away: user {NOBODY} is neither" in text
     assert sum(f"turned away: user {NOBODY} is neither" in line for line in server.lines) == 2
     wait_until(lambda: server.descriptors() <= before, "their end")
@@ -397,17 +398,17 @@ def test_another_user_is_turned_away(serve, good, nobody):
 
 @as_root
 @pytest.mark.parametrize("first", ["server", "connect"])
-def test_a_connect_of_another_user_is_told_why(serve, nobody, first):
-    """Whether its offer is there before the server has looked at it, or comes too late."""
+def test_a_connect_of_another_user_is_told_why(serve, other_user, first):
+    """Whether the offer arrives before the server looks at the connection, or after that."""
     server = serve()
     if first == "connect":
         server.signal(signal.SIGSTOP)
-    process = nobody(BY_CONNECT.format(port=server.port, pause_s=0.5 * (first == "server")))
+    process = other_user(BY_CONNECT.format(port=server.port, pause_s=0.5 * (first == "server")))
     if first == "connect":
         stdout = f"/proc/{process.pid}/fd/1"
         wait_until(lambda: os.readlink(stdout) == os.devnull, "the end of its offer")
         server.signal(signal.SIGCONT)
-    said = sayings(process)
+    said = output_of(process)
     server.says("a client was turned away")
     assert process.returncode == 1
     (line,) = said.splitlines()
@@ -415,16 +416,16 @@ def test_a_connect_of_another_user_is_told_why(serve, nobody, first):
 
 
 @as_root
-def test_another_user_is_served_where_that_is_wanted(serve, nobody):
+def test_another_user_is_served_with_allow_other_users(serve, other_user):
     server = serve("--allow-other-users")
-    assert sayings(nobody(BY_TCP.format(port=server.port))).startswith('b\'{"ID":0,')
-    text = sayings(nobody(BY_UNIX.format(name=unix_name(server.port))))
+    assert output_of(other_user(BY_TCP.format(port=server.port))).startswith('b\'{"ID":0,')
+    text = output_of(other_user(BY_UNIX.format(name=unix_name(server.port))))
     assert text.startswith('b\'{"ID":0,')
 
 
 @as_root
-def test_another_user_that_is_gone_again_puts_nothing(serve, good, nobody, cache_dir):
-    """Linux calls the connection of a process that has closed it root's."""
+def test_a_put_of_another_user_that_has_closed_is_refused(serve, good, other_user, cache_dir):
+    """Linux lists a connection as root's once its process has closed it."""
     server = serve()
     is_served = good(server).check
     header = (
@@ -432,14 +433,14 @@ def test_another_user_that_is_gone_again_puts_nothing(serve, good, nobody, cache
         f'"OutputID":"{b64(output_id(b"evil"))}","BodySize":4}}\n\n"ZXZpbA=="\n'
     )
     server.signal(signal.SIGSTOP)
-    process = nobody(
+    process = other_user(
         f"""
 sock = socket.create_connection(("127.0.0.1", {server.port}))
 sock.sendall({header.encode()!r})
 sock.close()
 """
     )
-    assert sayings(process) == "" and process.returncode == 0
+    assert output_of(process) == "" and process.returncode == 0
     server.signal(signal.SIGCONT)
     is_served()
     server.says("a client was turned away")
