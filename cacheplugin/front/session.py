@@ -74,8 +74,8 @@ class Session:
         self._unsent = b""
         self._put: _Put | None = None
 
-    # Too complex for the rule, on purpose: a call for each request would cost 0.1 us or more of the
-    # 13 us that a hit takes, and this loop handles every request.
+    # Complex, because it does not call a method for each get: that makes a hit 3 to 4 % slower
+    # (0.5 of 15 microseconds), as totals and fields cannot be kept in local variables then.
     def on_readable(self, _events: int = 0) -> None:  # noqa: C901
         """Take one turn: read once, handle the requests that are complete, write the answers."""
         try:
