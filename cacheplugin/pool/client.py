@@ -223,7 +223,7 @@ class PoolClient:
         except OSError:
             self.alive = False
         if not self.alive:
-            self._on_message(jobs.Disabled("its processes keep dying"))
+            self._on_message(jobs.Disabled("its pool process keeps dying; check the memory limit"))
         lost: list[jobs.Job] = [*self._fetches.values()]
         self._fetches.clear()
         if self.alive:

@@ -1,9 +1,11 @@
-"""The pool process: takes the front's jobs, has worker processes do them, supervises those.
+"""The pool process: receives jobs of the front, has worker processes do them, sends results.
 
-It is started by poollink.py with its jobs on stdin, its results on stdout and its log on stderr,
-all three pipes of the front's, in a session of its own. It imports botocore once and forks the
-workers from there. One thread, one poll loop. When stdin ends, everything ends.
+pool/client.py starts it with three pipes: jobs on stdin, results on stdout, its log on stderr. It
+imports botocore once and forks workers from there. It has one thread, with one poll loop. When
+stdin ends, the supervisor and its workers end.
 """
+
+from __future__ import annotations
 
 import logging
 import marshal
@@ -12,6 +14,7 @@ import os
 import select
 import signal
 from collections import deque
+from typing import TYPE_CHECKING
 
 from .. import log
 from ..breaker import HALF_OPEN, OPEN, Breaker
@@ -23,20 +26,27 @@ from ..store.cache import LocalCache
 from ..store.tree import Store
 from .worker import work
 
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import ForkProcess
+    from typing import Any
+
+    from ..remote.contracts import SessionPlan, TaskOwner
+
 logger = logging.getLogger(__name__)
 
 MAX_WORKERS = 8
-BUSY_JOBS = 4  # a worker with fewer jobs than this gets the next one; else another is forked
-UPLOAD_TRIES = 3
-_WEIGHTY = (jobs.BundleJob, jobs.ManifestJob)  # one task for many puts
-DEATHS_TO_GIVE_UP = 3  # workers lost in a row without one result between
+BUSY_TASKS = 4  # a worker with fewer tasks gets the next one; if all have more, one is forked
+UPLOAD_TRIES = 3  # workers that an upload is given to, each after the death of the one before
+DEATHS_TO_GIVE_UP = 3  # deaths of workers in a row, without a result between them
+_MULTI_PUT_TASKS = (jobs.BundleJob, jobs.ManifestJob)
 
 
-def main(_) -> None:
+def main(_: str) -> None:
     """Run until stdin ends."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # blocked by poollink meanwhile
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # ipc.spawn blocks it
     results = os.dup(1)
     os.dup2(2, 1)
     receiver, sender = channel.Receiver(os.dup(0)), channel.Sender(results)
@@ -44,70 +54,76 @@ def main(_) -> None:
     os.dup2(null, 0)
     os.close(null)
     Supervisor(receiver, sender).run()
-    # Workers see the end of their connections; nobody waits for what they still do.
+    # Without clean-up, which would wait for workers; they see the end of their connections.
     os._exit(0)
 
 
 class _Worker:
-    def __init__(self, process, connection) -> None:
+    """A worker process; ``tasks`` are its unfinished tasks by number."""
+
+    def __init__(self, process: ForkProcess, connection: Connection[Any, Any]) -> None:
         self.process = process
         self.connection = connection
-        self.tasks = {}  # number: task, of those it has
+        self.tasks: dict[int, jobs.Task] = {}
 
 
-class _Files:
-    """The plan of tasks that belong to no session: each is the front's own job."""
+class _FileJobs:
+    """The TaskOwner of file jobs, which belong to no session: each job is one task."""
 
-    def __init__(self, pool) -> None:
-        self._pool = pool
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
 
-    def done(self, _, result) -> None:
-        self._pool.report(result)
+    def done(self, _: jobs.Task, result: jobs.TaskResult) -> None:
+        self._supervisor.report(result)
 
 
 class Supervisor:
-    """Between one front and its workers. The first message on ``receiver`` is the configuration.
+    """Stands between one front and the workers. The first message is the configuration.
 
-    The plans of the layout (remote/plan.py), one for the sessions of the same scopes, say what to do:
-    a plan gets the front's jobs, gives tasks for workers to ``submit``, hears how each ended, and
-    ``report``s to the front.
+    Plans of the layout (remote/plan.py) decide what to do. Sessions with the same scopes share a
+    plan. A plan receives the front's jobs, submits tasks for workers (``submit``), receives their
+    results, and sends results to the front (``report``).
     """
 
-    def __init__(self, receiver, sender) -> None:
+    def __init__(self, receiver: channel.Receiver, sender: channel.Sender) -> None:
         self._receiver = receiver
         self._sender = sender
         self._poll = select.poll()
         self._poll.register(receiver.fd, select.POLLIN)
-        self._options = None
-        self._store = None
-        self._remote = None
-        self._plans = []  # those that are not over
-        self._latest = {}  # scopes: the plan for sessions that begin
-        self._plan_of = {}  # number of a session that has not ended: its plan
-        self._owners = {}  # number of a task: its plan
-        self._files = _Files(self)
-        self._workers = {}  # descriptor of its connection: _Worker
-        self._queues = {jobs.FETCHING: deque(), jobs.UPLOADING: deque()}
+        self._is_configured = False  # then _options, _store and _remote are set
+        self._options = Options()
+        self._store: Store
+        self._remote: layouts.Remote | None = None  # None if the bucket is unusable
+        self._plans: list[SessionPlan] = []  # until they are over
+        self._latest: dict[tuple[str, ...], SessionPlan] = {}  # by scopes: which new sessions join
+        self._plan_of: dict[int, SessionPlan] = {}  # by session, until it ends
+        self._owners: dict[int, TaskOwner] = {}  # by number of the task
+        self._file_jobs = _FileJobs(self)
+        self._workers: dict[int, _Worker] = {}  # by descriptor of the connection
+        self._queues: dict[str, deque[jobs.Task]] = {
+            jobs.FETCHING: deque(),
+            jobs.UPLOADING: deque(),
+        }
         self._running = dict.fromkeys(self._queues, 0)
         self._breakers = {direction: Breaker() for direction in self._queues}
-        self._answered = set()  # numbers of tasks under way whose outcome nobody waits for
-        self._tries = {}  # number of an uploading task: workers that died with it
-        self._deaths = 0
-        self._disabled = None
-        self._warned = False  # that a bundle or manifest was not uploaded
-        self._sending = False  # whether the pipe to the front is full
+        self._answered: set[int] = set()  # running tasks whose owner already has a result
+        self._tries: dict[int, int] = {}  # by task: workers that died while they had it
+        self._deaths = 0  # of workers, since the last result
+        self._disabled: str | None = None  # why the bucket is not used any more
+        self._warned = False  # about a bundle or manifest that was not uploaded
+        self._watches_sender = False  # the pipe to the front is full
 
     def run(self) -> None:
-        """Serve until the front is gone."""
+        """Serve until the front closes its pipe."""
         try:
             while True:
-                for fd, event in self._poll.poll(self._timeout_ms()):
+                for fd, _ in self._poll.poll(self._timeout_ms()):
                     if fd == self._receiver.fd:
                         for message in self._receiver.receive():
-                            self._take(message)
+                            self._on_message(message)
                     elif fd in self._workers:
-                        self._hear(self._workers[fd])
-                self._attend_plans()
+                        self._on_result(self._workers[fd])
+                self._run_plans()
                 self._dispatch()
                 self._flush()
         except (EOFError, BrokenPipeError):
@@ -116,12 +132,12 @@ class Supervisor:
             for plan in self._plans:
                 plan.stop()
 
-    def _timeout_ms(self):
+    def _timeout_ms(self) -> float | None:
         ends = [plan.timeout_s() for plan in self._plans]
         return min((end * 1000 + 1 for end in ends if end is not None), default=None)
 
-    def _attend_plans(self) -> None:
-        """Let them do what time brings, and let go of those that nobody needs."""
+    def _run_plans(self) -> None:
+        """Let plans do what is due; drop those that are over."""
         for plan in [*self._plans]:
             plan.on_time()
             if plan.is_over:
@@ -130,11 +146,11 @@ class Supervisor:
                 if self._latest.get(plan.scopes) is plan:
                     del self._latest[plan.scopes]
 
-    def _take(self, message) -> None:
-        if self._options is None:
+    def _on_message(self, message: tuple[Any, ...]) -> None:
+        if not self._is_configured:
             self._configure(message)
             return
-        job = jobs.unpack(message)
+        job: jobs.Job | jobs.Order = jobs.unpack(message)
         if isinstance(job, jobs.BeginJob):
             self._begin(job)
             return
@@ -142,10 +158,10 @@ class Supervisor:
             self.report(self._status())
             return
         if isinstance(job, (jobs.FileFetchJob, jobs.FileUploadJob)):
-            self.submit(self._files, job)
+            self.submit(self._file_jobs, job)
             return
         plan = self._plan_of.get(job.session)
-        if plan is None:  # one that a front sends again after the end of its session
+        if plan is None:  # a front may send jobs again after the end of their session
             if not isinstance(job, jobs.PrefetchJob):
                 self.report(job.failed(jobs.SKIPPED, "its session has ended"))
             return
@@ -167,7 +183,7 @@ class Supervisor:
             {direction: breaker.state for direction, breaker in self._breakers.items()},
         )
 
-    def _begin(self, job) -> None:
+    def _begin(self, job: jobs.BeginJob) -> None:
         logger.info("session %d: scope %s", job.session, ", else ".join(job.scopes) or "(none)")
         scopes = tuple(job.scopes)
         plan = self._latest.get(scopes)
@@ -178,25 +194,27 @@ class Supervisor:
         self._plan_of[job.session] = plan
         plan.begin(job.session)
 
-    def _configure(self, message) -> None:
+    def _configure(self, message: tuple[Any, ...]) -> None:
         (fields,) = message
-        self._options = options = Options(**fields)
+        self._is_configured = True
+        self._options = Options(**fields)
         os.umask(0o022)
         log.setup(self._options)
-        self._store = Store(options.cache_dir)
+        self._store = Store(self._options.cache_dir)
         try:
-            self._remote = layouts.connect(options, LocalCache(self._store, spill=False))
+            self._remote = layouts.connect(self._options, LocalCache(self._store, spill=False))
         except Unusable as error:
             self._disable(str(error))
 
-    # -- out to the workers ------------------------------------------------------------------------
+    # -- tasks to workers --------------------------------------------------------------------------
 
-    def submit(self, plan, task) -> None:
-        """Have a worker do a task of the plan's, later."""
-        self._owners[task.number] = plan
+    def submit(self, owner: TaskOwner, task: jobs.Task) -> None:
+        """Queue a task for a worker; ``owner.done`` gets its result, later."""
+        self._owners[task.number] = owner
         self._queues[task.direction()].append(task)
 
     def _dispatch(self) -> None:
+        """Start queued tasks up to the limits; uploads only while no fetch is queued."""
         fetches, uploads = self._queues[jobs.FETCHING], self._queues[jobs.UPLOADING]
         options, running = self._options, self._running
         while True:
@@ -207,7 +225,7 @@ class Supervisor:
             else:
                 break
 
-    def _start(self, task) -> None:
+    def _start(self, task: jobs.Task) -> None:
         if self._disabled is not None:
             self._skip(task, self._disabled)
             return
@@ -217,7 +235,7 @@ class Supervisor:
             self._skip(task, "S3 is turned off after failures")
             return
         if verdict == HALF_OPEN and direction == jobs.FETCHING:
-            # Whether S3 is back is worth finding out, but no build has to wait for it.
+            # The fetch runs as the probe, but the build must not wait for what may time out.
             self._skip(task, "S3 is being tried again")
             self._answered.add(task.number)
         worker = self._choose_worker()
@@ -226,13 +244,14 @@ class Supervisor:
         try:
             worker.connection.send_bytes(marshal.dumps(jobs.pack(task)))
         except OSError:
-            self._lost(worker)
+            self._on_worker_death(worker)
 
     def _choose_worker(self) -> _Worker:
+        """The least busy worker; a new one if all are busy and there may be more."""
         if self._workers:
             idlest = min(self._workers.values(), key=lambda worker: len(worker.tasks))
-            most = min(os.cpu_count() or 1, MAX_WORKERS)
-            if len(idlest.tasks) < BUSY_JOBS or len(self._workers) >= most:
+            limit = min(os.cpu_count() or 1, MAX_WORKERS)
+            if len(idlest.tasks) < BUSY_TASKS or len(self._workers) >= limit:
                 return idlest
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe()
@@ -247,31 +266,32 @@ class Supervisor:
         logger.debug("worker %d started", process.pid)
         return worker
 
-    # -- back to the front -------------------------------------------------------------------------
+    # -- results from workers ----------------------------------------------------------------------
 
-    def _hear(self, worker) -> None:
-        """Take what a worker says: a result, or, by the end of its connection, that it died."""
+    def _on_result(self, worker: _Worker) -> None:
+        """Receive a result; the end of the connection means that the worker has died."""
         try:
-            result = jobs.unpack(marshal.loads(worker.connection.recv_bytes()))
+            data = worker.connection.recv_bytes()
         except (EOFError, OSError):
-            self._lost(worker)
+            self._on_worker_death(worker)
             return
+        result: jobs.TaskResult = jobs.unpack(marshal.loads(data))  # noqa: S302 - from our child
         self._deaths = 0
         task = worker.tasks.pop(result.number)
         self._running[task.direction()] -= 1
-        self._judge(task, result)
+        self._update_breaker(task, result)
         self._tries.pop(task.number, None)
-        self._end(task, result)
+        self._finish_task(task, result)
 
-    def _end(self, task, result) -> None:
-        """Tell the plan how a task ended, once."""
+    def _finish_task(self, task: jobs.Task, result: jobs.TaskResult) -> None:
+        """Give the owner of a task its result, unless it already has one."""
         if task.number in self._answered:
             self._answered.discard(task.number)
         else:
             self._owners.pop(task.number).done(task, result)
 
-    def _judge(self, task, result) -> None:
-        """Let the breaker learn from a result, and warn once when it opens."""
+    def _update_breaker(self, task: jobs.Task, result: jobs.TaskResult) -> None:
+        """Note a success or failure of S3; log one warning when the breaker opens."""
         direction = task.direction()
         breaker = self._breakers[direction]
         if result.status == jobs.UNUSABLE:
@@ -279,35 +299,38 @@ class Supervisor:
         elif result.status in (jobs.FAILED, jobs.TIMED_OUT):
             logger.info("%s S3 failed: %s", direction, result.reason)
             timed_out = result.status == jobs.TIMED_OUT
-            opened = breaker.failed(timed_out)
-            if not opened and isinstance(task, _WEIGHTY) and not self._warned:
-                self._warned = True  # so few of these are made that the breaker may never open
+            if breaker.failed(timed_out):
+                self._on_breaker_open(direction, timed_out, result.reason)
+            elif isinstance(task, _MULTI_PUT_TASKS) and not self._warned:
+                # A session has so few of these tasks that the breaker may never open.
+                self._warned = True
                 logger.warning(
-                    "%s bucket %s failed, what is not there stays for a later upload: %s",
+                    "%s bucket %s failed, entries stay in the spool for a later upload: %s",
                     direction,
                     self._options.bucket,
                     result.reason,
                 )
-            if opened:
-                logger.warning(
-                    "%s bucket %s failed repeatedly, going on without it for %d s at a time: %s",
-                    direction,
-                    self._options.bucket,
-                    breaker.pause_s,
-                    result.reason,
-                )
-                self._give_up(direction)
-                if timed_out and direction == jobs.FETCHING:
-                    self._breakers[jobs.UPLOADING].trip()  # it would hang as well
-                    self._give_up(jobs.UPLOADING)
         else:
             if result.status in (jobs.DAMAGED, jobs.LOCAL):
                 logger.info("%s S3: %s", direction, result.reason)
             if breaker.succeeded():
                 logger.info("%s bucket %s works again", direction, self._options.bucket)
 
-    def _lost(self, worker) -> None:
-        """A worker died: answer its fetches, give its uploads to another, count."""
+    def _on_breaker_open(self, direction: str, timed_out: bool, reason: str) -> None:
+        logger.warning(
+            "%s bucket %s failed repeatedly, continuing without it for %d s at a time: %s",
+            direction,
+            self._options.bucket,
+            self._breakers[direction].pause_s,
+            reason,
+        )
+        self._give_up(direction)
+        if timed_out and direction == jobs.FETCHING:
+            self._breakers[jobs.UPLOADING].trip()  # uploads would time out as well
+            self._give_up(jobs.UPLOADING)
+
+    def _on_worker_death(self, worker: _Worker) -> None:
+        """A worker died: answer its fetches, queue its uploads again, count the death."""
         fd = worker.connection.fileno()
         self._poll.unregister(fd)
         del self._workers[fd]
@@ -329,10 +352,10 @@ class Supervisor:
                 self._tries.pop(task.number)
                 self._skip(task, "the worker died", jobs.LOST)
         if self._deaths >= DEATHS_TO_GIVE_UP:
-            self._disable("its workers keep dying")
+            self._disable("its worker processes keep dying; check the memory limit")
 
     def _disable(self, reason: str) -> None:
-        """Give S3 up for this session, with the one warning about it."""
+        """Stop using the bucket for all sessions of this pool; log one warning."""
         if self._disabled is None:
             self._disabled = reason
             logger.warning("bucket %s is not used: %s", self._options.bucket, reason)
@@ -340,8 +363,8 @@ class Supervisor:
             for direction in self._queues:
                 self._give_up(direction)
 
-    def _give_up(self, direction) -> None:
-        """Answer all tasks of a direction; those under way go on, with nobody waiting for them."""
+    def _give_up(self, direction: str) -> None:
+        """Answer all tasks of a direction; running ones continue, and their results are ignored."""
         queue = self._queues[direction]
         while queue:
             self._skip(queue.popleft(), "S3 is turned off")
@@ -351,18 +374,18 @@ class Supervisor:
                     self._skip(task, "S3 is turned off")
                     self._answered.add(task.number)
 
-    def _skip(self, task, reason, status=jobs.SKIPPED) -> None:
-        self._end(task, task.failed(status, reason))
+    def _skip(self, task: jobs.Task, reason: str, status: str = jobs.SKIPPED) -> None:
+        self._finish_task(task, task.failed(status, reason))
 
-    def report(self, message) -> None:
-        """Tell the front, at the end of this turn of the loop."""
+    def report(self, message: jobs.Message) -> None:
+        """Queue a message to the front; it is sent at the end of this turn of the loop."""
         self._sender.queue(jobs.pack(message))
 
     def _flush(self) -> None:
-        """Send what was reported; what the pipe does not take waits until it does."""
-        waits = not self._sender.flush()
-        if waits:
+        """Send queued messages; watch the pipe while it does not take them all."""
+        is_full = not self._sender.flush()
+        if is_full:
             self._poll.register(self._sender.fd, select.POLLOUT)
-        elif self._sending:
+        elif self._watches_sender:
             self._poll.unregister(self._sender.fd)
-        self._sending = waits
+        self._watches_sender = is_full

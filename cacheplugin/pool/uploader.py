@@ -1,4 +1,4 @@
-"""Uploads what sessions left in the spool; also as a process of its own that outlives them."""
+"""Uploads the entries that ended sessions left in the spool; also as a detached process."""
 
 import fcntl
 import os
@@ -14,18 +14,33 @@ from ..options import Options
 from ..store import spool
 from ..store.locks import try_lock
 from ..store.tree import Store
+from ..tuples import NamedTuple
 from .client import PoolClient
 
-_PAUSE_S = 60
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+_PAUSE_S = 60  # after an uploader that achieved nothing, before the next one is started
 _PROGRESS_S = 0.5
-_SLICE_BYTES = 256 << 20  # of bodies: bundles are done when a manifest names them
+_SLICE_BYTES = 256 << 20  # of bodies; the entries of a slice are done when its bundles are written
 
 
-def start_detached(options):
-    """Start an uploader, which ends when the spool is empty, if there is something for it.
+class _SpooledPut(NamedTuple):
+    """A pending put: ``number`` is its line in the journal of ``session``."""
 
-    It is left alone for a while after one that got nothing done. Returns its process id, None where
-    none was started; raises OSError.
+    session: spool.SpoolSession
+    number: int
+
+    def entry(self) -> spool.Entry:
+        return self.session.pending[self.number]
+
+
+def start_detached(options: Options) -> "int | None":
+    """Start an uploader process, which ends when the spool is empty.
+
+    Returns its process id. None if the spool has nothing for it, or if an uploader achieved nothing
+    within the last minute. Raises OSError.
     """
     if not spool.is_waiting(options.cache_dir):
         return None
@@ -38,17 +53,17 @@ def start_detached(options):
 
 
 def main(cache_dir: str) -> None:
-    """The detached uploader's: one for each directory."""
+    """The detached process. It ends at once if another uploader has the lock of the directory."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.umask(0o022)
     options = Options(cache_dir=cache_dir)
     try:
+        # Again: a session that ended while this held the lock could not start an uploader.
         while spool.is_waiting(cache_dir):
             with UploaderLock(cache_dir, time.monotonic()):
                 uploader = Uploader(options)
                 uploader.run()
-            # Whoever ended in the meantime found the lock taken, so the spool is looked at again.
             if not uploader.progress and spool.is_waiting(cache_dir):
                 open(_failed_path(cache_dir), "w").close()
                 break
@@ -58,24 +73,29 @@ def main(cache_dir: str) -> None:
 
 
 def _failed_path(root: str) -> str:
+    """A file whose mtime is when an uploader last achieved nothing."""
     return f"{root}/spool/failed"
 
 
-def lock_until(fd: int, deadline) -> None:
-    """Take the lock of a file; raises TimeoutError at ``deadline`` (monotonic, None: never)."""
+def lock_until(fd: int, deadline: "float | None") -> None:
+    """Lock a file, waiting until ``deadline`` (monotonic; None: for ever).
+
+    Raises TimeoutError, and OSError if the file cannot be locked. Uses SIGALRM, so only the main
+    thread may call it.
+    """
     if try_lock(fd):
         return
 
-    def give_up(*_):
+    def on_alarm(*_: object) -> None:
         raise TimeoutError
 
-    before = signal.signal(signal.SIGALRM, give_up)
+    before = signal.signal(signal.SIGALRM, on_alarm)
     try:
         if deadline is not None:
-            left = deadline - time.monotonic()
-            if left <= 0:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
                 raise TimeoutError
-            signal.setitimer(signal.ITIMER_REAL, left)
+            signal.setitimer(signal.ITIMER_REAL, left_s)
         fcntl.flock(fd, fcntl.LOCK_EX)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -83,28 +103,43 @@ def lock_until(fd: int, deadline) -> None:
 
 
 class UploaderLock:
-    """One uploader at a time for a directory; raises TimeoutError at ``deadline`` (monotonic)."""
+    """Context manager: at most one uploader for a cache directory.
 
-    def __init__(self, root: str, deadline=None) -> None:
+    Raises TimeoutError if another one still has the lock at ``deadline`` (monotonic; None: wait for
+    ever), and OSError.
+    """
+
+    def __init__(self, root: str, deadline: "float | None" = None) -> None:
         os.makedirs(f"{root}/spool", 0o755, exist_ok=True)
         self._fd = os.open(f"{root}/spool/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             lock_until(self._fd, deadline)
-        except TimeoutError:
+        except BaseException:
             os.close(self._fd)
             raise
 
     def __enter__(self) -> "UploaderLock":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._fd)
 
 
 class Uploader:
-    """Uploads what dead sessions left, target by target, through a pool of its own for each."""
+    """Uploads what dead sessions left in the spool, one target after another.
 
-    def __init__(self, options, deadline=None, on_progress=None) -> None:
+    A target is a bucket with its settings; each has a pool of its own. ``deadline`` is monotonic,
+    None for no limit. ``on_progress(done, left)`` is called now and then with numbers of entries.
+    ``uploaded`` and ``dropped`` count entries that left the spool, the latter because their bodies
+    are damaged or missing.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        deadline: "float | None" = None,
+        on_progress: "Callable[[int, int], None] | None" = None,
+    ) -> None:
         self.uploaded = self.dropped = 0
         self._options = options
         self._store = Store(options.cache_dir)
@@ -112,19 +147,23 @@ class Uploader:
         self._on_progress = on_progress
         self._progress_at = time.monotonic() if on_progress else None
         self._loop = Loop()
-        self._jobs = {}  # number of a job: [(session, number)] of its entry and of older ones
+        # By number of the upload job: the put that it uploads, then older puts of the same action.
+        self._puts: dict[int, list[_SpooledPut]] = {}
 
     @property
     def progress(self) -> int:
-        """How many entries less there are in the spool."""
+        """The number of entries that left the spool."""
         return self.uploaded + self.dropped
 
     def run(self) -> None:
-        """Go on as long as that gets something done."""
+        """Upload until the spool is empty, a pass achieves nothing, or the deadline has passed.
+
+        Raises OSError.
+        """
         before = -1
-        while self.progress != before and not self._late():
+        while self.progress != before and not self._is_late():
             before = self.progress
-            targets = {}
+            targets: dict[str, list[spool.SpoolSession]] = {}
             for target, directory in spool.session_directories(self._options.cache_dir):
                 session = spool.SpoolSession.claim(self._store, directory)
                 if session is not None:
@@ -136,69 +175,75 @@ class Uploader:
                     for session in sessions:
                         session.release()
 
-    def _upload(self, target, sessions) -> None:
-        sessions = [session for session in sessions if session.pending]
-        if not sessions:
+    def _upload(self, target: str, sessions: list[spool.SpoolSession]) -> None:
+        """Upload the pending puts of the sessions of one target, a directory of the spool."""
+        puts = deque(_by_action(sessions))
+        if not puts:
             return
         try:
             fields = self._options.as_dict() | spool.read_target(target)
         except (OSError, ValueError, KeyError) as error:
-            say(str(error))
+            say(f"uploads skipped: {error}")
             return
-        link = PoolClient((fields,), self._loop, self._on_message)
+        pool = PoolClient((fields,), self._loop, self._on_message)
         scopes = (fields["scope"],)
-        session = link.begin(scopes)
-        entries = deque(_by_action(sessions))
-        while entries and not self._late():
-            # What is done is noted after each slice, so that the next try has less to do.
+        session = pool.begin(scopes)
+        while puts and not self._is_late():
+            # With bundles, puts leave the spool after each slice: a killed uploader repeats only one.
             size = 0
-            # The next one begins before this one ends, so that what the pool has read is of use to it.
-            uploading, session = session, link.begin(scopes)
-            while entries and size < _SLICE_BYTES:
-                (owner, number), *older = entries.popleft()
-                entry = owner.pending[number]
-                job = link.upload(uploading, entry, recovered=True)
-                self._jobs[job] = [(owner, number), *older]
+            # The next session begins before this one ends: the pool then keeps what it has read.
+            uploading, session = session, pool.begin(scopes)
+            while puts and size < _SLICE_BYTES:
+                same_action = puts.popleft()
+                entry = same_action[0].entry()
+                job = pool.upload(uploading, entry, recovered=True)
+                self._puts[job] = same_action
                 size += entry.size
-            link.finish(uploading, [])
-            while link.uploads_pending and not self._late():
+            pool.finish(uploading, [])
+            while pool.uploads_pending and not self._is_late():
                 self._loop.turn(self._timeout_ms())
-                self._show_progress(link.uploads_pending + len(entries))
-        link.close()
-        self._jobs.clear()
+                self._show_progress(pool.uploads_pending + len(puts))
+        pool.close()
+        self._puts.clear()
 
-    def _on_message(self, message) -> None:
+    def _on_message(self, message: "jobs.JobResult | jobs.Notice") -> None:
+        """Take puts out of the spool whose upload has succeeded, or can never succeed."""
         if isinstance(message, jobs.UploadResult):
-            entries = self._jobs.pop(message.number)
+            puts = self._puts.pop(message.number)
             if message.status == jobs.STORED:
-                self.uploaded += len(entries)
+                self.uploaded += len(puts)
             elif message.status == jobs.DAMAGED:
-                del entries[1:]  # an older put may be right
+                del puts[1:]  # the body of an older put may be intact
                 self.dropped += 1
             else:
                 return
-            for session, number in entries:
-                session.done(number)
+            for put in puts:
+                put.session.done(put.number)
 
-    def _late(self) -> bool:
+    def _is_late(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
-    def _timeout_ms(self):
+    def _timeout_ms(self) -> "float | None":
         ends = [end for end in (self._deadline, self._progress_at) if end is not None]
         return max(0, min(ends) - time.monotonic()) * 1000 + 1 if ends else None
 
     def _show_progress(self, left: int) -> None:
-        if self._progress_at is not None and time.monotonic() >= self._progress_at:
-            self._progress_at = time.monotonic() + _PROGRESS_S
+        now = time.monotonic()
+        if (
+            self._on_progress is not None
+            and self._progress_at is not None
+            and now >= self._progress_at
+        ):
+            self._progress_at = now + _PROGRESS_S
             self._on_progress(self.uploaded, left)
 
 
-def _by_action(sessions):
-    """Lists of (session, number) of the entries of one action, the latest put first."""
-    found = {}
+def _by_action(sessions: "Iterable[spool.SpoolSession]") -> "Iterator[list[_SpooledPut]]":
+    """The pending puts of each action, the latest put first."""
+    found: dict[str, list[_SpooledPut]] = {}
     for session in sessions:
         for number, entry in session.pending.items():
-            found.setdefault(entry.action, []).append((entry.time_ns, number, session))
-    for entries in found.values():
-        entries.sort(key=lambda entry: entry[:2], reverse=True)
-        yield [(session, number) for _, number, session in entries]
+            found.setdefault(entry.action, []).append(_SpooledPut(session, number))
+    for puts in found.values():
+        puts.sort(key=lambda put: (put.entry().time_ns, put.number), reverse=True)
+        yield puts

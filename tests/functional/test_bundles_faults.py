@@ -155,7 +155,7 @@ def test_uploads_that_are_not_taken_are_said_once(machine, fake_s3, begin_flush_
     counts = plugin.finish()
     assert counts["put_s3_error"] == len(NEW)
     (warning,) = [line for line in plugin.stderr.splitlines() if "bucket bucket" in line]
-    assert "uploading to bucket bucket failed, what is not there stays" in warning
+    assert "uploading to bucket bucket failed, entries stay in the spool" in warning
     flush = begin_flush_of("a")
     _, err = flush.communicate(timeout=60)
     assert flush.returncode == 1 and "3 entries for bucket bucket at http://127.0.0.1:" in err

@@ -68,7 +68,7 @@ def test_workers_that_keep_dying_are_given_up_with_one_warning(start, fake_s3, p
     plugin.finish()
     assert fake_s3.held == 3
     assert any(
-        "bucket is not used: its workers keep dying" in line for line in plugin.stderr.splitlines()
+        "bucket is not used: its worker processes keep dying" in line for line in plugin.stderr.splitlines()
     )
 
 
@@ -84,7 +84,7 @@ def test_a_pool_that_keeps_dying_is_given_up_with_one_warning(start, fake_s3, pr
     plugin.expect_stored(action_id("a"), BODY)
     plugin.finish()
     (warning,) = plugin.stderr.splitlines()
-    assert "bucket bucket is not used: its processes keep dying" in warning
+    assert "bucket bucket is not used: its pool process keeps dying" in warning
 
 
 def test_the_front_killed_in_the_middle_of_a_put_leaves_no_entry(start, cache_dir, processes):

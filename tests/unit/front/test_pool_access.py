@@ -332,9 +332,9 @@ def test_a_pool_that_died_for_good(driver):
     transfers = driver.attach()
     driver.fetch(transfers, 1)
     driver.pool.alive = False
-    driver.pool.say(jobs.Disabled("its processes keep dying"))
+    driver.pool.say(jobs.Disabled("its pool process keeps dying"))
     driver.result(2, jobs.LOST)
-    assert driver.warnings == ["bucket b is not used: its processes keep dying"]
+    assert driver.warnings == ["bucket b is not used: its pool process keeps dying"]
     transfers.finish()
     assert "finish" not in driver.pool.kinds() and not transfers.pending
 

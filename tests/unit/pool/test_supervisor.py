@@ -67,6 +67,7 @@ class Driver:
         )
         self.pool = supervisor.Supervisor(SimpleNamespace(fd=self.fds[0]), sender)
         self.pool._options, self.pool._store = Options(**options), Store(str(root))
+        self.pool._is_configured = True
 
     def _make_plan(self, options, supervisor, store, scopes):
         assert (options, store) == (self.pool._options, self.pool._store)
@@ -76,8 +77,8 @@ class Driver:
     def take(self, *messages) -> None:
         """One turn of the loop."""
         for message in messages:
-            self.pool._take(jobs.pack(message))
-        self.pool._attend_plans()
+            self.pool._on_message(jobs.pack(message))
+        self.pool._run_plans()
 
     def begin(self, *sessions, scopes=("a", "b")) -> None:
         self.take(*(jobs.BeginJob(session, scopes) for session in sessions))
@@ -216,7 +217,7 @@ def test_tasks_of_a_plan_that_is_over_end_in_it(objects):
     queue = objects.pool._queues[jobs.FETCHING]
     assert [*queue] == [first, second]
     for task in (first, second):
-        objects.pool._end(task, task.failed(jobs.MISS))
+        objects.pool._finish_task(task, task.failed(jobs.MISS))
     assert [one.number for one in objects.heard[1:]] == [5, 6] and not objects.pool._owners
 
 
@@ -232,7 +233,7 @@ def test_sessions_of_single_objects_end_apart(objects):
     objects.end(2)
     assert objects.heard == []
     for task in reversed(puts):
-        objects.pool._end(task, jobs.UploadResult(task.number, jobs.STORED, False, 1, ""))
+        objects.pool._finish_task(task, jobs.UploadResult(task.number, jobs.STORED, False, 1, ""))
     assert [one.number for one in objects.heard] == [2, 1002, 1, 1001]
     objects.take()
     assert not objects.pool._plans and len(objects.plans) == 1
@@ -278,7 +279,7 @@ def worker(driver, monkeypatch):
 def finish(driver, worker, result) -> None:
     """Have the worker say a result."""
     worker.recv_bytes = lambda: marshal.dumps(jobs.pack(result))
-    driver.pool._hear(worker)
+    driver.pool._on_result(worker)
 
 
 def test_files_belong_to_no_session(driver, worker):
@@ -311,14 +312,14 @@ def test_files_of_a_worker_that_dies(driver, worker):
     """A fetch is lost; an upload is given to the next worker, a few times."""
     driver.take(FETCH_FILE, UPLOAD_FILE)
     driver.pool._dispatch()
-    driver.pool._lost(worker)
+    driver.pool._on_worker_death(worker)
     assert driver.heard == [jobs.FileResult(5, jobs.LOST, 0, "the worker died")]
     for _ in range(supervisor.UPLOAD_TRIES - 1):
         worker.tasks.clear()
         driver.pool._deaths = 0
         driver.pool._dispatch()
         assert worker.sent[-1] == UPLOAD_FILE
-        driver.pool._lost(worker)
+        driver.pool._on_worker_death(worker)
     assert driver.heard[1:] == [jobs.FileResult(6, jobs.LOST, 0, "the worker died")]
     assert not driver.pool._owners and set(driver.pool._running.values()) == {0}
 
