@@ -1,7 +1,7 @@
 """The life of a server as one state machine: from serving to the end of the process.
 
 A server that is told to stop takes no new clients and lets its clients finish; then it waits for
-uploads; then it ends. Two time-outs and a second signal cut this short. The table below says all.
+uploads; then it ends. Two time-outs and a second signal shorten this. TRANSITIONS has every step.
 """
 
 from __future__ import annotations
@@ -56,13 +56,14 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 # Events that change nothing in a state, though they can happen there.
 IGNORED: frozenset[tuple[State, Event]] = frozenset(
     [
-        # A server that stops because it is idle has had no signal yet; one that stops is idle.
+        # The first signal may come while the server already stops because it was idle, and the idle
+        # timer may fire while it stops because of a signal.
         *((state, Event.FIRST_SIGNAL) for state in State if state is not State.SERVING),
         *((state, Event.IDLE) for state in State if state is not State.SERVING),
-        # Looked for in every turn of the loop.
+        # The server sends this event in every turn of its loop.
         (State.DRAINING, Event.CLIENTS_GONE),
         (State.CUT_OFF, Event.CLIENTS_GONE),
-        # Nothing matters after the end.
+        # The process is about to exit.
         *((state, event) for state in (State.DONE, State.ABORTED) for event in Event),
     ]
 )
@@ -71,8 +72,8 @@ IGNORED: frozenset[tuple[State, Event]] = frozenset(
 class Lifecycle:
     """The state of one server, which begins with SERVING.
 
-    An event that is neither in TRANSITIONS nor in IGNORED for the state cannot happen there: a
-    second signal or a time-out before the first signal, or a time-out twice.
+    A pair of state and event that is neither in TRANSITIONS nor in IGNORED is a defect of the
+    server: a second signal before the first one, say, or a time-out that fires twice.
     """
 
     def __init__(self) -> None:
