@@ -191,9 +191,8 @@ def test_a_zip_that_was_cut_is_resumed(modproxy, upstream, big, stored_file):
 
 def test_a_file_that_was_cut_is_complete_without_ranges(modproxy, upstream):
     proxy = modproxy()
-    upstream.fail(
-        "cut", times=1, match=lambda path: path == MOD
-    )  # the stand-in serves ranges of zips alone
+    # FakeUpstream serves ranges of zips only.
+    upstream.fail("cut", times=1, match=lambda path: path == MOD)
     assert proxy.get(MOD).body == LEAF.mod
     assert upstream.count(MOD) == 2
 
@@ -377,7 +376,7 @@ def test_a_large_zip_that_contradicts_the_checksum_database_is_cut(
 
 DAMAGE = {  # that does not change the hash: (offset in LEAF's zip, bits to flip)
     "the end of its deflated body": (30 + len(f"{LEAF}/go.mod"), 1),
-    "the sums behind a body": (LEAF.zip.index(b"PK\7\10") + 4, 1),
+    "the CRC-32 after a body": (LEAF.zip.index(b"PK\7\10") + 4, 1),
     "the length of the comment": (len(LEAF.zip) - 2, 1),
     "bzip2 for a method": (LEAF.zip.index(b"PK\1\2") + 10, 8 ^ 12),
     "LZMA for a method": (LEAF.zip.index(b"PK\1\2") + 10, 8 ^ 14),

@@ -565,7 +565,7 @@ def real_modproxy(go_command, processes, tmp_path):
     found = subprocess.run(argv, capture_output=True, text=True, check=True)
     proxies = found.stdout.strip()
     if proxies.partition(",")[0] in ("off", "direct", ""):
-        pytest.skip(f"go env GOPROXY is {proxies!r}, which is no module proxy")
+        pytest.skip(f"go env GOPROXY is {proxies!r}, which is not a module proxy")
     network = {name: os.environ[name] for name in _NETWORK & os.environ.keys()}
     servers = []
 

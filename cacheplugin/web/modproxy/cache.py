@@ -74,7 +74,7 @@ class ModuleCache:
         self._absent: ExpiringCache[_Absence] = ExpiringCache()  # by cache name
         self._downloads: dict[str, Download] = {}  # by cache name
         self._damaged: ExpiringCache[bool] = ExpiringCache()  # by key: damaged objects in S3
-        # The event loop holds tasks by weak references alone, so they are kept here.
+        # The event loop holds only weak references to tasks, so this set keeps them alive.
         self._tasks: set[asyncio.Task[None]] = set()
         self._start(asyncio.to_thread(self._disk.remove_leftovers))
 

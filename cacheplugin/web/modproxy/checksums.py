@@ -6,11 +6,11 @@ import asyncio
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from ...errors import FileMismatch, NotThere, UpstreamError, UpstreamOff
-from ...store.tree import unlink_quietly
 from . import checks, goproxy, names, zips
 from .expiring import ExpiringCache
 
@@ -106,16 +106,16 @@ class ChecksumVerifier:
             error,
         )
 
-    async def _compare_go_mods(self, name: Name, go_mod: bytes | None, is_proven: bool) -> None:
+    async def _compare_go_mods(self, name: Name, go_mod: bytes | None, is_verified: bool) -> None:
         """Compare the go.mod of a zip with the stored .mod, or a .mod with that of the stored zip.
 
-        ``is_proven``: a checksum database has the hash of the file. If they differ, the stored
-        file is removed; FileMismatch unless ``is_proven``.
+        ``is_verified``: a checksum database has the hash of the file. If they differ, the stored
+        file is removed; FileMismatch unless ``is_verified``.
         """
         if name.kind == names.ZIP:
             other = self._disk.lookup(names.sibling(name, names.MOD))
             found = None if other is None else other.content()
-        elif is_proven:
+        elif is_verified:
             return
         else:
             other = self._disk.lookup(names.sibling(name, names.ZIP))
@@ -124,8 +124,9 @@ class ChecksumVerifier:
                 found = await self._in_thread(partial(zips.mod_in_zip, other.path, name))
         if other is None or None in (go_mod, found) or go_mod == found:
             return
-        unlink_quietly(other.path)  # unproven as well, so either of the two may be wrong
-        if not is_proven:
+        with suppress(FileNotFoundError):
+            os.unlink(other.path)  # stored without a checksum, so it may be wrong
+        if not is_verified:
             raise FileMismatch("the go.mod in its zip and its .mod differ; both are fetched again")
 
     async def _sums_of(self, name: Name, refresh: bool = False) -> Sums:

@@ -1,4 +1,4 @@
-"""The typed contracts between the modules of the module proxy; imported for type checking alone."""
+"""The typed contracts between the modules of the module proxy; imported only for type checking."""
 
 from __future__ import annotations
 

@@ -77,9 +77,7 @@ class Disk:
                     with suppress(OSError):  # EPERM for a file of another user
                         os.utime(fd)  # prune removes by the time of last use
                 data = os.read(fd, status.st_size) if status.st_size <= SMALL_BYTES else None
-                if (
-                    status.st_size or name.kind == names.LIST
-                ):  # an empty file is damaged, but a list
+                if status.st_size or name.kind == names.LIST:  # other empty files are damaged
                     return Stored(path, status.st_size, data)
             except OSError as error:
                 self._note_error(path, error)

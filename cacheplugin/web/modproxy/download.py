@@ -1,4 +1,4 @@
-"""One file while it is fetched: one task writes it, any number of clients read it meanwhile."""
+"""One file that is being fetched: one task writes it while any number of clients read it."""
 
 from __future__ import annotations
 

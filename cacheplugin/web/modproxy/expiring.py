@@ -32,7 +32,7 @@ class ExpiringCache(Generic[_Value]):
             self._entries.popitem(last=False)
 
     def get(self, key: str) -> tuple[_Value, float] | None:
-        """(the value of a key, seconds until it expires); None without one that is still valid."""
+        """(the value of a key, seconds until it expires); None if it has none or it has expired."""
         found = self._entries.get(key)
         if found is None:
             return None

@@ -37,7 +37,7 @@ _TEXT_TIMEOUT_S = 60  # for the whole of a file that is not a zip
 _CONNECTIONS = 64  # to one upstream
 _CHUNK_BYTES = 1 << 18
 _RETRIED_STATUSES = (429, 500, 502, 503, 504)
-# What is read of the text of an error response, and the length of a line that is kept of it.
+# Limits for the text of an error response: bytes that are read, characters of a line in a log.
 _ERROR_TEXT_BYTES, _ERROR_LINE_LENGTH = 4096, 500
 _DATABASE_URL_S = 600.0  # for how long the URL that was found for a checksum database is kept
 _WARN_INTERVAL_S = 60.0  # between two warnings about one upstream
@@ -223,7 +223,7 @@ class Upstream:
                 breaker.failed(timed_out)
 
     async def _try(self, request: _Request, sink: Sink, breaker: Breaker) -> None:
-        """Send one request and write its body to ``sink``, behind what the sink already has.
+        """Send one request and append its body to what ``sink`` already has.
 
         Raises _Failure, NotThere, FileMismatch, and errors of aiohttp and of the sink.
         """

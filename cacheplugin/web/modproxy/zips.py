@@ -211,7 +211,7 @@ def _read_end(file: BinaryIO) -> _Directory:
             f" the limit is {_MAX_DIRECTORY_BYTES}"
         )
     if start + size > end:
-        raise FileMismatch("the central directory overlaps the record behind it")
+        raise FileMismatch("the central directory overlaps the end-of-central-directory record")
     start = end - size  # offsets do not count bytes in front of the zip, such as a shell script
     _check_directory(file, start, size, count)
     return _Directory(start, count)
