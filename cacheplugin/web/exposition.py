@@ -175,7 +175,7 @@ _BREAKER_STATES = {breaker.CLOSED: 0, breaker.HALF_OPEN: 1, breaker.OPEN: 2}
 
 
 def variables(snapshot: Snapshot) -> dict[str, dict[str, int]]:
-    """{group: {counter: count}}. The Go program publishes the same groups, but "gocache_serve"."""
+    """{group: {counter: count}}. The Go program has the same groups, except gocache_serve."""
     found = {group: dict(counts) for group, counts in snapshot["counters"].items()}
     found["gocache_serve"] = {
         "sessions": snapshot["sessions"],
