@@ -6,6 +6,8 @@ Example: ``2024/05/31 23:59:58.123456 go-cache-plugin: listening on 127.0.0.1:51
 import logging
 import time
 
+from .console import PROGRAM
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .options import Options
@@ -23,7 +25,7 @@ def setup(options: "Options", level: int = logging.WARNING) -> None:
     Records from ``level`` upwards are written; with -v those from INFO, with --debug all.
     """
     handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter("%(asctime)s go-cache-plugin: %(message)s"))
+    handler.setFormatter(_Formatter(f"%(asctime)s {PROGRAM}: %(message)s"))
     logger = logging.getLogger(__package__)
     logger.handlers[:] = [handler]
     logger.propagate = False

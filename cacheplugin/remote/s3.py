@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-# s3transfer moves larger bodies, in parallel parts.
-LARGE_BYTES = 8 << 20
+LARGE_BYTES = 8 << 20  # s3transfer moves larger bodies, in parallel parts
 
 CONNECT_TIMEOUT_S = 3
 FETCH_READ_TIMEOUT_S = 6  # a get waits for a fetch, and a miss is better than a long wait

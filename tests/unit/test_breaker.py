@@ -1,4 +1,4 @@
-"""breaker.py: when S3 is asked, on a clock of the test's own."""
+"""breaker.py: when a job is admitted, with a clock that the test sets."""
 
 import pytest
 
@@ -31,18 +31,19 @@ def breaker(clock):
     return Breaker(clock)
 
 
-def open_up(breaker) -> None:
+def make_open(breaker) -> None:
+    """Report failures until the breaker opens."""
     while not breaker.failed():
         pass
 
 
-def test_new_breaker_lets_everything_through(breaker):
-    """Nothing has failed yet: go ahead."""
+def test_new_breaker_admits_every_job(breaker):
+    """A breaker is closed at first."""
     assert [breaker.admit() for _ in range(10)] == [CLOSED] * 10
 
 
 def test_opens_after_repeated_failures(breaker):
-    """The last of so many failures opens it, and says so once."""
+    """FAILURES_TO_OPEN failures in a row open it; only the last of them returns True."""
     assert [breaker.failed() for _ in range(FAILURES_TO_OPEN)] == [
         *[False] * (FAILURES_TO_OPEN - 1),
         True,
@@ -51,8 +52,8 @@ def test_opens_after_repeated_failures(breaker):
     assert breaker.failed() is False
 
 
-def test_success_between_failures_counts_anew(breaker):
-    """Only failures in a row open it."""
+def test_success_resets_the_count(breaker):
+    """Failures with a success between them do not open it."""
     for _ in range(5):
         for _ in range(FAILURES_TO_OPEN - 1):
             assert breaker.failed() is False
@@ -60,8 +61,8 @@ def test_success_between_failures_counts_anew(breaker):
     assert breaker.admit() == CLOSED
 
 
-def test_timeouts_weigh_more(breaker):
-    """Time-outs hold up a build, so fewer of them open it."""
+def test_timeouts_count_more(breaker):
+    """Fewer time-outs than other failures open it, because a time-out delays a build."""
     breaker.succeeded()
     count = 1
     while not breaker.failed(timed_out=True):
@@ -69,14 +70,14 @@ def test_timeouts_weigh_more(breaker):
     assert 1 < count < FAILURES_TO_OPEN
 
 
-def test_first_timeout_of_all_opens(breaker):
-    """Where S3 never answered, one time-out says enough."""
+def test_timeout_before_any_success(breaker):
+    """One time-out opens it if S3 has never answered."""
     assert breaker.failed(timed_out=True) is True
     assert breaker.admit() == OPEN
 
 
 def test_trip(breaker, clock):
-    """Opened for what is known from elsewhere, it closes as ever."""
+    """trip opens a closed breaker, and does nothing to a half-open one."""
     breaker.trip()
     assert breaker.admit() == OPEN
     clock.now += FIRST_PAUSE_S
@@ -86,8 +87,8 @@ def test_trip(breaker, clock):
 
 
 def test_stays_open_for_the_pause(breaker, clock):
-    """While it is open nothing is asked; then one job is, and only one."""
-    open_up(breaker)
+    """No job is admitted during the pause, and exactly one after it."""
+    make_open(breaker)
     clock.now += FIRST_PAUSE_S - 0.001
     assert breaker.admit() == OPEN
     clock.now += 0.001
@@ -95,8 +96,8 @@ def test_stays_open_for_the_pause(breaker, clock):
 
 
 def test_probe_that_succeeds_closes(breaker, clock):
-    """S3 answers again: everything goes on, and old failures are forgotten."""
-    open_up(breaker)
+    """A probe that succeeds closes it and resets the count of failures."""
+    make_open(breaker)
     clock.now += FIRST_PAUSE_S
     assert breaker.admit() == HALF_OPEN
     assert breaker.succeeded() is True
@@ -106,8 +107,8 @@ def test_probe_that_succeeds_closes(breaker, clock):
 
 
 def test_probe_that_fails_opens_for_longer(breaker, clock):
-    """Each probe that fails doubles the pause, up to a limit, without a second warning."""
-    open_up(breaker)
+    """Each probe that fails doubles the pause up to the limit, and returns False."""
+    make_open(breaker)
     pause = FIRST_PAUSE_S
     for _ in range(8):
         clock.now += pause
@@ -125,21 +126,21 @@ def test_probe_that_fails_opens_for_longer(breaker, clock):
     assert breaker.pause_s == FIRST_PAUSE_S
 
 
-def test_late_answers(breaker, clock):
-    """A job under way when it opened does not lengthen the pause, and may close it."""
-    open_up(breaker)
+def test_jobs_under_way_when_it_opens(breaker, clock):
+    """The failure of such a job does not lengthen the pause; its success closes the breaker."""
+    make_open(breaker)
     assert breaker.failed() is False
     assert breaker.pause_s == FIRST_PAUSE_S
     assert breaker.succeeded() is True
     assert breaker.admit() == CLOSED
 
 
-def test_pauses_of_its_own(clock):
-    """Whoever waits less long for what is behind it says so; doubling begins and ends there."""
+def test_other_pauses(clock):
+    """The first and the longest pause can be set; doubling begins and ends there."""
     breaker = Breaker(clock, first_pause_s=5.0, longest_pause_s=18.0)
     assert breaker.pause_s == 5.0
     for _ in range(2):
-        open_up(breaker)
+        make_open(breaker)
         for pause in (5.0, 10.0, 18.0, 18.0):
             assert breaker.pause_s == pause
             clock.now += pause - 0.001
@@ -152,9 +153,9 @@ def test_pauses_of_its_own(clock):
         assert breaker.pause_s == 5.0
 
 
-def test_pauses_of_one_breaker_are_not_those_of_another(clock, breaker):
-    """What was said to one is nothing to others."""
+def test_pauses_are_not_shared(clock, breaker):
+    """The pauses of one breaker do not change those of another."""
     Breaker(clock, first_pause_s=1.0, longest_pause_s=2.0)
-    open_up(breaker)
+    make_open(breaker)
     clock.now += FIRST_PAUSE_S - 0.001
     assert (breaker.admit(), Breaker(clock).pause_s) == (OPEN, FIRST_PAUSE_S)

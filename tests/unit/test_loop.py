@@ -1,4 +1,4 @@
-"""loop.py: timers, and descriptors that are ready."""
+"""loop.py: timers and descriptors, with real clock and poll."""
 
 import os
 import time
@@ -7,7 +7,7 @@ from cacheplugin.loop import READABLE, Loop
 
 
 def test_timers_in_their_order():
-    """Each is called once, the loop waits no longer than for the next."""
+    """Each timer is called once; a turn waits only until the next timer is due."""
     loop, called = Loop(), []
     loop.after(0.02, lambda: called.append("late"))
     loop.after(0, lambda: called.append("at once"))
@@ -21,7 +21,7 @@ def test_timers_in_their_order():
 
 
 def test_a_cancelled_timer_is_not_called():
-    """Not even where the one that cancels it was due in the same turn."""
+    """A timer is not called after cancel, also if both are due in the same turn."""
     loop, called = Loop(), []
     loop.after(0, lambda: loop.cancel(second))
     second = loop.after(0, lambda: called.append("no"))
@@ -33,7 +33,7 @@ def test_a_cancelled_timer_is_not_called():
 
 
 def test_a_timer_may_set_another():
-    """It is called in a later turn."""
+    """A timer that is set by a timer is called in a later turn."""
     loop, called = Loop(), []
 
     def again():
@@ -47,7 +47,7 @@ def test_a_timer_may_set_another():
 
 
 def test_descriptors():
-    """A handler is called while its descriptor is ready, and not once that is not watched."""
+    """A handler is called when its descriptor is ready, and not after unwatch."""
     out, into = os.pipe()
     loop, called = Loop(), []
     loop.watch(out, READABLE, called.append)

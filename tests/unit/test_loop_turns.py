@@ -1,4 +1,4 @@
-"""loop.py: what a turn waits for, and what is called in it."""
+"""loop.py: how long a turn waits and what it calls, with a clock and a poll of the test."""
 
 import os
 import time
@@ -10,7 +10,7 @@ from cacheplugin.loop import READABLE, WRITABLE, Loop
 
 
 class Poll:
-    """In place of select.poll: nothing is ready unless a test says so, and waits take no time."""
+    """Stands for select.poll. Returns ``ready`` once; otherwise it moves the clock by the wait."""
 
     def __init__(self, clock) -> None:
         self._clock = clock
@@ -26,7 +26,7 @@ class Poll:
         if self.ready:
             ready, self.ready = self.ready, []
             return ready
-        assert timeout_ms is not None, "this would wait for ever"
+        assert timeout_ms is not None, "this would wait without limit"
         self._clock.now += timeout_ms / 1000
         return []
 
@@ -48,7 +48,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def loop(clock, monkeypatch):
-    """A Loop on a clock of the test's; ``loop.poll`` is what it waits with."""
+    """A Loop with the clock above; ``loop.poll`` is its Poll."""
     poll = Poll(clock)
     monkeypatch.setattr(module.select, "poll", lambda: poll)
     loop = Loop()
@@ -64,16 +64,16 @@ def pipe():
         os.close(fd)
 
 
-def test_without_timers_it_waits_as_long_as_it_is_told(loop):
-    """For ever, if it is told nothing."""
+def test_wait_without_timers(loop):
+    """Without timers a turn waits for its time-out, and without limit if it has none."""
     loop.turn(5)
-    loop.poll.ready = [(99, READABLE)]  # of which nobody wants to hear any more
+    loop.poll.ready = [(99, READABLE)]  # a descriptor that is not watched
     loop.turn()
     assert loop.poll.waited == [5, None]
 
 
-def test_it_waits_for_the_first_timer_or_less(loop, clock):
-    """Whichever is sooner; no timer is called before its time."""
+def test_wait_with_timers(loop, clock):
+    """A turn waits for its time-out or the first timer; no timer is called before it is due."""
     called = []
     for delay in (3, 1, 2):
         loop.after(delay, lambda delay=delay: called.append((delay, clock.now)))
@@ -85,8 +85,8 @@ def test_it_waits_for_the_first_timer_or_less(loop, clock):
     assert all(1000 + delay <= at <= 1000 + delay + 0.01 for delay, at in called)
 
 
-def test_a_cancelled_timer_is_not_waited_for_twice(loop):
-    """One turn may end for nothing, then the next timer counts."""
+def test_wait_after_cancel(loop):
+    """At most one turn ends when a cancelled timer would have been due."""
     called = []
     first = loop.after(1, lambda: called.append("no"))
     loop.after(60, lambda: called.append("yes"))
@@ -99,8 +99,8 @@ def test_a_cancelled_timer_is_not_waited_for_twice(loop):
     assert loop.poll.waited[-1] == 7
 
 
-def test_cancelling_what_has_called(loop):
-    """Is nothing, also from within its own call."""
+def test_cancel_of_a_timer_that_has_fired(loop):
+    """It is a no-op, also in the timer's own callback."""
     called = []
 
     def callback():
@@ -115,7 +115,7 @@ def test_cancelling_what_has_called(loop):
 
 
 def test_timers_are_called_while_descriptors_are_always_ready(loop, clock):
-    """A busy loop keeps its time, to a turn."""
+    """A timer is called at most one turn late in a loop that never waits."""
     called, handled = [], []
     loop.watch(3, READABLE, lambda _: handled.append(clock.now))
     loop.after(1, lambda: called.append(clock.now))
@@ -127,7 +127,7 @@ def test_timers_are_called_while_descriptors_are_always_ready(loop, clock):
 
 
 def test_a_timer_set_by_a_handler(loop, clock):
-    """Counts from then on."""
+    """Its delay begins when the handler sets it."""
     called = []
     loop.watch(3, READABLE, lambda _: loop.after(2, lambda: called.append(clock.now)))
     loop.poll.ready = [(3, READABLE)]
@@ -136,8 +136,8 @@ def test_a_timer_set_by_a_handler(loop, clock):
     assert called == [pytest.approx(1002, abs=0.01)] and loop.poll.waited[-1] <= 2001
 
 
-def test_a_timer_that_fails_is_not_called_again(loop):
-    """And those after it are called in the next turn."""
+def test_a_timer_that_raises(loop):
+    """It is not called again; timers after it are called in the next turn."""
     called = []
 
     def fail():
@@ -151,8 +151,8 @@ def test_a_timer_that_fails_is_not_called_again(loop):
     assert called == [1]
 
 
-def test_handlers_end_each_other(loop):
-    """Who is not watched any more is not called, though it was ready in the same turn."""
+def test_handler_that_unwatches_another(loop):
+    """A handler is not called after unwatch, also if both are ready in the same turn."""
     called = []
     loop.watch(3, READABLE, lambda _: loop.unwatch(4))
     loop.watch(4, READABLE, called.append)
@@ -161,8 +161,8 @@ def test_handlers_end_each_other(loop):
     assert called == []
 
 
-def test_watched_again_for_something_else(pipe):
-    """The last watch counts, for events and for the handler."""
+def test_watch_twice(pipe):
+    """The last call of watch sets the events and the handler."""
     out, into = pipe
     loop, called = Loop(), []
     loop.watch(into, READABLE, lambda _: called.append("no"))
@@ -176,8 +176,8 @@ def test_watched_again_for_something_else(pipe):
 
 
 @pytest.mark.parametrize("seconds", [86400 * 30, 1e9])
-def test_what_is_very_far_away(pipe, seconds):
-    """A time that options may give, and poll does not take, is waited for like any other."""
+def test_very_long_waits(pipe, seconds):
+    """Delays that options allow, but that are too long for poll, work like shorter ones."""
     out, into = pipe
     loop, called = Loop(), []
     loop.watch(out, READABLE, called.append)

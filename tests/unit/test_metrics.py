@@ -1,9 +1,10 @@
-"""metrics.py: the counters by the names of the reference, and the summary."""
+"""metrics.py: the names of the counters, and the summary."""
 
 import pytest
 
 from cacheplugin.metrics import Counters, byte_text
 
+# The counters that the Go program publishes for a build.
 REFERENCE = {
     "gocache_server": "get_requests get_hits get_hit_bytes get_misses get_errors put_requests "
     "put_bytes put_errors",
@@ -13,7 +14,7 @@ REFERENCE = {
 
 
 def test_names_of_the_reference():
-    """Every counter that the Go program publishes for a build is there, under its group, at 0."""
+    """Every counter of the Go program exists in its group, and is 0 at first."""
     groups = Counters().as_dict()
     assert set(groups) == set(REFERENCE)
     for group, names in REFERENCE.items():
@@ -21,21 +22,26 @@ def test_names_of_the_reference():
         assert set(groups[group].values()) == {0}
 
 
+def test_annotations_of_counters_match_the_slots():
+    """Counters is annotated with its counters, in the same order."""
+    assert tuple(Counters.__annotations__) == Counters.__slots__
+
+
 def test_unknown_counter():
-    """A misspelt counter is an error, not a new counter."""
+    """A misspelt counter is an AttributeError, not a new counter."""
     with pytest.raises(AttributeError):
         Counters().get_hitz = 1
 
 
 def test_summary_of_nothing():
-    """A session without requests has a summary too."""
+    """A session without requests has a summary without counters."""
     lines = Counters().summary().splitlines()
     assert lines[:2] == ["gocache_server: (nothing)", "gocache_host: (nothing)"]
     assert "0 gets" in lines[2] and "(0.0 % hit)" in lines[2]
 
 
 def test_summary():
-    """Counters that counted by name, then one line for a person."""
+    """A line of counters for each group, then a line in words."""
     counters = Counters()
     counters.get_requests, counters.get_hits, counters.get_misses = 8, 6, 2
     counters.get_local_hit, counters.get_fault_hit = 4, 2
@@ -66,6 +72,6 @@ def test_summary():
         (5 * 10**15, "5000.0 TB"),
     ],
 )
-def test_bytes_for_a_person(count, text):
-    """Bytes in decimal units."""
+def test_byte_text(count, text):
+    """Numbers of bytes are shown in decimal units."""
     assert byte_text(count) == text

@@ -1,4 +1,4 @@
-"""metrics.py: histograms, and counters that are added up."""
+"""metrics.py: histograms, and the sum of counters."""
 
 import pytest
 from hypothesis import given
@@ -9,8 +9,8 @@ from cacheplugin.metrics import Counters, Histogram
 BOUNDS = Histogram.BOUNDS_S
 
 
-def test_nothing_was_observed():
-    """One count for each bound and one for what is above all; bounds grow; no state is shared."""
+def test_empty_histogram():
+    """It has one bucket for each bound and one above; bounds grow; buckets are not shared."""
     first, second = Histogram(), Histogram()
     assert first.counts == [0] * (len(BOUNDS) + 1) and first.sum_s == 0
     assert list(BOUNDS) == sorted(set(BOUNDS))
@@ -19,8 +19,8 @@ def test_nothing_was_observed():
 
 
 @pytest.mark.parametrize("place", range(len(BOUNDS)))
-def test_a_bound_is_among_what_it_bounds(place):
-    """As Prometheus has it: at or below."""
+def test_bounds_are_inclusive(place):
+    """An observation that equals a bound counts in the bucket of that bound, as in Prometheus."""
     histogram = Histogram()
     histogram.add(BOUNDS[place])
     histogram.add(BOUNDS[place] * 1.0001)
@@ -29,7 +29,7 @@ def test_a_bound_is_among_what_it_bounds(place):
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.integers(1, 50))))
 def test_every_observation_counts_once(observations):
-    """With its weight, at the first bound that it does not exceed."""
+    """An observation counts ``count`` times in the first bucket whose bound it does not exceed."""
     histogram = Histogram()
     for seconds, count in observations:
         histogram.add(seconds, count)
@@ -42,7 +42,7 @@ def test_every_observation_counts_once(observations):
 
 @given(st.data())
 def test_counters_add_up(data):
-    """Every counter, the time of waiting too; what is added stays as it was."""
+    """add adds every counter and drain_s, and does not change its argument."""
     names = Counters.__slots__
     numbers = st.lists(st.integers(0, 2**40), min_size=len(names), max_size=len(names))
     ours, theirs = (dict(zip(names, data.draw(numbers))) for _ in range(2))

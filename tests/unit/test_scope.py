@@ -1,4 +1,4 @@
-"""scope.py: whose working sets a session restores, as files and variables tell it."""
+"""scope.py: the scopes of a session, from files and variables."""
 
 import os
 
@@ -14,7 +14,7 @@ PLATFORM = {"GOOS": "linux", "GOARCH": "arm64"}
 
 @pytest.fixture
 def tree(tmp_path):
-    """Writes files below a directory, {path: text}, and returns that directory."""
+    """A function that writes files, {path: text}, below a directory and returns the directory."""
 
     def write(files) -> str:
         for path, text in files.items():
@@ -31,7 +31,7 @@ def find(directory, **environ) -> list:
 
 
 def parts(directory, **environ):
-    """(module, [branches]) of the scopes, which differ in nothing else."""
+    """(module, [branches]) of the scopes, which differ in their branches only."""
     found = [text.split(" ") for text in find(directory, **environ)]
     ((name, platform),) = {(words[0], words[1]) for words in found}
     assert platform == "linux/arm64" and {len(words) for words in found} == {3}
@@ -46,11 +46,11 @@ def branches(directory, **environ) -> list:
     return parts(directory, **environ)[1]
 
 
-# -- the whole -------------------------------------------------------------------------------------
+# -- all parts -------------------------------------------------------------------------------------
 
 
 def test_scopes(tree):
-    """The session's own scope comes first, then that of the branch it fell off from."""
+    """The session's own scope comes first, then that of the default branch."""
     root = tree(
         {
             "go.mod": "module example.com/a\n",
@@ -64,13 +64,13 @@ def test_scopes(tree):
     ]
 
 
-def test_nothing_to_go_by(tree):
-    """Without module, repository and variables there is a scope all the same."""
+def test_empty_directory(tree):
+    """Without module, repository and variables the scope has "-" and the usual branches."""
     assert find(tree({})) == ["- linux/arm64 main", "- linux/arm64 master"]
 
 
-def test_directory_is_this_process_own(tree, monkeypatch):
-    """Where none is named it is the current directory; one that is gone is no error."""
+def test_default_directory(tree, monkeypatch):
+    """The default is the working directory; it is no error if that was deleted."""
     directory = os.path.join(tree({"gone/go.mod": "module example.com/gone\n"}), "gone")
     monkeypatch.chdir(directory)
     assert scope.find(Options(), PLATFORM)[0].startswith("example.com/gone linux/arm64 ")
@@ -89,8 +89,8 @@ def test_directory_is_this_process_own(tree, monkeypatch):
         ("a\udcff", "a?"),
     ],
 )
-def test_scope_that_is_given(tree, given, expected):
-    """--scope replaces all of it, as one line of bounded length."""
+def test_scope_option(tree, given, expected):
+    """--scope replaces the whole scope; it is made one line and cut to 1024 bytes."""
     root = tree({"go.mod": "module example.com/a\n", ".git/HEAD": "ref: refs/heads/main\n"})
     environ = {"GITHUB_BASE_REF": "trunk"}
     assert scope.find(Options(scope=given), environ, root) == [expected]
@@ -108,7 +108,7 @@ def test_scope_that_is_given(tree, given, expected):
     ],
 )
 def test_platform_of_the_machine(tree, monkeypatch, machine, system, expected):
-    """Without GOOS and GOARCH it is the machine's, in go's words; each of them replaces a half."""
+    """GOOS and GOARCH each replace one half of the machine's platform, which has Go's names."""
     monkeypatch.setattr(os, "uname", lambda: os.uname_result((system, "host", "1", "1", machine)))
     root = tree({})
 
@@ -139,12 +139,12 @@ def test_platform_of_the_machine(tree, monkeypatch, machine, system, expected):
     ],
 )
 def test_go_mod(tree, text):
-    """The module's path is found however go.mod is written."""
+    """The module path is found in every syntax of go.mod."""
     assert module(tree({"go.mod": text})) == "example.com/a"
 
 
 def test_nearest_go_mod(tree):
-    """The main module is that of the nearest go.mod above."""
+    """The main module is that of the nearest go.mod in the directory or its parents."""
     root = tree(
         {
             "go.mod": "module example.com/a\n",
@@ -161,12 +161,12 @@ def test_nearest_go_mod(tree):
     "text", ["", "module", "go 1.24\n", "//module a\n", b"\0" * 500, b"\xff" * 9]
 )
 def test_go_mod_without_a_module(tree, text):
-    """A go.mod that says nothing is as good as none."""
+    """A go.mod that declares no module counts as missing."""
     assert module(tree({"go.mod": text})) == "-"
 
 
-def test_go_mod_that_is_no_file(tree):
-    """What cannot be read, or would never end, is passed over."""
+def test_go_mod_that_is_not_a_regular_file(tree):
+    """A directory, a FIFO and a broken link count as a go.mod without module."""
     root = tree({"dir/go.mod/x": "", "fifo/x": "", "link/x": ""})
     os.mkfifo(f"{root}/fifo/go.mod")
     os.symlink("go.mod", f"{root}/link/go.mod")
@@ -186,7 +186,7 @@ WORKS = {
 
 @pytest.mark.parametrize("text", WORKS.values(), ids=WORKS)
 def test_go_work(tree, text):
-    """In a workspace it is the first module used, from wherever in the workspace."""
+    """In a workspace it is the first module that go.work uses, from every directory."""
     root = tree(
         {
             "go.work": text,
@@ -200,7 +200,7 @@ def test_go_work(tree, text):
 
 
 def test_go_work_beside_go_mod(tree):
-    """The module at the root of a workspace is its main one."""
+    """A module in the directory of go.work comes before those that it uses."""
     root = tree(
         {
             "go.work": "use ./b\nuse .\n",
@@ -211,8 +211,8 @@ def test_go_work_beside_go_mod(tree):
     assert module(f"{root}/b") == "example.com/a"
 
 
-def test_go_work_that_is_named(tree):
-    """GOWORK names a workspace that need not be above."""
+def test_gowork_variable(tree):
+    """GOWORK can name a go.work in any directory."""
     root = tree(
         {
             "elsewhere/go.work": "use ../b\n",
@@ -228,7 +228,7 @@ def test_go_work_that_is_named(tree):
     "text", ["", "use", "use (", "use (\n", "use ./none", "use \0\n", b"\xff" * 99]
 )
 def test_go_work_that_uses_nothing(tree, text):
-    """A workspace that names no module there is has none; that is no error."""
+    """A go.work without a module that exists gives "-"."""
     assert module(tree({"go.work": text})) == "-"
 
 
@@ -308,15 +308,15 @@ SYSTEMS = {
 }
 
 
-def test_a_repository_whose_refs_are_no_files(tree):
-    """Its HEAD is a stand-in that names no branch."""
+def test_reftable_repository(tree):
+    """The HEAD file of a repository with reftable names no branch."""
     root = tree({".git/HEAD": "ref: refs/heads/.invalid\n"})
     assert branches(root) == ["main", "master"]
 
 
 @pytest.mark.parametrize("of_push", [pushed for pushed, _ in SYSTEMS.values()], ids=SYSTEMS)
 def test_branch_in_ci(tree, of_push):
-    """Each system's variables tell the branch, whatever is checked out."""
+    """The branch in the variables of a CI system beats the branch that is checked out."""
     root = tree({".git/HEAD": "ref: refs/heads/other\n"})
     found = branches(root, **of_push)
     assert found[0] == "work"
@@ -328,7 +328,7 @@ REQUESTS = {name: request for name, (_, request) in SYSTEMS.items() if request}
 
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
 def test_pull_request_in_ci(tree, request_):
-    """A pull request's branch is its own, not the merged one; it falls back to its target."""
+    """In a pull request the branch is the source branch, and the default its target branch."""
     found = branches(tree({".git/HEAD": "0" * 40}), **request_)
     assert found[0] == "work"
     told = set(request_) & set(scope._DEFAULT_VARIABLES)
@@ -336,26 +336,26 @@ def test_pull_request_in_ci(tree, request_):
 
 
 def test_every_variable_is_tested():
-    """A variable that is looked at is one that some system sets."""
+    """SYSTEMS has an example of every variable that scope.py reads."""
     known = {name for pair in SYSTEMS.values() for environ in pair for name in environ}
     assert {*scope._BRANCH_VARIABLES, *scope._DEFAULT_VARIABLES} <= known
 
 
 def test_tag_in_ci(tree):
-    """What is built of a tag falls to the default branch."""
+    """The build of a tag has the scope of the default branch."""
     tag = {"GITHUB_REF_TYPE": "tag", "GITHUB_REF_NAME": "v1.0.0", "CI_DEFAULT_BRANCH": "trunk"}
     assert branches(tree({".git/HEAD": "0" * 40}), **tag) == ["trunk"]
 
 
 def test_default_branch_itself(tree):
-    """On the default branch there is one scope, not two."""
+    """On the default branch it is not listed twice."""
     root = tree({".git/HEAD": "ref: refs/heads/trunk\n"})
     assert branches(root, CI_DEFAULT_BRANCH="trunk") == ["trunk"]
     assert branches(root, GITHUB_REF_TYPE="branch", GITHUB_REF_NAME="main") == ["main", "master"]
 
 
 def test_branch_of_a_repository(tree):
-    """Outside of CI it is the one checked out, in whichever directory of the repository."""
+    """Outside of CI the branch is the one checked out, in all directories of the repository."""
     root = tree({".git/HEAD": "ref: refs/heads/feature/x\n", "a/b/c.go": ""})
     assert branches(f"{root}/a/b") == ["feature/x", "main", "master"]
 
@@ -364,12 +364,12 @@ def test_branch_of_a_repository(tree):
     "head", ["1" * 40, "", "ref: refs/tags/v1", "ref:", b"\0" * 99, b"\xff\xfe", "ref: refs/heads/"]
 )
 def test_no_branch(tree, head):
-    """A detached HEAD, or one that cannot be understood, falls to the default branch."""
+    """Without a branch in HEAD, the scope is that of the default branch."""
     assert branches(tree({".git/HEAD": head})) == ["main", "master"]
 
 
 def test_worktree(tree):
-    """A worktree has a branch of its own; the default is that of the repository."""
+    """A worktree has its own branch, and the default branch of its repository."""
     root = tree(
         {
             "repo/.git/HEAD": "ref: refs/heads/main\n",
@@ -397,19 +397,19 @@ def test_worktree(tree):
         "gitdir: .git",
     ],
 )
-def test_git_file_that_leads_nowhere(tree, pointer):
-    """A .git that names no directory is as good as none."""
+def test_git_file_with_a_wrong_path(tree, pointer):
+    """A .git file that names no git directory counts as missing."""
     assert branches(tree({".git": pointer})) == ["main", "master"]
 
 
 @pytest.mark.parametrize("common", ["", "nowhere", "\0", b"\xff", "/", "x" * 70_000])
-def test_common_directory_that_is_none(tree, common):
-    """Of a worktree whose repository is not found, the branch is known all the same."""
+def test_wrong_common_directory(tree, common):
+    """The branch of a worktree is found also if its repository is not."""
     root = tree({".git/HEAD": "ref: refs/heads/work\n", ".git/commondir": common})
     assert branches(root) == ["work", "main", "master"]
 
 
-# -- whatever it is told ---------------------------------------------------------------------------
+# -- any input ------------------------------------------------------------------------------------
 
 NOISE = st.one_of(
     st.binary(max_size=60),
@@ -450,8 +450,8 @@ VARIABLES = ["GOOS", "GOWORK", "GITHUB_REF_TYPE", "GITHUB_REF_NAME", "CI_COMMIT_
     st.dictionaries(st.sampled_from(VARIABLES), TEXTS),
     TEXTS,
 )
-def test_noise(tmp_path_factory, noise, environ, given):
-    """Whatever files and variables hold, each scope is one line of UTF-8, and not a long one."""
+def test_any_input(tmp_path_factory, noise, environ, given):
+    """With any files and variables, each scope is one line of UTF-8 of at most 1024 bytes."""
     root = tmp_path_factory.mktemp("tree")
     (root / ".git").mkdir()
     for name, data in zip(("go.mod", "go.work", ".git/HEAD", ".git/commondir"), noise):

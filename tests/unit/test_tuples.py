@@ -1,4 +1,4 @@
-"""tuples.py: classes that derive from NamedTuple are named tuples, without importing typing."""
+"""tuples.py: its NamedTuple works like that of typing, but does not import typing."""
 
 import subprocess
 import sys
@@ -9,22 +9,22 @@ from cacheplugin.tuples import NamedTuple
 
 
 class Point(NamedTuple):
-    """Where something lies."""
+    """A point in the plane."""
 
     x: int
     y: "int | None" = None
 
     def moved(self, by: int) -> "Point":
-        """The point that lies ``by`` further along x."""
+        """The point at the distance ``by`` along x."""
         return self._replace(x=self.x + by)
 
 
 def test_fields_defaults_and_methods():
-    """A class is a tuple with names, defaults, methods and a docstring."""
+    """A class has fields, defaults, methods and its docstring."""
     assert Point(1) == (1, None) and Point(1, y=2) == (1, 2)
     assert Point._fields == ("x", "y") and Point._field_defaults == {"y": None}
     assert Point(1, 2).moved(3) == Point(4, 2) and isinstance(Point(1).moved(1), Point)
-    assert Point.__doc__ == "Where something lies." and Point.__module__ == __name__
+    assert Point.__doc__ == "A point in the plane." and Point.__module__ == __name__
     assert repr(Point(1)) == "Point(x=1, y=None)"
 
 

@@ -1,4 +1,4 @@
-"""channel.py: messages over real pipes, whole, in parts, and until the end."""
+"""channel.py: messages over real pipes."""
 
 import os
 import select
@@ -15,6 +15,7 @@ MESSAGES = st.lists(PLAIN, max_size=4).map(tuple)
 
 @pytest.fixture
 def ends():
+    """(read end, write end, a function that closes one of them)"""
     out, into = os.pipe()
     open_fds = {out, into}
 
@@ -28,7 +29,7 @@ def ends():
 
 
 def receive_all(receiver, sender, count) -> list:
-    """Flush and receive in turns until ``count`` messages are there; fails where nothing moves."""
+    """Flush and receive until ``count`` messages have arrived; fails if the pipe stays empty."""
     messages = []
     while len(messages) < count:
         sender.flush()
@@ -40,7 +41,7 @@ def receive_all(receiver, sender, count) -> list:
 
 @given(st.lists(MESSAGES, max_size=5))
 def test_messages_arrive_as_sent(messages):
-    """Tuples of plain values arrive equal, in their order."""
+    """Tuples of plain values arrive unchanged and in order."""
     out, into = os.pipe()
     try:
         sender, receiver = Sender(into), Receiver(out)
@@ -53,14 +54,14 @@ def test_messages_arrive_as_sent(messages):
         os.close(into)
 
 
-def test_nothing_there(ends):
-    """Receiving from an empty pipe gives nothing and does not wait."""
+def test_empty_pipe(ends):
+    """receive does not wait: an empty pipe gives no messages."""
     out, _, _ = ends
     assert Receiver(out).receive() == []
 
 
 def test_message_byte_by_byte(ends):
-    """A message that arrives in pieces comes out once, when it is whole."""
+    """A message that arrives in pieces is returned once, when it is complete."""
     out, into, _ = ends
     sender, receiver = Sender(into), Receiver(out)
     sender.send(("one", 1))
@@ -76,7 +77,7 @@ def test_message_byte_by_byte(ends):
 
 
 def test_full_pipe(ends):
-    """What a full pipe does not take waits for flush; sending never blocks and loses nothing."""
+    """send never blocks; what a full pipe does not take is sent by flush later."""
     out, into, _ = ends
     sender, receiver = Sender(into), Receiver(out)
     messages = [(number, bytes(1000)) for number in range(500)]
@@ -88,7 +89,7 @@ def test_full_pipe(ends):
 
 
 def test_message_larger_than_the_pipe(ends):
-    """One message may be larger than what the pipe holds."""
+    """A message may be larger than the capacity of the pipe."""
     out, into, _ = ends
     sender, receiver = Sender(into), Receiver(out)
     message = ("big", os.urandom(1 << 20))
@@ -96,8 +97,8 @@ def test_message_larger_than_the_pipe(ends):
     assert receive_all(receiver, sender, 1) == [message]
 
 
-def test_end_of_the_other_side(ends):
-    """When the sender is gone, what it sent is received first, then EOFError, again and again."""
+def test_sender_is_closed(ends):
+    """Messages sent before the end are received first; then every receive raises EOFError."""
     out, into, close = ends
     Sender(into).send(("last", None))
     close(into)
@@ -108,8 +109,8 @@ def test_end_of_the_other_side(ends):
             receiver.receive()
 
 
-def test_end_in_the_middle_of_a_message(ends):
-    """A sender that dies in a message gives no part of it."""
+def test_sender_is_closed_in_a_message(ends):
+    """A message that is not complete at the end is dropped."""
     out, into, close = ends
     Sender(into).send(("whole", 1))
     os.write(into, b"\0\0\0\x20half")
@@ -120,8 +121,8 @@ def test_end_in_the_middle_of_a_message(ends):
         receiver.receive()
 
 
-def test_receiver_is_gone(ends):
-    """Sending to nobody is an OSError."""
+def test_receiver_is_closed(ends):
+    """send raises an OSError if the read end is closed."""
     out, into, close = ends
     sender = Sender(into)
     close(out)

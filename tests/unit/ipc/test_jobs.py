@@ -1,4 +1,4 @@
-"""jobs.py: what crosses between processes survives the crossing."""
+"""jobs.py: messages as plain tuples and back, and the results of failures."""
 
 import marshal
 
@@ -53,7 +53,7 @@ FILES = [FILE_FETCH, FILE_UPLOAD]
 
 @pytest.mark.parametrize("message", MESSAGES)
 def test_messages_cross_processes(message):
-    """Each kind of message is the same, and of the same kind, after marshal."""
+    """Each message has the same type and fields after pack, marshal and unpack."""
     fields = jobs.pack(message)
     assert type(fields) is tuple
     again = jobs.unpack(marshal.loads(marshal.dumps(fields)))
@@ -62,12 +62,12 @@ def test_messages_cross_processes(message):
 
 
 def test_every_kind_is_tested():
-    """A new kind of message needs a line above."""
+    """MESSAGES has an example of every message."""
     assert {type(message) for message in MESSAGES} == set(jobs._KINDS)
 
 
 def test_failures_name_their_job():
-    """A failed job's result has its number, its status, no entry and the reason."""
+    """The result of a failed job has its number, the status, no entry, and the reason."""
     assert FETCH.failed(jobs.FAILED, "why") == (
         1,
         A,
@@ -84,15 +84,15 @@ def test_failures_name_their_job():
 
 
 @pytest.mark.parametrize("job", FILES, ids=lambda job: type(job).__name__)
-def test_failures_of_files_are_of_one_kind(job):
-    """Both ways: the number, the status, no bytes and the reason."""
+def test_failures_of_file_jobs(job):
+    """The result of both is a FileResult with the number, the status, no bytes and the reason."""
     result = job.failed(jobs.DAMAGED, "why", OUT)
     assert type(result) is jobs.FileResult and result == (job.number, jobs.DAMAGED, 0, "why")
 
 
 @pytest.mark.parametrize("job", [*TASKS, FINISH], ids=lambda job: type(job).__name__)
 def test_every_job_can_fail(job):
-    """Its result is of its own kind, has its number, and brings nothing."""
+    """The result of a failure has the job's type and number, and no other fields set."""
     result = job.failed(jobs.SKIPPED, "why")
     assert type(result).__name__ == type(job).__name__.replace("Job", "Result")
     assert (result.number, result.status, result.reason) == (job.number, jobs.SKIPPED, "why")
@@ -105,7 +105,7 @@ def test_every_job_can_fail(job):
 
 
 def test_directions():
-    """Every task of a worker is under one of the two breakers."""
+    """Every task has one of the two directions."""
     assert [task.direction() for task in TASKS] == [
         jobs.FETCHING,
         jobs.UPLOADING,
@@ -118,7 +118,7 @@ def test_directions():
 
 
 def test_statuses_differ():
-    """No two statuses are the same word."""
+    """No two statuses have the same text."""
     names = [
         "HIT",
         "ARRIVED",
