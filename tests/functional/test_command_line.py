@@ -1,4 +1,4 @@
-"""Flags, variables, help and version: what is written where, and the exit status."""
+"""Flags, variables, help and version: output and exit status."""
 
 import subprocess
 
@@ -96,7 +96,7 @@ def test_help_and_version_go_to_stdout_and_exit_0(run):
         assert done.returncode == 0 and done.stdout and done.stderr == ""
 
 
-def test_a_flag_beats_its_variable_and_an_empty_variable_is_unset(start, cache_dir, tmp_path):
+def test_a_flag_overrides_its_variable_and_an_empty_variable_is_unset(start, cache_dir, tmp_path):
     other = str(tmp_path / "other")
     plugin = start(environ={"GOCACHE_DIR": other, "GOCACHE_DEBUG": ""}).hello()
     plugin.expect_stored(action_id("a"), b"body")

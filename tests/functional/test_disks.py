@@ -1,4 +1,4 @@
-"""Directories that are full, not writable, or another user's; and a body of 256 MB."""
+"""Directories that are full, not writable, or of another user; and a body of 256 MB."""
 
 import base64
 import ctypes
@@ -20,7 +20,7 @@ CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER = 1, 2, 3
 
 @pytest.fixture
 def as_stranger():
-    """Popen's arguments for a child whose user may only do what the mode of a file grants."""
+    """Arguments of Popen for a child of an unprivileged user."""
     if os.getuid():
         pytest.skip("only root can give files to another user")
     prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -46,12 +46,12 @@ def test_a_body_that_a_full_disk_does_not_take_is_kept_for_the_session(start, fu
     assert Path(small["DiskPath"]).is_relative_to(full_disk)
     assert Path(large["DiskPath"]).is_relative_to(tmp_path / "tmp")
     plugin.finish()
-    assert Path(large["DiskPath"]).read_bytes() == body  # tools open it after the end
+    assert Path(large["DiskPath"]).read_bytes() == body  # tools open it after the session
     assert stored_bodies(full_disk / "cache") == {output_id(b"small"): b"small"}
     assert not temporaries(full_disk / "cache")
 
 
-def test_what_is_oldest_and_unused_makes_room(start, full_disk):
+def test_old_unused_entries_are_removed_on_a_full_disk(start, full_disk):
     cache_dir = full_disk / "cache"
     plugin = start(cache_dir=cache_dir).hello()
     old, new, lately = (os.urandom(400_000) for _ in range(3))
@@ -65,14 +65,14 @@ def test_what_is_oldest_and_unused_makes_room(start, full_disk):
     plugin.finish()
 
 
-def test_when_nothing_takes_a_body_the_put_fails_with_a_clear_message(start, small_disk, fake_s3):
+def test_a_body_that_fits_nowhere_fails_the_put_with_a_clear_message(start, small_disk, fake_s3):
     disk, temporary = small_disk("disk"), small_disk("tmp")
     cache_dir = disk / "cache"
     plugin = start(*fake_s3.flags(), cache_dir=cache_dir).hello()
     answer = plugin.answer(plugin.put(action_id("large"), os.urandom(2 * MB)))
     assert answer["Err"] == "cannot store the output: No space left on device"
     plugin.expect_miss(action_id("large"))
-    plugin.expect_stored(action_id("small"), b"small")  # there is room for this one
+    plugin.expect_stored(action_id("small"), b"small")  # this one fits
     plugin.finish()
     assert stored_bodies(cache_dir) == {output_id(b"small"): b"small"}
     assert not [
@@ -138,7 +138,7 @@ def test_a_directory_that_cannot_be_written_is_one_line_and_exit_2(start, cache_
 
 
 def test_a_shared_directory_with_another_users_files(start, cache_dir, tmp_path, as_stranger):
-    """Theirs are hits, and what may not be written beside them is not lost to the session."""
+    """Entries of the other user are hits; puts that cannot be written there serve the session."""
     theirs = start().hello()
     theirs.expect_stored(action_id("theirs"), b"theirs")
     for n in range(20):
@@ -146,12 +146,14 @@ def test_a_shared_directory_with_another_users_files(start, cache_dir, tmp_path,
     theirs.finish()
     give_to_another_user(cache_dir)
     for path in [cache_dir, *cache_dir.glob("*")]:
-        path.chmod(0o777)  # shared; the directories below are those of who came first
+        path.chmod(0o777)  # shared; the first user owns the directories below
     ours = start(**as_stranger).hello()
     ours.expect_hit(action_id("theirs"), b"theirs")
     for n in range(40):
         ours.expect_stored(action_id(n), b"new %d" % n)
-    ours.expect_stored(action_id("ours"), b"theirs")  # their body, our action
+    ours.expect_stored(
+        action_id("ours"), b"theirs"
+    )  # a body of the other user under an action of this one
     ours.finish()
     assert ours.stderr == ""
     assert stored_bodies(cache_dir)[output_id(b"theirs")] == b"theirs"
@@ -176,7 +178,7 @@ def test_eight_processes_put_the_same_entries(start, cache_dir):
     assert len(list(cache_dir.glob("action/*/*"))) == 12 and not temporaries(cache_dir)
 
 
-def test_a_body_of_256_mb_passes_in_constant_memory(start):
+def test_a_body_of_256_mb_needs_constant_memory(start):
     size = 256 * MB
     sha256, zeros = hashlib.sha256(), bytes(3 * MB // 4)
     for _ in range(size // len(zeros)):

@@ -1,4 +1,4 @@
-"""prune as a program: its exit status, its end by signals, and its life beside other processes."""
+"""The command prune: exit status, signals, and use beside other processes."""
 
 import fcntl
 import hashlib
@@ -18,7 +18,7 @@ from helpers import DEADLINE_S, PROGRAM, action_id, output_id, wait_until
 
 HOUR_S = 3600
 
-# Runs the program with os.unlink replaced: before unlink number AT it gets the signal NUMBER.
+# Runs the program with os.unlink replaced: before call number AT it sends itself the signal NUMBER.
 SIGNALLED = """
 import os, sys
 at, number = int(sys.argv.pop(1)), int(sys.argv.pop(1))
@@ -33,8 +33,9 @@ from cacheplugin.main import main
 main()
 """
 
-# Puts entries, makes some look old, and reads: a hit is the right body or a failure. Two actions
-# share each body; the first ten are never made old. Ends when stdin does, and prints its hits.
+# Puts entries, makes some look old, and reads them; a hit with a wrong body is a failure. Two
+# actions share each body; the first ten are never made old. Ends at the end of stdin and prints the
+# number of hits.
 BUSY = """
 import hashlib, os, random, select, sys, time
 from cacheplugin.store.cache import LocalCache
@@ -76,7 +77,7 @@ def cache(cache_dir):
 
 @pytest.fixture
 def run(processes, cache_dir):
-    """run(*flags, program=[...]): ``prune`` on the test's directory, to its end."""
+    """run(*flags, program=[...]): runs ``prune`` on the test's directory to its end."""
 
     def run(*flags, program=(PROGRAM,)):
         return subprocess.run(
@@ -92,19 +93,19 @@ def run(processes, cache_dir):
 
 
 def store(cache, name, hours: float) -> bytes:
-    """An entry that was last used ``hours`` ago; returns its body."""
+    """Store an entry last used ``hours`` ago; return its body."""
     body = f"body of {name} ".encode() * 100
     with cache.writer(action_id(name), output_id(body), len(body)) as writer:
         writer.write(body)
         path = writer.commit(time.time_ns())
     used = time.time() - hours * HOUR_S
-    for path in (path, cache.store.action_path(action_id(name))):
-        os.utime(path, (used, used))
+    for used_path in (path, cache.store.action_path(action_id(name))):
+        os.utime(used_path, (used, used))
     return body
 
 
 def found(cache, bodies) -> list:
-    """The names that a lookup finds; what it finds is the right body."""
+    """Return the names that a lookup finds, after checking their bodies."""
     names = []
     for name, body in bodies.items():
         hit = cache.lookup(action_id(name))
@@ -116,7 +117,7 @@ def found(cache, bodies) -> list:
 
 
 def test_it_prunes_by_age_and_size_and_reports(run, cache):
-    """Two lines on stdout, none on stderr where that is no terminal; --json is one object."""
+    """It prints two lines to stdout, none to a stderr that is no terminal; --json is one object."""
     bodies = {hours: store(cache, hours, hours) for hours in (0, 2, 30)}
     done = run("--expiry=24h", "--dry-run")
     assert (done.returncode, done.stderr) == (0, "") and "would remove 1 actions" in done.stdout
@@ -132,7 +133,7 @@ def test_it_prunes_by_age_and_size_and_reports(run, cache):
     assert found(cache, bodies) == []
 
 
-def test_a_second_prune_says_so_and_exits_0(run, cache, cache_dir):
+def test_a_second_prune_prints_a_line_and_exits_0(run, cache, cache_dir):
     bodies = {"a": store(cache, "a", 30)}
     with open(cache_dir / "prune.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -145,7 +146,7 @@ def test_a_second_prune_says_so_and_exits_0(run, cache, cache_dir):
 
 
 def test_a_bad_directory_is_one_line_and_exit_2(run, cache_dir):
-    """A missing one is nothing to prune."""
+    """A missing directory is no error."""
     done = run("--expiry=1h")
     assert done.returncode == 0 and not cache_dir.exists()
     cache_dir.write_text("a file")
@@ -155,8 +156,8 @@ def test_a_bad_directory_is_one_line_and_exit_2(run, cache_dir):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("at", [1, 3, 4, 5, 8])
-def test_ended_at_an_unlink_it_leaves_a_valid_store(run, cache, at, number):
-    """What was young is found, the rest is right or a miss, and the next prune ends the work."""
+def test_a_signal_during_a_prune_leaves_a_valid_store(run, cache, at, number):
+    """Recent entries are hits, others right or a miss, and the next prune completes the work."""
     bodies = {f"old{i}": store(cache, f"old{i}", 30) for i in range(4)}
     bodies |= {f"new{i}": store(cache, f"new{i}", 0) for i in range(2)}
     program = [sys.executable, "-c", SIGNALLED, str(at), str(int(number))]
@@ -172,8 +173,8 @@ def test_ended_at_an_unlink_it_leaves_a_valid_store(run, cache, at, number):
     assert found(cache, bodies) == ["new0", "new1"]
 
 
-def test_readers_and_writers_beside_it_see_no_wrong_answer(processes, cache, cache_dir):
-    """While prune runs in a loop, a hit is the right body and what was never old stays."""
+def test_readers_and_writers_during_prunes_get_right_answers(processes, cache, cache_dir):
+    """While prune runs in a loop, hits have the right body and recent entries stay."""
     for number in range(10):
         body = b"%d" % (number // 2) * 3000
         action = hashlib.sha256(b"action %d" % number).hexdigest()

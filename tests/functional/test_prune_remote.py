@@ -1,4 +1,4 @@
-"""prune --remote and stats --remote, the commands, beside sessions that run."""
+"""The commands prune --remote and stats --remote, beside running sessions."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ PUTS = some(6)
 
 @pytest.fixture
 def command(processes, fake_s3):
-    """command(word, *flags): (exit status, stdout, stderr) of prune or stats --remote."""
+    """command(word, *flags): returns (exit status, stdout, stderr) of prune or stats --remote."""
 
     def command(word, *flags):
         done = subprocess.run(
@@ -32,13 +32,13 @@ def command(processes, fake_s3):
 
 
 def age(fake_s3, days: float) -> None:
-    """Make all that is in the bucket so old."""
+    """Make all objects in the bucket ``days`` older."""
     for key in fake_s3.objects:
         fake_s3.modified[key] = time.time() - days * DAY_S
 
 
-def test_what_is_old_goes_and_what_is_young_stays(machine, fake_s3, command):
-    """The last session's working set still hits; an older scope's is deleted."""
+def test_old_working_sets_are_deleted_and_recent_ones_stay(machine, fake_s3, command):
+    """The working set of the last session still hits; that of an older scope is deleted."""
     fill(machine("old", "--scope=theirs"), some(4, "old"))
     age(fake_s3, 31)
     fill(machine("young"), PUTS)
@@ -46,7 +46,10 @@ def test_what_is_old_goes_and_what_is_young_stays(machine, fake_s3, command):
         "would delete 1 manifests and 0 bundles"
     )
     assert len(fake_s3.objects) == 4
-    for manifests, bundles in (1, 0), (0, 1):  # the bundle next time: it may just be read
+    for manifests, bundles in (
+        (1, 0),
+        (0, 1),
+    ):  # the bundle is deleted by the second prune: a session may be reading it
         status, out, err = command("prune", "--expiry=720h")
         said = f"deleted {manifests} manifests and {bundles} bundles"
         assert (status, err) == (0, "") and out.startswith(said)
@@ -57,7 +60,7 @@ def test_what_is_old_goes_and_what_is_young_stays(machine, fake_s3, command):
 
 
 def test_json(machine, fake_s3, command):
-    """Both say it for machines, in one line."""
+    """Both commands print one line of JSON."""
     fill(machine("a"), PUTS)
     found = json.loads(command("stats", "--json")[1])
     assert (found["bundles"], found["manifests"]) == (1, 1)
@@ -67,8 +70,8 @@ def test_json(machine, fake_s3, command):
     assert done["kept_bytes"] == found["bundle_bytes"]
 
 
-def test_a_session_whose_bundles_are_pruned_goes_on(machine, fake_s3, command):
-    """It misses what is gone, and leaves it in the bucket again; nobody fails."""
+def test_a_session_survives_the_prune_of_its_bundles(machine, fake_s3, command):
+    """Deleted entries are misses and are uploaded again; no command fails."""
     fill(machine("first"), PUTS)
     age(fake_s3, 31)
     fake_s3.hold = lambda method, key: method == "GET" and key.startswith("bundle/")
@@ -91,18 +94,18 @@ def test_a_session_whose_bundles_are_pruned_goes_on(machine, fake_s3, command):
     fresh.finish()
 
 
-def test_prune_again_and_again_beside_sessions(machine, fake_s3, command):
-    """Each session gets what those before it left, whatever is rewritten and deleted meanwhile."""
+def test_repeated_prunes_beside_sessions(machine, fake_s3, command):
+    """Each session gets the entries of earlier ones, whatever is rewritten or deleted meanwhile."""
     everything = {}
     for turn in range(4):
         puts = noise(3, 40_000, f"turn {turn}")
         plugin = machine(f"machine {turn}")
         expect_all(plugin, everything)
         put_all(plugin, puts)
-        assert command("prune", "--expiry=720h")[0] == 0  # its bundles are in no manifest yet
+        assert command("prune", "--expiry=720h")[0] == 0  # no manifest names its bundles yet
         plugin.finish()
         everything |= puts
-        age(fake_s3, 2)  # past all grace: what is superseded goes
+        age(fake_s3, 2)  # past the grace period: superseded objects are deleted
     status, out, _ = command("prune", "--expiry=720h")
     assert (status == 0 and "deleted 3 manifests" in out) or "deleted 1 manifests" in out
     plugin = machine("fresh")
@@ -110,8 +113,8 @@ def test_prune_again_and_again_beside_sessions(machine, fake_s3, command):
     plugin.finish()
 
 
-def test_a_scattered_working_set_is_put_together(machine, fake_s3, command):
-    """After many small sessions and a prune a fresh machine needs fewer requests."""
+def test_a_scattered_working_set_is_rewritten(machine, fake_s3, command):
+    """After many small sessions and a prune, a fresh machine needs fewer requests."""
     everything = {}
     for turn in range(18):
         puts = noise(1, 1000, f"turn {turn}")
@@ -128,7 +131,7 @@ def test_a_scattered_working_set_is_put_together(machine, fake_s3, command):
     expect_all(plugin, everything)
     plugin.finish()
     assert in_bundles(fake_s3) == 1
-    assert len(keys(fake_s3, "bundle")) == 19  # the old ones have their day
+    assert len(keys(fake_s3, "bundle")) == 19  # the old ones stay for a day
 
 
 @pytest.mark.parametrize(
@@ -139,8 +142,8 @@ def test_a_scattered_working_set_is_put_together(machine, fake_s3, command):
         (["--expiry=1h", "--read-only"], "--read-only forbids"),
     ],
 )
-def test_what_it_is_not_for(command, fake_s3, flags, said):
-    """One line, exit 2, and no request."""
+def test_flags_that_do_not_fit(command, fake_s3, flags, said):
+    """It prints one line, exits with 2 and sends no request."""
     status, out, err = command("prune", *flags)
     assert (status, out) == (2, "") and said in err and err.count("\n") == 1
     assert not fake_s3.requests
@@ -148,7 +151,7 @@ def test_what_it_is_not_for(command, fake_s3, flags, said):
 
 @pytest.mark.parametrize("word, flags", [("prune", ["--expiry=1h"]), ("stats", [])])
 def test_a_bucket_that_fails(machine, fake_s3, command, word, flags):
-    """One line, exit 1, and nothing is deleted."""
+    """It prints one line, exits with 1 and deletes nothing."""
     fill(machine("a"), PUTS)
     age(fake_s3, 31)
     before = dict(fake_s3.objects)
@@ -159,7 +162,7 @@ def test_a_bucket_that_fails(machine, fake_s3, command, word, flags):
 
 
 def test_without_a_bucket(processes):
-    """There is nothing that could be meant."""
+    """stats --remote needs a bucket."""
     done = subprocess.run(
         [PROGRAM, "stats", "--remote"], env=processes.environ(), capture_output=True, text=True
     )

@@ -1,5 +1,5 @@
-"""What the program does when the machine went down during a session: a marker of another boot is
-planted, and files are made to look as a power cut leaves them."""
+"""Behaviour after the machine went down during a session. The tests create a marker of another boot
+and damage files as a power cut would."""
 
 import os
 
@@ -30,8 +30,8 @@ def markers(cache_dir) -> list:
 
 @pytest.fixture
 def crashed(start, cache_dir):
-    """Ten entries of a session whose machine went down: 0 to 3 have zeros for a body, the records
-    of 2 and 3 are lost, that of 4 is torn."""
+    """Ten entries of a session whose machine went down: the bodies of 0 to 3 are all zeros, the
+    records of 2 and 3 are missing, that of 4 is truncated."""
     plugin = start().hello()
     for number in range(10):
         plugin.expect_stored(action_id(number), body_of(number))
@@ -46,8 +46,8 @@ def crashed(start, cache_dir):
     os.utime(marker, (1, 1))
 
 
-def test_what_a_crash_harmed_is_a_miss_and_is_put_again(start, crashed, cache_dir):
-    """Zeros are never served, not even as the answer to a put of the same body."""
+def test_damaged_entries_are_misses_and_can_be_put_again(start, crashed, cache_dir):
+    """A body of zeros is never served, not even in the answer to a put of the same body."""
     plugin = start().hello()
     for number in range(10):
         if number in (0, 2, 4):
@@ -58,8 +58,8 @@ def test_what_a_crash_harmed_is_a_miss_and_is_put_again(start, crashed, cache_di
     plugin.finish()
 
 
-def test_what_nobody_asked_for_is_checked_at_the_end(start, crashed, cache_dir):
-    """The session's end removes what is wrong, then the marker: the next trusts what is left."""
+def test_unrequested_entries_are_checked_at_the_end(start, crashed, cache_dir):
+    """The session's end removes damaged files, then the marker; the next session checks none."""
     plugin = start().hello()
     plugin.expect_hit(action_id(9), body_of(9))
     assert len(markers(cache_dir)) == 1
@@ -76,7 +76,7 @@ def test_what_nobody_asked_for_is_checked_at_the_end(start, crashed, cache_dir):
 
 
 def test_a_session_that_writes_is_marked_until_its_end(start, cache_dir):
-    """One that only reads is not."""
+    """A session that only reads has no marker."""
     plugin = start().hello()
     plugin.expect_stored(action_id(0), body_of(0))
     (name,) = markers(cache_dir)
@@ -89,8 +89,8 @@ def test_a_session_that_writes_is_marked_until_its_end(start, cache_dir):
     plugin.finish()
 
 
-def test_a_killed_session_leaves_its_marker_to_the_next(start, cache_dir):
-    """Its entries are served, as the machine stayed up; the next one that writes clears it away."""
+def test_the_marker_of_a_killed_session_is_removed_by_the_next(start, cache_dir):
+    """Its entries are served, as the machine stayed up; the next session that writes removes it."""
     plugin = start().hello()
     plugin.expect_stored(action_id(0), body_of(0))
     plugin.kill()

@@ -1,4 +1,4 @@
-"""verify and stats, the commands: what they print, their exit status, beside sessions that live."""
+"""The commands verify and stats: output, exit status, and use beside running sessions."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -54,9 +55,9 @@ def test_a_good_store_is_one_line_and_exit_0(run, filled):
         assert line.startswith("30 records, 30 bodies") and line.endswith("all right")
 
 
-def test_damage_is_reported_then_removed_then_never_served(run, filled, cache_dir, start):
-    """A flip, a cut, zeros and a swap: exit 1 and a line each, also when repaired; then exit 0, and
-    what is served is right or a miss."""
+def test_damage_is_reported_then_removed_and_not_served(run, filled, cache_dir, start):
+    """A changed byte, a truncation, zeros and an exchange are a line each and exit 1, also with
+    --repair; afterwards verify exits with 0, and a get returns the right body or a miss."""
     bodies = list(filled.values())
     paths = [body_path(cache_dir, body) for body in bodies[:5]]
     paths[0].write_bytes(b"B" + bodies[0][1:])
@@ -100,14 +101,14 @@ def test_json_is_one_object(run, filled, cache_dir):
 
 
 @pytest.mark.parametrize("command", ["verify", "stats"])
-def test_a_directory_that_is_not_there_is_one_line_and_exit_2(run, cache_dir, command):
+def test_a_missing_directory_is_one_line_and_exit_2(run, cache_dir, command):
     done = run(command)
     assert done.returncode == 2 and done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert str(cache_dir) in line and not cache_dir.exists()
 
 
-def test_a_name_that_is_no_text_is_printed_on_one_line(run, filled, cache_dir):
+def test_an_unprintable_name_is_printed_on_one_line(run, filled, cache_dir):
     with open(os.fsencode(cache_dir) + b"/action/a\n\xff", "w"):
         pass
     done = run("verify")
@@ -115,7 +116,7 @@ def test_a_name_that_is_no_text_is_printed_on_one_line(run, filled, cache_dir):
     assert json.loads(run("verify", "--json").stdout)["faults"] == 1
 
 
-def test_a_pipe_in_the_store_holds_nothing_up(run, filled, cache_dir):
+def test_a_pipe_in_the_store_does_not_block(run, filled, cache_dir):
     path = body_path(cache_dir, filled[action_id(3)])
     path.unlink()
     os.mkfifo(path)
@@ -144,8 +145,8 @@ def test_progress_is_for_terminals(filled, cache_dir, processes, tmp_path):
 
 
 def test_verify_beside_a_session_that_puts_and_a_prune(run, start, cache_dir):
-    """Entries come, are replaced and go while verify runs in a loop: it finds nothing wrong, and it
-    disturbs nobody with --repair."""
+    """Entries are put, replaced and removed while verify --repair runs in a loop: it finds no fault
+    and disturbs no session."""
     plugin = start().hello()
     end, wrong = time.monotonic() + 4, []
 
@@ -165,7 +166,7 @@ def test_verify_beside_a_session_that_puts_and_a_prune(run, start, cache_dir):
             body = f"{number}\n".encode() * (1 + number % 977)
             action = action_id(number % 40)
             plugin.expect_stored(action, body)
-            if number % 3 == 0:  # as prune does it: the action first, then its output
+            if number % 3 == 0:  # in the order of prune: the action, then its output
                 name = action_id((number - 7) % 40)
                 record = cache_dir / "action" / name[:2] / name
                 if record.exists():
@@ -180,20 +181,20 @@ def test_verify_beside_a_session_that_puts_and_a_prune(run, start, cache_dir):
 
 
 def test_verify_can_be_interrupted(processes, cache_dir, filled):
-    """Ctrl-C ends it, though a session in its place ignores it; the store stays whole."""
+    """Ctrl-C ends it, although sessions ignore SIGINT; the store stays valid."""
     path = body_path(cache_dir, filled[action_id(3)])
     path.unlink()
     with open(path, "wb") as file:
-        file.truncate(200 << 30)  # a hole that takes longer to read than anybody waits
+        file.truncate(200 << 30)  # a sparse file that takes very long to read
     process = subprocess.Popen(
         [PROGRAM, f"--cache-dir={cache_dir}", "verify"],
         env=processes.environ(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )
-    io = f"/proc/{process.pid}/io"
+    io = Path(f"/proc/{process.pid}/io")
     end = time.monotonic() + DEADLINE_S
-    while int(open(io).read().split()[1]) < 50 << 20 and time.monotonic() < end:
+    while int(io.read_text().split()[1]) < 50 << 20 and time.monotonic() < end:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     assert process.wait(DEADLINE_S) == -signal.SIGINT

@@ -1,4 +1,4 @@
-"""local.py: a body is checked as it passes, and goes elsewhere where the store is full."""
+"""store/cache.py: bodies are checked while written, and go elsewhere if the store is full."""
 
 import errno
 import io
@@ -29,7 +29,7 @@ def cache(tmp_path):
 
 @pytest.fixture
 def base(tmp_path, monkeypatch):
-    """A temporary directory of the test's own, where session directories are made."""
+    """A temporary directory of this test, in which session directories are created."""
     base = tmp_path / "tmpdir"
     base.mkdir()
     monkeypatch.setenv("TMPDIR", str(base))
@@ -37,11 +37,11 @@ def base(tmp_path, monkeypatch):
 
 
 def leftovers(*stores) -> list:
-    """What lies in the stores' tmp/."""
+    """The names of the files in the stores' tmp/."""
     return [name for tree in stores if tree for name in files(f"{tree.root}/tmp")]
 
 
-# -- bodies that are not what they should be -------------------------------------------------------
+# -- wrong bodies ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -64,14 +64,14 @@ def test_wrong_size_or_hash_is_not_stored(cache, output, size, text):
 
 
 def test_empty_body_under_another_name_is_not_stored(cache):
-    """No bytes where the output id says that there are some: refused."""
+    """An empty body under the output id of another body is refused."""
     with pytest.raises(BodyMismatch, match="SHA-256"), cache.writer(A, OUT, 0) as writer:
         writer.commit(TIME_NS)
     assert files(cache.store.root) == {}
 
 
 def test_bad_put_keeps_the_older_entry(cache):
-    """A refused put does not touch what the action had."""
+    """A refused put leaves the action's older entry unchanged."""
     path = put(cache, "a", BODY)
     with pytest.raises(BodyMismatch), cache.writer(A, OUT, 4) as writer:
         writer.write(b"evil")
@@ -81,7 +81,7 @@ def test_bad_put_keeps_the_older_entry(cache):
 
 
 def test_writer_left_without_commit(cache):
-    """A put that is broken off leaves nothing behind, and may be broken off twice."""
+    """A discarded put leaves nothing behind, and may be discarded twice."""
     with cache.writer(A, OUT, len(BODY)) as writer:
         writer.write(BODY)
         writer.discard()
@@ -90,7 +90,7 @@ def test_writer_left_without_commit(cache):
 
 @pytest.mark.parametrize("step", [1, 7, 4096, len(BODY)])
 def test_body_in_pieces(cache, step):
-    """Pieces of any size make the same entry."""
+    """Writes of any size produce the same entry."""
     body = BODY[:5000] if step < 100 else BODY
     with cache.writer(A, output_id(body), len(body)) as writer:
         for start in range(0, len(body), step):
@@ -102,7 +102,7 @@ def test_body_in_pieces(cache, step):
 
 
 def test_fill_in_any_order(cache):
-    """A download that writes its parts out of order is hashed when it is whole."""
+    """A download may write its parts out of order: it is hashed once it is complete."""
 
     def write_to(file):
         for start in (50_000, 0, 100_000):
@@ -127,7 +127,7 @@ def test_fill_with_a_wrong_body(cache, body):
 
 
 def test_fill_that_fails(cache):
-    """What the filling raises comes out, and nothing is left behind."""
+    """An exception of the caller's function is passed on, and no file is left behind."""
 
     def write_to(file):
         file.write(BODY[:100])
@@ -142,7 +142,7 @@ def test_fill_that_fails(cache):
 
 
 def test_adopt(cache):
-    """A body that is here under another action gets a record for this one, and is not copied."""
+    """A body stored for another action gets a record for this one; it is not copied."""
     path = put(cache, "a", BODY)
     inode = os.stat(path).st_ino
     assert cache.adopt(action_id("b"), OUT, TIME_NS + 1) == (len(BODY), path)
@@ -151,14 +151,14 @@ def test_adopt(cache):
     assert cache.lookup(A)[2] == TIME
 
 
-def test_adopt_what_is_not_here(cache):
-    """Where there is no such body there is nothing to adopt, and no record is written."""
+def test_adopt_a_missing_body(cache):
+    """A missing body is not adopted and no record is written."""
     assert cache.adopt(A, OUT, TIME_NS) is None
     assert cache.lookup(A) is None
 
 
 def test_adopt_the_empty_body(cache):
-    """The empty body is always here."""
+    """The empty body can always be adopted."""
     size, path = cache.adopt(A, EMPTY_OUTPUT, TIME_NS)
     assert (size, read(path)) == (0, b"")
     assert cache.lookup(A)[:2] == (EMPTY_OUTPUT, 0)
@@ -166,7 +166,7 @@ def test_adopt_the_empty_body(cache):
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"x" + b[1:], lambda b: b""])
 def test_adopt_a_damaged_body(cache, damage):
-    """A body that is not what its name says is removed, not adopted."""
+    """A body whose SHA-256 is not its name is removed, not adopted."""
     path = put(cache, "a", BODY)
     with open(path, "wb") as file:
         file.write(damage(BODY))
@@ -175,7 +175,7 @@ def test_adopt_a_damaged_body(cache, damage):
     assert not os.path.exists(path)
 
 
-# -- disks that take no more -----------------------------------------------------------------------
+# -- failing and full disks ------------------------------------------------------------------------
 
 
 os_open, os_mkdir, os_pwrite = os.open, os.mkdir, os.pwrite
@@ -198,7 +198,7 @@ class Disk:
             monkeypatch.setattr(os, name, self._wrap(getattr(os, name)))
 
     def _root(self, call, args):
-        """The root that a call writes to, or None."""
+        """Return the root that a call writes to, or None."""
         if call is os_pwrite:
             return self._descriptors.get(args[0])
         if (call is os_open and not args[1] & os.O_CREAT) or (
@@ -246,7 +246,7 @@ def calls_of_a_put(tmp_path, body) -> int:
 @pytest.mark.parametrize("count", [1, 1 << 30], ids=["once", "for ever"])
 @pytest.mark.parametrize("number", ERRORS, ids=lambda number: errno.errorcode[number])
 def test_store_that_fails_anywhere(tmp_path, base, number, count, body):
-    """Whichever call of a put fails, and however long, the entry lands whole somewhere."""
+    """If any call of a put fails, once or from then on, the complete entry is stored elsewhere."""
     total = calls_of_a_put(tmp_path, body)
     assert total >= 5
     for first in range(total):
@@ -264,7 +264,7 @@ def test_store_that_fails_anywhere(tmp_path, base, number, count, body):
 
 @pytest.mark.parametrize("number", ERRORS, ids=lambda number: errno.errorcode[number])
 def test_store_and_session_that_fail_anywhere(tmp_path, base, monkeypatch, number):
-    """Where no directory takes the entry, the put is an OSError and leaves nothing behind."""
+    """If neither store accepts the entry, the put raises OSError and leaves nothing behind."""
     session = str(tmp_path / "tmpdir" / "session")
 
     class OneSession:
@@ -289,7 +289,7 @@ def test_store_and_session_that_fail_anywhere(tmp_path, base, monkeypatch, numbe
 
 @pytest.mark.parametrize("number", ERRORS)
 def test_no_session_directory(cache, monkeypatch, number):
-    """Where no session directory can be made, the store's own error comes out."""
+    """If no session directory can be created, the put raises the error of the store."""
 
     def refuse():
         raise OSError(errno.EROFS, "read-only")
@@ -304,8 +304,8 @@ def test_no_session_directory(cache, monkeypatch, number):
 
 
 @pytest.mark.parametrize("number", FULL)
-def test_room_is_made_first(tmp_path, base, monkeypatch, number):
-    """On a full disk what is oldest and unused goes, and the put ends in the store itself."""
+def test_old_bodies_are_removed_first(tmp_path, base, monkeypatch, number):
+    """On a full disk the least recently used body is removed, and the put succeeds in the store."""
     for first in range(calls_of_a_put(tmp_path, BODY)):
         cache = LocalCache(Store(str(tmp_path / f"cache-{first}")))
         old = put(cache, "old", os.urandom(5000))
@@ -322,8 +322,8 @@ def test_room_is_made_first(tmp_path, base, monkeypatch, number):
         assert leftovers(cache.store) == []
 
 
-def test_room_is_made_again_while_there_is_some(cache, base, monkeypatch):
-    """As long as something could be removed the store is tried again, then the session's."""
+def test_old_bodies_are_removed_until_none_is_left(cache, base, monkeypatch):
+    """While bodies can be removed the store is tried again; then the session store is used."""
     freed = iter([4096, 4096, 0])
     searches = []
 
@@ -341,7 +341,7 @@ def test_room_is_made_again_while_there_is_some(cache, base, monkeypatch):
 
 
 def test_full_disk_is_not_searched_at_every_put(cache, base, monkeypatch):
-    """A search that freed nothing is not repeated for a while."""
+    """A search that freed nothing is not repeated for some time."""
     searches = []
     now = [1000.0]
     monkeypatch.setattr(full_disk, "free_space", lambda *args: searches.append(args) or 0)
@@ -357,8 +357,8 @@ def test_full_disk_is_not_searched_at_every_put(cache, base, monkeypatch):
     os.close(cache._session_dir._lock)
 
 
-def test_part_of_a_piece_stays_behind(cache, base, monkeypatch):
-    """What a failed write left behind the body does not come along to the session's store."""
+def test_a_partial_write_is_not_copied(cache, base, monkeypatch):
+    """Bytes of a failed write are not copied to the session store."""
     pwrite, taken = os.pwrite, []
 
     def fills_up(fd, data, offset):
@@ -375,8 +375,8 @@ def test_part_of_a_piece_stays_behind(cache, base, monkeypatch):
     os.close(cache._session_dir._lock)
 
 
-def test_other_errors_make_no_room(cache, base, monkeypatch):
-    """Only a full disk costs old entries; a broken one does not."""
+def test_other_errors_remove_no_bodies(cache, base, monkeypatch):
+    """Old entries are removed for a full disk only, not for a failing one."""
     monkeypatch.setattr(full_disk, "free_space", lambda *_: pytest.fail("searched"))
     with pytest.MonkeyPatch.context() as patch:
         Disk(patch, errno.EIO, {cache.store.root: calls(4, 1)})
@@ -385,7 +385,7 @@ def test_other_errors_make_no_room(cache, base, monkeypatch):
 
 
 def test_session_serves_both_stores(cache, base):
-    """What went to the session's directory and what lies in the store are both found."""
+    """Entries of the session store and of the store are both found."""
     stored = put(cache, "b", b"stored before")
     with pytest.MonkeyPatch.context() as patch:
         Disk(patch, errno.EROFS, {cache.store.root: calls(0)})
@@ -396,7 +396,7 @@ def test_session_serves_both_stores(cache, base):
 
 
 def test_store_that_is_not_writable(tmp_path, base):
-    """Told that the store cannot be written to, it serves hits, and puts go to the session's."""
+    """A store that is not writable serves hits; puts go to the session store."""
     stored = put(LocalCache(Store(str(tmp_path / "cache"))), "b", b"stored before")
     cache = LocalCache(Store(str(tmp_path / "cache")), writable=False)
     before = files(tmp_path / "cache")
@@ -409,7 +409,7 @@ def test_store_that_is_not_writable(tmp_path, base):
 
 
 def test_cache_without_spill(tmp_path, base):
-    """A worker's cache makes no session directory: its bodies can be fetched again."""
+    """The cache of a worker creates no session directory: its bodies can be fetched again."""
     cache = LocalCache(Store(str(tmp_path / "cache")), spill=False)
     with pytest.MonkeyPatch.context() as patch:
         Disk(patch, errno.ENOSPC, {cache.store.root: calls(4)})
@@ -427,15 +427,15 @@ def contents(draft) -> bytes:
     return os.pread(draft.temp.fd, 1 << 20, 0)
 
 
-def test_draft_that_nobody_writes_to(cache):
-    """There is no file before the first write, and nothing to discard."""
+def test_draft_without_a_write(cache):
+    """Before the first write there is no file, and nothing to discard."""
     with Draft(cache) as draft:
         assert draft.temp is None and draft.store is cache.store
     assert files(cache.store.root) == {}
 
 
 def test_draft(cache):
-    """It lies under tmp/ as it comes, and goes where it is not given a name."""
+    """A draft is written under tmp/ and removed unless it is renamed."""
     with Draft(cache) as draft:
         draft.write(BODY[:1000])
         draft.write(BODY[1000:])
@@ -447,7 +447,7 @@ def test_draft(cache):
 
 
 def test_draft_after_it_was_discarded(cache):
-    """It begins anew, in another file."""
+    """It starts again in another file."""
     draft = Draft(cache)
     draft.write(b"old")
     first = draft.temp.path
@@ -458,7 +458,7 @@ def test_draft_after_it_was_discarded(cache):
 
 
 def test_draft_with_a_name(cache):
-    """It stays under that name."""
+    """A renamed draft stays."""
     with Draft(cache) as draft:
         draft.write(BODY)
         draft.temp.rename(f"{cache.store.root}/module/ab/abcd")
@@ -469,7 +469,7 @@ def test_draft_with_a_name(cache):
 @pytest.mark.parametrize("count", [1, 1 << 30], ids=["once", "for ever"])
 @pytest.mark.parametrize("number", ERRORS, ids=lambda number: errno.errorcode[number])
 def test_draft_whose_store_fails_anywhere(tmp_path, base, number, count):
-    """Whichever call fails, all that was written is in the next store, and nothing in the first."""
+    """If any call fails, all data is in the next store and none is left in the first."""
 
     def fill(cache, draft):
         for start in range(0, len(BODY), 30_000):
@@ -495,8 +495,8 @@ def test_draft_whose_store_fails_anywhere(tmp_path, base, number, count):
         os.close(cache._session_dir._lock)
 
 
-def test_draft_that_is_full_before_it_has_a_file(cache, base):
-    """Then there is nothing to take along."""
+def test_draft_on_a_disk_full_from_the_start(cache, base):
+    """Without a file yet there is nothing to copy."""
     with pytest.MonkeyPatch.context() as patch:
         Disk(patch, errno.EROFS, {cache.store.root: calls(0)})
         with Draft(cache) as draft:
@@ -505,8 +505,8 @@ def test_draft_that_is_full_before_it_has_a_file(cache, base):
     os.close(cache._session_dir._lock)
 
 
-def test_draft_takes_along_no_more_than_was_written(cache, base, monkeypatch):
-    """What stands behind that is a part of a write that failed, or somebody else's."""
+def test_draft_copies_only_what_was_written(cache, base, monkeypatch):
+    """Bytes after the written size belong to a failed write and are not copied."""
     with Draft(cache) as draft:
         draft.write(b"written")
         os.pwrite(draft.temp.fd, b" and more", 7)
@@ -524,8 +524,8 @@ def test_draft_takes_along_no_more_than_was_written(cache, base, monkeypatch):
 
 
 @pytest.mark.parametrize("number", ERRORS)
-def test_draft_with_nowhere_to_go(tmp_path, number):
-    """The store's own error comes out, and nothing is left, where there is no other store."""
+def test_draft_without_another_store(tmp_path, number):
+    """Without another store the draft raises the error of the store and leaves no file."""
     cache = LocalCache(Store(str(tmp_path / "cache")), spill=False)
     with Draft(cache) as draft:
         draft.write(b"written")
@@ -538,7 +538,7 @@ def test_draft_with_nowhere_to_go(tmp_path, number):
 
 
 def test_draft_of_a_store_that_is_not_writable(tmp_path, base):
-    """It begins in the session's."""
+    """It starts in the session store."""
     cache = LocalCache(Store(str(tmp_path / "cache")), writable=False)
     with Draft(cache) as draft:
         draft.write(b"x")

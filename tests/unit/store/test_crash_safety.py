@@ -1,4 +1,4 @@
-"""shutdown.py: the marker of an open session; what is not trusted after the machine went down."""
+"""store/crash_safety.py: markers of open sessions; checks after an unclean shutdown."""
 
 import fcntl
 import multiprocessing
@@ -47,7 +47,7 @@ def markers(root) -> list:
 
 
 def leave_marker(root, boot=OTHER_BOOT, start=1.0, name="4242-abcd") -> str:
-    """A marker whose process is gone, of a session that began at ``start``."""
+    """Create a marker of a dead process whose session began at ``start``."""
     os.makedirs(f"{root}/open", exist_ok=True)
     path = f"{root}/open/{boot}-{name}"
     open(path, "w").close()
@@ -56,7 +56,7 @@ def leave_marker(root, boot=OTHER_BOOT, start=1.0, name="4242-abcd") -> str:
 
 
 def damage(path, size) -> None:
-    """What a power cut leaves: the file's size, and zeros."""
+    """Fill a file with zeros, as a power cut may leave it."""
     with open(path, "r+b") as file:
         file.write(bytes(size))
 
@@ -65,7 +65,7 @@ def damage(path, size) -> None:
 
 
 def test_a_marker_lasts_as_long_as_its_session(root):
-    """It is named after the boot and the process, it is young, and close removes it."""
+    """Its name has the boot id and process id, its mtime is now, and close removes it."""
     before = time.time() - 1
     marker = OpenMarker(root)
     (name,) = markers(root)
@@ -77,14 +77,14 @@ def test_a_marker_lasts_as_long_as_its_session(root):
 
 
 def test_the_marker_is_synced(root, monkeypatch):
-    """The file, then the directories that hold it, with nobody waiting; at the end all is synced
-    before the marker goes."""
+    """The file is synced first, then its directories, in a thread; at the end everything is synced
+    before the marker is removed."""
     monkeypatch.setattr(crash_safety, "start_new_thread", lambda call, arguments: call(*arguments))
     calls = []
 
     def fsync(fd):
         path = os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), root)
-        if not path.startswith(".."):  # of a test before this one
+        if not path.startswith(".."):  # of an earlier test
             calls.append((path.split("/")[0], len(markers(root))))
 
     monkeypatch.setattr(os, "fsync", fsync)
@@ -98,7 +98,7 @@ def test_the_marker_is_synced(root, monkeypatch):
 
 
 def test_markers_of_this_boot_are_no_suspicion(root):
-    """Neither live sessions nor killed ones: what they wrote is in the page cache."""
+    """Neither live nor killed sessions of this boot: their data is in the page cache."""
     assert suspect_since(root) is None
     marker = OpenMarker(root)
     leave_marker(root, crash_safety.boot_id())
@@ -106,8 +106,8 @@ def test_markers_of_this_boot_are_no_suspicion(root):
     marker.close()
 
 
-def test_the_dead_of_this_boot_do_not_pile_up(root):
-    """A new marker takes their place, and their start: nothing was synced for them."""
+def test_markers_of_dead_processes_of_this_boot_are_replaced(root):
+    """A new marker replaces them and takes over their start: their data was never synced."""
     leave_marker(root, crash_safety.boot_id(), 500.0, "1-a")
     leave_marker(root, crash_safety.boot_id(), 300.0, "2-b")
     stale = leave_marker(root)
@@ -117,7 +117,7 @@ def test_the_dead_of_this_boot_do_not_pile_up(root):
     (path,) = (f"{root}/open/{name}" for name in markers(root) if OTHER_BOOT not in name)
     assert os.stat(path).st_mtime == 300.0
     second = OpenMarker(root)
-    assert len(markers(root)) == 3  # the first one lives
+    assert len(markers(root)) == 3  # the first process lives
     live.close()
     second.close()
     assert markers(root) == [os.path.basename(stale)]
@@ -130,8 +130,8 @@ def be_killed(root, pipe):
     marker.close()
 
 
-def test_a_killed_process_lets_go_of_its_marker(root):
-    """SIGKILL leaves the marker, held by nobody: the next session clears it away."""
+def test_a_killed_process_unlocks_its_marker(root):
+    """SIGKILL leaves the marker unlocked; the next session removes it."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
     process = context.Process(target=be_killed, args=(root, theirs), daemon=True)
@@ -155,7 +155,7 @@ def test_suspicion_starts_with_the_earliest_stale_marker(root):
 
 
 def test_a_live_session_of_another_machine_is_no_suspicion(root):
-    """Its marker has another boot's id and is locked, on a file system that both machines share."""
+    """Its marker has another boot id and is locked, on a file system that both machines share."""
     with open(leave_marker(root)) as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert suspect_since(root) is None
@@ -174,7 +174,7 @@ def test_without_a_boot_id_nothing_is_marked(root, monkeypatch):
 
 @pytest.mark.parametrize("name", ["fsync", "utime"])
 def test_a_marker_that_cannot_be_made_is_no_error(root, monkeypatch, name):
-    """A full or read-only disk: the session goes on, and nothing of the attempt stays."""
+    """On a full or read-only disk the session works without a marker and leaves no file."""
 
     def fail(*_, **__):
         raise OSError(28, "no space left")
@@ -184,8 +184,8 @@ def test_a_marker_that_cannot_be_made_is_no_error(root, monkeypatch, name):
     assert files(root) == {}
 
 
-def test_a_directory_that_is_none(tmp_path):
-    """A root that is a file, or not there, raises nothing."""
+def test_a_file_or_nothing_in_place_of_the_root(tmp_path):
+    """Neither raises an exception."""
     (tmp_path / "file").write_text("x")
     OpenMarker(str(tmp_path / "file")).close()
     assert suspect_since(str(tmp_path / "file")) is None
@@ -193,7 +193,7 @@ def test_a_directory_that_is_none(tmp_path):
 
 
 def test_asking_imports_nothing():
-    """suspect_since is on the way to the first hit: without markers it loads os and the store."""
+    """suspect_since runs before the first hit: without markers it imports only os and the store."""
     code = (
         "import sys; before = set(sys.modules); import cacheplugin.store.crash_safety as s;"
         "s.suspect_since('/nonexistent'); print(*sorted(set(sys.modules) - before))"
@@ -218,11 +218,11 @@ def test_asking_imports_nothing():
     }
 
 
-# -- what is not trusted ---------------------------------------------------------------------------
+# -- suspect entries -------------------------------------------------------------------------------
 
 
-def test_zeros_that_a_shutdown_left_are_not_served(cache):
-    """A body of the right size with nothing in it is a hit for the store alone, here a miss."""
+def test_a_body_of_zeros_is_not_served(cache):
+    """A body of zeros with the right size is a hit for a plain store and a miss when checked."""
     path = put(cache, "a", BODY)
     damage(path, len(BODY))
     assert cache.lookup(A)
@@ -234,7 +234,7 @@ def test_zeros_that_a_shutdown_left_are_not_served(cache):
 
 
 def test_good_entries_are_served_and_read_once(cache, monkeypatch):
-    """An entry is read the first time it is asked for; so is a body that two actions name."""
+    """An entry is read at its first get only; so is a body shared by two actions."""
     put(cache, "a", BODY)
     put(cache, "b", BODY)
     put(cache, "empty", b"")
@@ -248,8 +248,8 @@ def test_good_entries_are_served_and_read_once(cache, monkeypatch):
     assert reads == [plain["a"][3]]
 
 
-def test_what_is_earlier_is_served_unread(cache, monkeypatch):
-    """What has not changed since before the session began was safe on disk."""
+def test_earlier_entries_are_served_unread(cache, monkeypatch):
+    """Files that have not changed since the session began were safe on disk."""
     path = put(cache, "a", BODY)
     monkeypatch.setattr(contents, "digest", lambda path: pytest.fail("it was read"))
     checked = CheckedStore(cache.store.root, os.stat(cache.store.action_path(A)).st_ctime + 1)
@@ -258,7 +258,7 @@ def test_what_is_earlier_is_served_unread(cache, monkeypatch):
 
 @pytest.mark.parametrize("part", ["body", "record"])
 def test_one_later_file_makes_an_entry_suspect(cache, monkeypatch, part):
-    """The body or the record alone."""
+    """A later body or a later record is enough."""
     path = put(cache, "a", BODY)
     damage(path, len(BODY))
     checked = CheckedStore(cache.store.root, 0)
@@ -268,7 +268,7 @@ def test_one_later_file_makes_an_entry_suspect(cache, monkeypatch, part):
 
 
 def test_a_put_replaces_a_suspect_body(cache):
-    """A put finds zeros under its body's name, no record to tell: its own body takes the place."""
+    """A put replaces a body of zeros, even without a record that shows the damage."""
     damage(put(cache, "a", BODY), len(BODY))
     os.unlink(cache.store.action_path(A))
     leave_marker(cache.store.root)
@@ -276,7 +276,7 @@ def test_a_put_replaces_a_suspect_body(cache):
     path = put(cache, "b", BODY)
     assert read(path) == BODY
     inode = os.stat(path).st_ino
-    put(cache, "c", BODY)  # now it is known to be right
+    put(cache, "c", BODY)  # now the body is known to be good
     assert os.stat(path).st_ino == inode
     assert read(cache.lookup(action_id("c"))[3]) == BODY
     assert os.listdir(f"{cache.store.root}/tmp") == []
@@ -288,7 +288,7 @@ def test_the_empty_body_needs_no_reading(cache):
 
 
 def test_an_entry_put_and_lost_meanwhile_is_a_miss(cache, monkeypatch):
-    """A body that is pruned while it is about to be checked raises nothing."""
+    """A body pruned right before its check raises no exception."""
     path = put(cache, "a", BODY)
     checked = CheckedStore(cache.store.root, 0)
     digest = contents.digest
@@ -301,11 +301,11 @@ def test_an_entry_put_and_lost_meanwhile_is_a_miss(cache, monkeypatch):
     assert checked.lookup(A) is None and not os.path.exists(path)
 
 
-# -- settling --------------------------------------------------------------------------------------
+# -- settle ----------------------------------------------------------------------------------------
 
 
-def test_settle_mends_and_ends_suspicion(cache):
-    """What is suspect is checked, what is wrong goes, then the stale markers; a live one stays."""
+def test_settle_repairs_and_removes_markers(cache):
+    """Suspect files are checked, damaged ones removed, then stale markers; a live marker stays."""
     root = cache.store.root
     damage(put(cache, "a", BODY), len(BODY))
     put(cache, "b", b"good")
@@ -324,7 +324,7 @@ def test_settle_mends_and_ends_suspicion(cache):
 
 
 def test_settle_syncs_before_the_markers_go(cache, monkeypatch):
-    """What was removed is removed for good before nothing is suspect any more."""
+    """The removals are on disk before the markers are removed."""
     root = cache.store.root
     path = put(cache, "a", BODY)
     damage(path, len(BODY))
@@ -336,7 +336,7 @@ def test_settle_syncs_before_the_markers_go(cache, monkeypatch):
 
 
 def test_an_interrupted_settle_keeps_the_markers(cache, monkeypatch):
-    """Whatever ends it, the next session is suspicious still."""
+    """After an error the files are still suspect in the next session."""
     leave_marker(cache.store.root)
 
     def fail(*_, **__):
@@ -348,8 +348,8 @@ def test_an_interrupted_settle_keeps_the_markers(cache, monkeypatch):
     assert suspect_since(cache.store.root) == 1.0
 
 
-def test_one_settles_at_a_time(cache):
-    """A second process leaves it to the first."""
+def test_settle_runs_in_one_process_at_a_time(cache):
+    """A second process leaves the check to the first."""
     root = cache.store.root
     leave_marker(root)
     fd = os.open(f"{root}/open", os.O_RDONLY)
@@ -359,8 +359,8 @@ def test_one_settles_at_a_time(cache):
     assert settle(root).faults == 0
 
 
-def test_settle_reads_only_what_is_later(cache):
-    """What was on disk before the session began is not read again."""
+def test_settle_reads_only_later_files(cache):
+    """Files on disk from before the session are not read."""
     put(cache, "a", BODY)
     leave_marker(cache.store.root, start=time.time() + 100)
     assert settle(cache.store.root).bodies == 0

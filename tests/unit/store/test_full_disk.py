@@ -1,4 +1,4 @@
-"""space.py: what goes when a disk is full, and the directory of one session."""
+"""store/full_disk.py: which files are removed on a full disk, and session directories."""
 
 import errno
 import fcntl
@@ -24,7 +24,7 @@ def cache(tmp_path):
 
 @pytest.fixture
 def base(tmp_path, monkeypatch):
-    """A temporary directory of the test's own, where session directories are made."""
+    """A temporary directory of this test, in which session directories are created."""
     base = tmp_path / "tmpdir"
     base.mkdir()
     monkeypatch.setenv("TMPDIR", str(base))
@@ -32,7 +32,7 @@ def base(tmp_path, monkeypatch):
 
 
 def store_aged(cache, name, hours) -> str:
-    """An entry with a body of its own that was used ``hours`` ago."""
+    """Store an entry with a body of its own, last used ``hours`` ago; return the body's path."""
     path = put(cache, name, os.urandom(BODY_BYTES))
     used = time.time() - hours * 3600
     os.utime(path, (used, used))
@@ -43,8 +43,8 @@ def left(cache, paths) -> list:
     return [name for name, path in paths.items() if os.path.exists(path)]
 
 
-def test_least_recently_used_goes_first(cache):
-    """Bodies go in the order of their last use, and no more of them than are needed."""
+def test_least_recently_used_is_removed_first(cache):
+    """Bodies are removed in the order of their last use, and no more than needed."""
     paths = {hours: store_aged(cache, f"{hours}", hours) for hours in (5, 2, 9, 3)}
     freed = free_space(cache.store.root, 1, MIN_AGE)
     assert left(cache, paths) == [5, 2, 3]
@@ -56,8 +56,8 @@ def test_least_recently_used_goes_first(cache):
     assert cache.lookup(action_id("2"))[3] == paths[2]
 
 
-def test_what_was_used_lately_stays(cache):
-    """Nothing younger than the minimum age goes, however much is wanted."""
+def test_recently_used_bodies_stay(cache):
+    """No file younger than the minimum age is removed, however many bytes are wanted."""
     paths = {hours: store_aged(cache, f"{hours}", hours) for hours in (0, 0.9, 1.1, 30)}
     freed = free_space(cache.store.root, 1 << 40, MIN_AGE)
     assert left(cache, paths) == [0, 0.9]
@@ -73,8 +73,8 @@ def test_linked_bodies_stay(cache, tmp_path):
     assert os.path.exists(path)
 
 
-def test_old_temporary_files_go(cache):
-    """What a dead process left in tmp/ goes; what is being written stays."""
+def test_old_temporary_files_are_removed(cache):
+    """Files that a dead process left in tmp/ are removed; files being written stay."""
     with cache.store.temporary() as dead, cache.store.temporary() as alive:
         for temp in (dead, alive):
             temp.write(bytes(BODY_BYTES))
@@ -84,8 +84,8 @@ def test_old_temporary_files_go(cache):
         assert os.path.exists(alive.path)
 
 
-def test_body_used_while_room_is_made(cache, monkeypatch):
-    """A body that is used between the search and its turn stays."""
+def test_body_used_meanwhile_stays(cache, monkeypatch):
+    """A body used between the scan and its removal stays."""
     paths = {hours: store_aged(cache, f"{hours}", hours) for hours in (5, 9)}
     unlink = os.unlink
 
@@ -99,7 +99,7 @@ def test_body_used_while_room_is_made(cache, monkeypatch):
 
 
 def test_bodies_that_cannot_be_removed(cache, monkeypatch):
-    """What may not be removed is passed over and not counted."""
+    """A body that cannot be removed is skipped and not counted."""
     paths = {hours: store_aged(cache, f"{hours}", hours) for hours in (5, 9)}
     unlink = os.unlink
 
@@ -114,7 +114,7 @@ def test_bodies_that_cannot_be_removed(cache, monkeypatch):
 
 
 def test_no_store(tmp_path):
-    """Where there is no store there is nothing to free."""
+    """Without a store nothing is freed."""
     assert free_space(str(tmp_path / "none"), 1, MIN_AGE) == 0
 
 
@@ -122,14 +122,14 @@ def test_no_store(tmp_path):
 
 
 def end_session(session, age_s: float) -> None:
-    """As if its process had ended ``age_s`` seconds ago."""
+    """Make a session look as if its process had ended ``age_s`` seconds ago."""
     os.close(session._lock)
     used = time.time() - age_s
     os.utime(session.path, (used, used))
 
 
 def test_session_directory(base):
-    """It lies in the temporary directory, others may read it, and its lock is held."""
+    """It is in the temporary directory, readable by others, and locked."""
     session = SessionDir()
     try:
         assert os.path.dirname(session.path) == str(base)
@@ -144,8 +144,8 @@ def test_session_directory(base):
         os.close(session._lock)
 
 
-def test_abandoned_session_directories_go(base):
-    """A session whose process ended long ago is removed when the next one begins."""
+def test_abandoned_session_directories_are_removed(base):
+    """The directory of a process that ended long ago is removed when the next session starts."""
     old = SessionDir()
     put(LocalCache(Store(old.path)), "a", b"body")
     end_session(old, MIN_AGE_S + 60)
@@ -155,7 +155,7 @@ def test_abandoned_session_directories_go(base):
 
 
 def test_recent_session_directories_stay(base):
-    """A session that ended lately is kept: tools open a build's files after it."""
+    """The directory of a recent session stays: tools open the files of a build after its end."""
     recent = SessionDir()
     path = put(LocalCache(Store(recent.path)), "a", b"body")
     end_session(recent, MIN_AGE_S - 60)
@@ -164,7 +164,7 @@ def test_recent_session_directories_stay(base):
 
 
 def test_live_session_directories_stay(base):
-    """However old, the directory of a process that lives is kept."""
+    """The directory of a live process stays, however old it is."""
     live = SessionDir()
     path = put(LocalCache(Store(live.path)), "a", b"body")
     os.utime(live.path, (1, 1))
@@ -173,7 +173,7 @@ def test_live_session_directories_stay(base):
     os.close(live._lock)
 
 
-def test_what_is_no_session_directory_stays(base):
+def test_foreign_directories_stay(base):
     """Other names, files, links and other users' directories are left alone."""
     prefix = f"go-cache-plugin-{os.getuid()}-"
     target = base / "precious"

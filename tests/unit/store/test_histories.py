@@ -1,8 +1,8 @@
-"""Random histories of the local store and the spool, with crashes and errors at every system call.
+"""Random histories of the local store and the spool, with crashes and errors at any system call.
 
-The model knows little: what was ever put for an action, which actions must be hits, and which puts
-are to be uploaded. A get gives bytes that were put for its action, or a miss; what nothing has
-touched since its put is no miss; what was answered is in the spool or in the bucket.
+The model knows all bodies ever put for an action, which actions must be hits, and which puts have
+to be uploaded. It expects: a get returns a body that was put for its action, or a miss; an entry
+that nothing has touched since its put is a hit; every answered put is in the spool or the bucket.
 """
 
 import errno
@@ -29,7 +29,7 @@ ACTIONS = [action_id(str(n)) for n in range(5)]
 
 
 class Body(bytes):
-    """Short where a history is printed."""
+    """A body with a short text, for printed histories."""
 
     def __repr__(self) -> str:
         return f"<{len(self)} bytes>"
@@ -37,8 +37,8 @@ class Body(bytes):
 
 actions = st.sampled_from(ACTIONS)
 bodies = st.sampled_from([Body(), Body(b"x"), Body(b"y" * 3000), Body(bytes(range(256)) * 300)])
-# What happens at which system call: the process dies before it (a write: in it) or after it, the
-# call fails, a write takes less than it was given.
+# The fault and the number of the system call: the process dies before the call (within a write) or
+# after it, the call fails, or a write is short.
 faults = st.none() | st.tuples(
     st.sampled_from(["die", "die after", "short", errno.ENOSPC, errno.EIO]), st.integers(1, 30)
 )
@@ -60,17 +60,17 @@ _CALLS = (
     "ftruncate",
     "listdir",
 )
-_ALIASES = {"_open": "open", "_read": "read", "_stat": "stat", "_close": "close"}  # of store.py
+_ALIASES = {"_open": "open", "_read": "read", "_stat": "stat", "_close": "close"}  # of tree.py
 
 
 class Death(BaseException):
-    """Not even a ``finally`` gets anything done after it."""
+    """The process is dead: after it even ``finally`` blocks have no effect on the system."""
 
 
 class Kernel:
-    """Stands between the modules and the system. As a context manager it counts calls.
+    """Intercepts the system calls of the modules. As a context manager it counts them.
 
-    Only those of its own thread: servers of other tests may live in this process.
+    Only calls of its own thread count: servers of other tests may live in this process.
     """
 
     def __init__(self) -> None:
@@ -134,7 +134,7 @@ class Kernel:
         self._real["close"](fd)
 
     def end_process(self) -> None:
-        """Close what the process had open; its locks go with that."""
+        """Close the descriptors of the process, which releases its locks."""
         for fd in self._open:
             self._real["close"](fd)
         self._open.clear()
@@ -156,11 +156,11 @@ class Histories(RuleBasedStateMachine):
         self.root = f"{self.base}/cache"
         os.mkdir(self.root)
         self.kernel = Kernel()
-        self.put_for = {action: set() for action in ACTIONS}  # every body, answered or not
-        self.sure = {}  # action: the body that a get must give
-        self.to_upload = set()  # (action, output, time) that was answered as to be uploaded
+        self.put_for = {action: set() for action in ACTIONS}  # every body put, answered or not
+        self.sure = {}  # action: the body that a get must return
+        self.to_upload = set()  # (action, output, time) of answered puts to be uploaded
         self.bucket = set()
-        self.unpinned = set()  # outputs whose body in the spool may be wrong or gone
+        self.unpinned = set()  # outputs whose body in the spool may be damaged or missing
         self.cache = None
         self.clock_ns = 1_700_000_000_000_000_000
         self.start_process()
@@ -178,12 +178,12 @@ class Histories(RuleBasedStateMachine):
     def start_process(self) -> None:
         self.kernel.end_process()
         if self.cache is not None and self.cache.session_store is not None:
-            self.sure.clear()  # of what spilled to the session's store, older puts are back
+            self.sure.clear()  # entries of the session store are gone, and older puts are back
         self.cache = LocalCache(Store(self.root))
         self.session = None
 
     def run(self, fault, step):
-        """What ``step()`` returns; None after an error, or a death, which a new process follows."""
+        """Return ``step()``; None after an error, or after a death, which starts a new process."""
         self.kernel.fault = fault
         try:
             with self.kernel:
@@ -194,7 +194,7 @@ class Histories(RuleBasedStateMachine):
             assert self.kernel.struck, "an error without a cause"
         finally:
             if self.kernel.struck:
-                self.doubt_what_is_old()  # a full disk makes room
+                self.doubt_what_is_old()  # a full disk removes old bodies
             if self.kernel.dead:
                 self.start_process()
 
@@ -202,7 +202,7 @@ class Histories(RuleBasedStateMachine):
         self.sure = {a: body for a, body in self.sure.items() if not is_doubtful(a, body)}
 
     def clocks(self, action, body):
-        """The clocks of use of an entry's record and body; 0 for one that is gone."""
+        """Return the mtimes of an entry's record and body; 0 for a missing file."""
         disk = Store(self.root)
         yield _clock(disk.action_path(action))
         if body:
@@ -216,7 +216,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(action=actions, body=bodies, fault=faults)
     def put(self, action, body, fault):
-        """As session.py and front.py do it: store, spool, answer."""
+        """Put as the front does: store, spool, answer."""
         self.clock_ns += 1
         output, time_ns = output_id(body), self.clock_ns
         self.put_for[action].add(body)
@@ -251,7 +251,7 @@ class Histories(RuleBasedStateMachine):
         def step():
             found = self.cache.lookup(action)
             if found is not None:
-                is_spilled = not found[3].startswith(self.root)  # and so was used lately
+                is_spilled = not found[3].startswith(self.root)  # so it was used recently
                 if not is_spilled and not self.cache.store.hold(found[0]):
                     return "miss"
                 self.cache.store.touch(action)
@@ -270,16 +270,16 @@ class Histories(RuleBasedStateMachine):
 
     @rule(action=actions, body=bodies, fault=faults)
     def adopt(self, action, body, fault):
-        """A fetch of an action whose body is here already."""
+        """Fetch an action whose body is already stored."""
         self.clock_ns += 1
         self.sure.pop(action, None)
-        self.put_for[action].add(body)  # in the bucket, by somebody else
+        self.put_for[action].add(body)  # another session has put it into the bucket
         found = self.run(fault, lambda: self.cache.adopt(action, output_id(body), self.clock_ns))
         if found is not None:
             assert found[0] == len(body) and read(found[1]) == body
             self.sure[action] = body
 
-    # -- what becomes of files ---------------------------------------------------------------------
+    # -- damage and age of files -------------------------------------------------------------------
 
     @rule(action=actions, at=st.integers(0, 10**6))
     def flip_a_bit_of_a_record(self, action, at):
@@ -293,7 +293,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(action=actions, body=bodies)
     def swap_a_record(self, action, body):
-        """One action's record under another's name."""
+        """Copy the record of one action to the name of another."""
         disk = self.cache.store
         others = [disk.action_path(a) for a in ACTIONS if os.path.exists(disk.action_path(a))]
         if others and os.path.exists(disk.action_path(action)):
@@ -306,7 +306,7 @@ class Histories(RuleBasedStateMachine):
         path = self.cache.store.output_path(output_id(body))
         if body and os.path.exists(path):
             os.truncate(path, size % len(body))
-            self.unpinned.add(output_id(body))  # it is the same file
+            self.unpinned.add(output_id(body))  # the spool's link is the same file
             self.doubt(lambda _, other: other == body)
 
     @rule(body=bodies)
@@ -325,7 +325,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(action=actions, body=bodies, hours=st.integers(0, 100))
     def let_time_pass(self, action, body, hours):
-        """The clock is faked by the files': what has one was used so long ago."""
+        """Let time pass by setting all mtimes back."""
         then = time.time() - hours * HOUR
         disk = self.cache.store
         for path in (disk.action_path(action), disk.output_path(output_id(body))):
@@ -363,13 +363,13 @@ class Histories(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 4), fault=faults)
     def upload_ours(self, count, fault):
-        """What the pool does while the session lives."""
+        """Upload as the pool does while the session lives."""
         if self.session is not None:
             self.run(fault, lambda: self.upload(self.session, count))
 
     @rule(count=st.integers(1, 10), fault=faults)
     def flush(self, count, fault):
-        """What an uploader does with what dead sessions left, until it is stopped."""
+        """Upload as an uploader does the entries of dead sessions, until it is stopped."""
         self.run(fault, lambda: self.claim_and_upload(count))
 
     def claim_and_upload(self, count) -> None:
@@ -385,18 +385,22 @@ class Histories(RuleBasedStateMachine):
             if self.is_right(entry):
                 self.bucket.add((entry.action, entry.output, entry.time_ns))
             elif self.kernel.struck:
-                continue  # an error is no proof that the body is gone
+                continue  # an error does not prove that the body is gone
             session.done(number)
 
     def is_right(self, entry) -> bool:
-        """Whether an entry's body can be uploaded; where it cannot, that has a cause."""
+        """Return whether an entry's body can be uploaded; check that there is a cause if not."""
         if entry.output == EMPTY_OUTPUT:
             return True
         try:
             right = output_id(read(entry.path)) == entry.output
         except FileNotFoundError:
             right = False
-        uploaded = (entry.action, entry.output, entry.time_ns) in self.bucket  # and not noted
+        uploaded = (
+            entry.action,
+            entry.output,
+            entry.time_ns,
+        ) in self.bucket  # but the journal does not say so
         assert right or uploaded or entry.output in self.unpinned or self.kernel.struck
         return right
 
@@ -426,7 +430,7 @@ class Histories(RuleBasedStateMachine):
         assert all(output in self.unpinned for _, output, _ in lost)
 
     def expect_all_uploaded(self) -> None:
-        """At the end of every history: flush gets everything there, and leaves nothing."""
+        """At the end of every history flush uploads all entries and leaves none."""
         self.start_process()
         self.kernel.fault, self.kernel.struck = None, False
         for _, directory in spool.session_directories(self.root):

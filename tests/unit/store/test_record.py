@@ -1,4 +1,4 @@
-"""record.py: what is written is read back, and nothing else is."""
+"""store/record.py: a record is read back as written; anything else is not valid."""
 
 from datetime import datetime, timedelta
 
@@ -22,30 +22,30 @@ FIELDS = (OUTPUT, 12345, "2023-11-14T22:13:20.123456789Z", "fedcba9876543210")
 @given(IDS, IDS, SIZES, TIMES, DIGESTS)
 @example("ff" * 64, "ff" * 64, 2**63 - 1, MAX_TIME_NS, 2**64 - 1)
 def test_roundtrip(action, output, size, time_ns, xxh3):
-    """A record gives back its fields and fits the read that looks for it."""
+    """decode returns the fields that encode was given; the record fits in one read."""
     data = encode(action, output, size, time_ns, xxh3)
     assert len(data) <= record.MAX_BYTES
     assert decode(action, data) == (output, size, timestamp(time_ns), f"{xxh3:016x}")
 
 
 def test_text():
-    """A record is one line of text that a person can read."""
+    """A record is one line of readable text."""
     version, output, size, time, xxh3, crc = RECORD.decode().split(" ")
     assert (version, (output, int(size), time, xxh3)) == ("v1", FIELDS)
     assert len(crc) == 9 and crc.endswith("\n")
 
 
 def test_any_changed_byte():
-    """Whatever byte changes to whatever other, the record gives nothing, or what it gave before."""
+    """A record with any byte changed is not valid, or decodes to the same fields."""
     for index in range(len(RECORD)):
         for byte in set(range(256)) - {RECORD[index]}:
             found = decode(ACTION, RECORD[:index] + bytes([byte]) + RECORD[index + 1 :])
-            # Only the CRC itself can be spelled in more than one way.
+            # The CRC itself can be written in more than one way.
             assert found is None or (found == FIELDS and index >= len(RECORD) - 9)
 
 
 def test_truncated_or_extended():
-    """A record that is cut short anywhere, or has more than itself, gives nothing."""
+    """A record that is truncated anywhere, or followed by more bytes, is not valid."""
     for length in range(len(RECORD)):
         assert decode(ACTION, RECORD[:length]) is None
         assert decode(ACTION, RECORD[length:][1:]) is None
@@ -55,14 +55,14 @@ def test_truncated_or_extended():
 
 
 def test_record_of_another_action():
-    """A whole record under another action's name gives nothing."""
+    """An intact record is not valid for another action."""
     assert decode(ACTION, RECORD) == FIELDS
     assert decode("ac" + ACTION[2:], RECORD) is None
     assert decode("", RECORD) is None
 
 
 def test_other_version():
-    """A record of another version is a miss, though its checksum is right."""
+    """A record of another version is not valid, even with a correct checksum."""
     line = RECORD[:-9].replace(b"v1", b"v2")
     crc = record.crc32(line, record.crc32(ACTION.encode()))
     assert decode(ACTION, line + b"%08x\n" % crc) is None
@@ -70,7 +70,7 @@ def test_other_version():
 
 @given(st.binary(max_size=600))
 def test_noise_never_raises(data):
-    """Arbitrary bytes give nothing and raise nothing."""
+    """Arbitrary bytes are not valid and raise no exception."""
     assert decode(ACTION, data) is None
 
 
@@ -80,13 +80,13 @@ def test_noise_never_raises(data):
 @example(1_000_000_001)
 @example(MAX_TIME_NS)
 def test_timestamp_agrees_with_datetime(time_ns):
-    """RFC 3339 in UTC with nine digits of fraction."""
+    """The text is RFC 3339 in UTC with nine decimals."""
     moment = datetime(1970, 1, 1) + timedelta(seconds=time_ns // 10**9)
     assert timestamp(time_ns) == f"{moment.isoformat()}.{time_ns % 10**9:09}Z"
 
 
 def test_timestamp_remembers_few_days():
-    """The table of dates does not grow without bound, and stays right when it is emptied."""
+    """The cache of dates is bounded, and dates are right after it was emptied."""
     for day in range(3000):
         expected = (datetime(1970, 1, 1) + timedelta(days=day)).isoformat()
         assert timestamp(day * 86400 * 10**9) == f"{expected}.000000000Z"

@@ -1,4 +1,4 @@
-"""history.py: one line a session, kept short, and nothing about it is ever an error."""
+"""store/session_log.py: one line for each session, a bounded file, and no exceptions."""
 
 import fcntl
 import os
@@ -19,7 +19,7 @@ def counters(gets=10, **more) -> Counters:
 
 
 def test_a_session_is_a_line(tmp_path):
-    """Every counter comes back under its own name, with the time of the end."""
+    """Every counter is read back under its name, with the time of the session's end."""
     before = time.time() - 1
     append_session(
         str(tmp_path),
@@ -49,26 +49,26 @@ def test_a_session_is_a_line(tmp_path):
 
 
 def test_the_oldest_come_first_and_idle_sessions_are_left_out(tmp_path):
-    """A go list that asks for nothing leaves no line."""
+    """A session without gets and puts, such as that of go list, leaves no line."""
     for gets in (1, 0, 2):
         append_session(str(tmp_path), counters(gets))
     assert [session["gets"] for session in read_sessions(str(tmp_path))] == [1, 2]
 
 
-def test_garbled_lines_are_passed_over(tmp_path):
+def test_damaged_lines_are_skipped(tmp_path):
     append_session(str(tmp_path), counters(1))
     line = read(tmp_path / "sessions.jsonl")
     with open(tmp_path / "sessions.jsonl", "ab") as file:
         file.write(b'\x00\xff{\n[]\n{"gets": 5}\nnull\n\n')
         file.write(line.replace(b'"gets":1', b'"gets":"x"'))
         file.write(line[:40])
-    append_session(str(tmp_path), counters(2))  # joined to the torn line: lost with it
+    append_session(str(tmp_path), counters(2))  # lost, as it continues the incomplete line
     append_session(str(tmp_path), counters(3))
     assert [session["gets"] for session in read_sessions(str(tmp_path))] == [1, 3]
 
 
 def test_the_file_is_cut_to_the_last_thousand_lines(tmp_path):
-    """Not before it exceeds two thousand; the cut leaves no temporary file."""
+    """It is cut once it exceeds two thousand lines; no temporary file is left."""
     root = str(tmp_path)
     for gets in range(1, 2001):
         append_session(root, counters(gets))
@@ -81,7 +81,7 @@ def test_the_file_is_cut_to_the_last_thousand_lines(tmp_path):
 
 
 def test_a_cut_under_way_is_not_waited_for(tmp_path):
-    """Another session holds the lock: this one only adds its line."""
+    """If another session holds the lock, this one only adds its line."""
     root = str(tmp_path)
     append_session(root, counters(1))
     line = read(tmp_path / "sessions.jsonl")
@@ -94,7 +94,7 @@ def test_a_cut_under_way_is_not_waited_for(tmp_path):
 
 
 @pytest.mark.parametrize("root", ["none", "file"])
-def test_nothing_is_raised_where_nothing_can_be_written(tmp_path, root):
+def test_a_directory_that_is_not_writable_raises_nothing(tmp_path, root):
     (tmp_path / "file").write_text("x")
     append_session(str(tmp_path / root), counters())
     assert read_sessions(str(tmp_path / root)) == []

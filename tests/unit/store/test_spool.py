@@ -1,4 +1,4 @@
-"""spool.py: what is to be uploaded outlives its process, and no half a line is believed."""
+"""store/spool.py: entries to upload outlive their process; incomplete lines are ignored."""
 
 import errno
 import json
@@ -30,7 +30,7 @@ def cache(tmp_path):
 
 @pytest.fixture
 def sessions(cache):
-    """sessions(options): a new session of this process, let go of after the test."""
+    """sessions(options): a new session of this process, released after the test."""
     made = []
 
     def create(options=OPTIONS):
@@ -43,7 +43,7 @@ def sessions(cache):
 
 
 def die(session) -> None:
-    """What the end of its process does to a session: the lock goes, the files stay."""
+    """Make a session look as if its process had died: unlocked, with its files in place."""
     try:
         os.close(session._fd)
     except OSError:
@@ -52,7 +52,7 @@ def die(session) -> None:
 
 
 def add(cache, session, name, body=BODY, time_ns=TIME_NS) -> int:
-    """Put an entry and spool it, as the front does."""
+    """Put an entry and add it to the session, as the front does."""
     path = put(cache, name, body, time_ns)
     return session.add(action_id(name), output_id(body), len(body), time_ns, path)
 
@@ -62,7 +62,7 @@ def names(session) -> list:
 
 
 def pending(session) -> list:
-    """What waits: (action, output, size, time) in the order of the puts."""
+    """Return (action, output, size, time) of the pending entries in the order of the puts."""
     return [
         (entry.action, entry.output, entry.size, entry.time_ns)
         for _, entry in sorted(session.pending.items())
@@ -78,11 +78,11 @@ def append(session, data: bytes) -> None:
         file.write(data)
 
 
-# -- one session's life ----------------------------------------------------------------------------
+# -- the life of a session -------------------------------------------------------------------------
 
 
-def test_what_a_dead_session_left_is_claimed_whole(cache, sessions):
-    """Ids, sizes and times come back as they were put, in order, with a body to read."""
+def test_a_dead_session_is_claimed_with_all_entries(cache, sessions):
+    """Ids, sizes and times are those of the puts, in order, and the bodies are readable."""
     ours = sessions()
     add(cache, ours, "a")
     add(cache, ours, "b", b"other", TIME_NS + 1)
@@ -93,8 +93,8 @@ def test_what_a_dead_session_left_is_claimed_whole(cache, sessions):
     assert not theirs.release()
 
 
-def test_what_is_done_is_not_pending(cache, sessions):
-    """An entry that S3 has is not in the session, nor in what is claimed after it."""
+def test_uploaded_entries_are_not_pending(cache, sessions):
+    """An uploaded entry is neither in the session nor in one claimed later."""
     ours = sessions()
     numbers = [add(cache, ours, name) for name in "abc"]
     ours.done(numbers[1])
@@ -109,8 +109,8 @@ def test_what_is_done_is_not_pending(cache, sessions):
     last.release()
 
 
-def test_release_removes_what_is_finished(cache, sessions):
-    """A session with nothing pending leaves nothing but its target; one with something stays."""
+def test_release_removes_a_finished_session(cache, sessions):
+    """A session without pending entries leaves only its target; another one stays."""
     first, second = sessions(), sessions()
     first.done(add(cache, first, "a"))
     add(cache, second, "a")
@@ -122,7 +122,7 @@ def test_release_removes_what_is_finished(cache, sessions):
 
 
 def test_a_finished_session_that_died_is_claimed_and_removed(cache, sessions):
-    """Killed between its last upload and its end: nothing to do but to clean up."""
+    """A process killed between its last upload and its end leaves only files to remove."""
     ours = sessions()
     ours.done(add(cache, ours, "a"))
     die(ours)
@@ -135,8 +135,8 @@ def _claim_elsewhere(root, directory, results) -> None:
     results.send(SpoolSession.claim(Store(root), directory) is None)
 
 
-def test_a_live_session_is_nobody_elses(cache, sessions):
-    """Neither this process nor another one claims it; its pending entries can still be counted."""
+def test_a_live_session_is_not_claimed(cache, sessions):
+    """No process can claim it; its pending entries can still be counted."""
     ours = sessions()
     add(cache, ours, "a")
     assert SpoolSession.claim(cache.store, ours.directory) is None
@@ -150,12 +150,12 @@ def test_a_live_session_is_nobody_elses(cache, sessions):
     assert receiver.poll() and receiver.recv()
     assert not spool.is_waiting(cache.store.root)
     assert spool.count_pending(cache.store) == 1
-    add(cache, ours, "b")  # it is none the worse for it
+    add(cache, ours, "b")  # it still works
     assert spool.count_pending(cache.store) == 2
 
 
 def test_a_claimed_session_is_claimed_once(cache, sessions):
-    """While one uploader has a dead session, another does not."""
+    """While one uploader has claimed a dead session, another cannot."""
     ours = sessions()
     add(cache, ours, "a")
     die(ours)
@@ -168,7 +168,7 @@ def test_a_claimed_session_is_claimed_once(cache, sessions):
 
 
 def test_read_changes_nothing(cache, sessions):
-    """Looking at a session claims nothing; one that is not there has nothing."""
+    """read claims nothing; a missing session has no entries."""
     ours = sessions()
     add(cache, ours, "a")
     append(ours, b"put half")
@@ -178,19 +178,19 @@ def test_read_changes_nothing(cache, sessions):
     assert SpoolSession.read(cache.store, f"{ours.directory}-not").pending == {}
 
 
-def test_no_spool_is_an_empty_one(cache):
-    """A directory without spool/ has nothing waiting, and asking makes none."""
+def test_a_missing_spool_is_empty(cache):
+    """Without spool/ nothing waits, and asking does not create it."""
     assert spool.session_directories(cache.store.root) == []
     assert not spool.is_waiting(cache.store.root) and spool.count_pending(cache.store) == 0
     assert not os.path.exists(cache.store.root)
 
 
-def test_a_session_dead_before_its_journal_goes_when_it_is_old(cache, sessions):
-    """A young directory without a journal may be getting one; an old one is a dead session's."""
+def test_an_old_directory_without_a_journal_is_removed(cache, sessions):
+    """A recent one stays, because its session may be about to create the journal."""
     ours = sessions()
     unborn = f"{os.path.dirname(ours.directory)}/123-abc"
     os.mkdir(unborn)
-    with open(f"{unborn}/{OUT}", "wb") as file:  # what a power cut may leave
+    with open(f"{unborn}/{OUT}", "wb") as file:  # a power cut may leave this
         file.write(BODY)
     assert SpoolSession.claim(cache.store, unborn) is None and os.path.isdir(unborn)
     assert spool.count_pending(cache.store) == 0 and not spool.is_waiting(cache.store.root)
@@ -201,8 +201,8 @@ def test_a_session_dead_before_its_journal_goes_when_it_is_old(cache, sessions):
 # -- bodies ----------------------------------------------------------------------------------------
 
 
-def test_one_link_a_body(cache, sessions):
-    """Actions that share a body share its link, which goes with the last of them."""
+def test_one_link_for_each_body(cache, sessions):
+    """Actions with the same body share its link, which is removed with the last of them."""
     ours = sessions()
     numbers = [add(cache, ours, name) for name in "abc"]
     path = cache.store.output_path(OUT)
@@ -214,8 +214,8 @@ def test_one_link_a_body(cache, sessions):
     assert names(ours) == ["journal"] and os.stat(path).st_nlink == 1
 
 
-def test_a_body_is_linked_again_after_the_last_of_it_was_done(cache, sessions):
-    """Put, uploaded, put again: the second put has a link of its own."""
+def test_a_body_is_linked_again_after_its_upload(cache, sessions):
+    """A body that is put again after its upload is linked again."""
     ours = sessions()
     ours.done(add(cache, ours, "a"))
     number = add(cache, ours, "a", time_ns=TIME_NS + 1)
@@ -223,8 +223,8 @@ def test_a_body_is_linked_again_after_the_last_of_it_was_done(cache, sessions):
     assert read(ours.pending[number].path) == BODY
 
 
-def test_a_claimed_session_unlinks_a_shared_body_after_the_last(cache, sessions):
-    """The count of actions that share a body is that of the pending ones, after a replay too."""
+def test_a_claimed_session_removes_a_shared_link_with_the_last_entry(cache, sessions):
+    """After a claim, too, a link is removed with the last pending entry that needs it."""
     ours = sessions()
     numbers = [add(cache, ours, name) for name in "abc"]
     ours.done(numbers[0])
@@ -238,7 +238,7 @@ def test_a_claimed_session_unlinks_a_shared_body_after_the_last(cache, sessions)
 
 
 def test_a_link_survives_its_output(cache, sessions):
-    """What prune unlinks from the store can still be uploaded, by this session and the next."""
+    """A body pruned from the store can still be uploaded by this session and the next."""
     ours = sessions()
     number = add(cache, ours, "a")
     shutil.rmtree(f"{cache.store.root}/output")
@@ -250,7 +250,7 @@ def test_a_link_survives_its_output(cache, sessions):
 
 
 def test_empty_bodies_are_not_linked(cache, sessions):
-    """A quarter of all actions has the one empty body: it is spooled by its name alone."""
+    """A quarter of all actions have the empty body; no link is made for it."""
     ours = sessions()
     number = add(cache, ours, "a", b"")
     assert names(ours) == ["journal"]
@@ -264,7 +264,7 @@ def test_empty_bodies_are_not_linked(cache, sessions):
 
 @pytest.mark.parametrize("code", NO_LINKS)
 def test_without_links_the_body_is_copied(cache, sessions, monkeypatch, code):
-    """Links run out, or the file system has none: a copy is as good a pin."""
+    """If the file system cannot link, the body is copied."""
     ours = sessions()
     path = put(cache, "a", BODY)
 
@@ -278,8 +278,8 @@ def test_without_links_the_body_is_copied(cache, sessions, monkeypatch, code):
     assert read(ours.pending[number].path) == BODY
 
 
-def test_on_a_full_disk_the_body_itself_has_to_do(cache, sessions, monkeypatch):
-    """Neither link nor copy: no half a copy stays, and the entry names the body in the store."""
+def test_on_a_full_disk_the_entry_names_the_stored_body(cache, sessions, monkeypatch):
+    """If neither link nor copy works, no partial copy stays and the entry names the stored body."""
     ours = sessions()
     path = put(cache, "a", BODY)
 
@@ -302,11 +302,11 @@ def test_on_a_full_disk_the_body_itself_has_to_do(cache, sessions, monkeypatch):
     theirs.release()
 
 
-# -- a journal that is not whole -------------------------------------------------------------------
+# -- incomplete and damaged journals ---------------------------------------------------------------
 
 
-def test_a_full_disk_leaves_no_half_a_line(cache, sessions, monkeypatch):
-    """A put that is not noted whole is not noted at all, and what comes after it is."""
+def test_a_full_disk_leaves_no_partial_line(cache, sessions, monkeypatch):
+    """A put whose line cannot be written is not in the journal; later puts are."""
     ours = sessions()
     first = add(cache, ours, "a")
     path = put(cache, "b", b"other")
@@ -314,18 +314,21 @@ def test_a_full_disk_leaves_no_half_a_line(cache, sessions, monkeypatch):
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:5]))
     with pytest.raises(OSError, match="space"):
         ours.add(action_id("b"), output_id(b"other"), 5, TIME_NS, path)
-    ours.done(first)  # its line does not get there either, and nobody minds
+    ours.done(first)  # its line is not written either, which is no error
     monkeypatch.undo()
     assert names(ours) == ["journal"] and ours.pending == {}
     add(cache, ours, "c", b"third")
     die(ours)
     theirs = SpoolSession.claim(cache.store, ours.directory)
-    assert pending(theirs) == [entry("a"), entry("c", b"third")]  # "a" once more: no harm
+    assert pending(theirs) == [
+        entry("a"),
+        entry("c", b"third"),
+    ]  # "a" is uploaded again, which does no harm
     theirs.release()
 
 
 def test_a_done_that_cannot_be_written_raises_nothing(cache, sessions, monkeypatch):
-    """The front goes on with a full disk, and the session still ends with nothing left."""
+    """The front works on a full disk, and the session still leaves no files."""
     ours = sessions()
     number = add(cache, ours, "a")
 
@@ -339,7 +342,7 @@ def test_a_done_that_cannot_be_written_raises_nothing(cache, sessions, monkeypat
 
 
 def journal_of_six_lines(cache, session) -> bytes:
-    """Three puts, two of them done, with numbers of which one is the beginning of another."""
+    """Write three puts, two of them done; one line number is a prefix of another."""
     for n in range(12):
         add(cache, session, f"filler {n}", b"filler")
     for n in range(12):
@@ -350,7 +353,7 @@ def journal_of_six_lines(cache, session) -> bytes:
 
 
 def test_a_journal_cut_anywhere(cache, sessions):
-    """At every byte: what was whole counts, a part of a line counts for nothing, and goes."""
+    """At any byte: complete lines count; an incomplete line is ignored and cut off."""
     ours = sessions()
     data = journal_of_six_lines(cache, ours)
     die(ours)
@@ -376,7 +379,7 @@ def test_a_journal_cut_anywhere(cache, sessions):
 
 @given(st.lists(st.binary(max_size=80), max_size=4))
 def test_garbage_lines(tmp_path_factory, garbage):
-    """Whatever stands between the lines, each put is still there, and nothing is read into it."""
+    """With any bytes between the lines, each put is still read and no other entry appears."""
     cache = LocalCache(Store(str(tmp_path_factory.mktemp("cache"))))
     ours = SpoolSession.create(cache.store, OPTIONS, OPTIONS.scope)
     try:
@@ -407,23 +410,23 @@ def test_garbage_lines(tmp_path_factory, garbage):
         "",
     ],
 )
-def test_lines_that_are_none(cache, sessions, line):
-    """Lines of another shape name no entry, no file elsewhere, and end no entry."""
+def test_invalid_lines(cache, sessions, line):
+    """Lines of another form add no entry, name no other file and finish no entry."""
     ours = sessions()
     add(cache, ours, "a")
     append(ours, line.format(action=action_id("x"), out=OUT).encode() + b"\n")
     assert pending(SpoolSession.read(cache.store, ours.directory)) == [entry("a")]
 
 
-def test_behind_a_garbled_line_what_is_done_is_uploaded_again(cache, sessions):
-    """A power cut that swallows newlines moves the numbers of lines: no done is believed then."""
+def test_done_lines_after_a_damaged_line_are_ignored(cache, sessions):
+    """A power cut that loses newlines shifts line numbers, so later done lines are ignored."""
     ours = sessions()
     for name in "abcd":
         add(cache, ours, name)
     ours.done(3)
     die(ours)
     lines = read(f"{ours.directory}/journal").splitlines(keepends=True)
-    # Without this rule the done of "d" would hit nothing, or another entry.
+    # Without this rule the done line of "d" would finish no entry or another one.
     lines[1:3] = [b"\0" * (len(lines[1]) + len(lines[2]) - 1) + b"\n"]
     with open(f"{ours.directory}/journal", "wb") as file:
         file.writelines(lines)
@@ -447,7 +450,7 @@ def test_behind_a_garbled_line_what_is_done_is_uploaded_again(cache, sessions):
     ids=lambda other: next(iter(other)),
 )
 def test_targets_are_kept_apart(cache, sessions, other):
-    """Sessions with another endpoint, bucket, prefix, region or style have another directory."""
+    """Another endpoint, bucket, prefix, region or address style has another directory."""
     options = Options(**OPTIONS.as_dict() | other)
     homes = [os.path.dirname(sessions(o).directory) for o in (OPTIONS, options, OPTIONS)]
     assert homes[0] == homes[2] != homes[1]
@@ -455,8 +458,8 @@ def test_targets_are_kept_apart(cache, sessions, other):
     assert spool.read_target(homes[0]) == {f: getattr(OPTIONS, f) for f in spool.TARGET_FIELDS}
 
 
-def test_what_is_no_part_of_the_target_keeps_nothing_apart(cache, sessions):
-    """Limits and logging may change from session to session."""
+def test_other_options_share_a_target(cache, sessions):
+    """Limits and logging may differ between sessions of one target."""
     options = Options(**OPTIONS.as_dict() | {"uploads_at_once": 1, "verbose": True})
     assert len({os.path.dirname(sessions(o).directory) for o in (OPTIONS, options)}) == 1
 
@@ -475,7 +478,7 @@ def test_what_is_no_part_of_the_target_keeps_nothing_apart(cache, sessions):
     ],
 )
 def test_a_target_of_another_version_is_left_alone(cache, sessions, text):
-    """Where it is not known exactly where entries go, they go nowhere."""
+    """Entries are not uploaded if their target is not fully known."""
     home = os.path.dirname(sessions().directory)
     with open(f"{home}/target", "w") as file:
         file.write(text)

@@ -1,4 +1,4 @@
-"""store.py: the layout, atomic publication, and what is not to be trusted is a miss."""
+"""store/tree.py: the layout, atomic publication, and damaged entries, which are misses."""
 
 import errno
 import multiprocessing
@@ -37,7 +37,7 @@ def age(path) -> None:
 
 
 def test_layout(cache):
-    """action/xx/id holds the record, output/xx/id the body, and tmp/ nothing that stays."""
+    """action/xx/id holds the record, output/xx/id the body, and tmp/ is empty afterwards."""
     path = put(cache, "a", BODY)
     root = cache.store.root
     assert path == f"{root}/output/{OUT[:2]}/{OUT}"
@@ -49,7 +49,7 @@ def test_layout(cache):
 
 
 def test_lookup(cache):
-    """A hit gives output, size, time, absolute path and the body's clock of use."""
+    """A hit returns output, size, time, absolute path and the time of last use."""
     path = put(cache, "a", BODY)
     age(path)
     assert cache.lookup(A) == (OUT, len(BODY), TIME, path, LONG_AGO)
@@ -58,7 +58,7 @@ def test_lookup(cache):
 
 
 def test_names(cache):
-    """All records and bodies by name, and nothing of an empty store."""
+    """names returns all records and bodies, and two empty sets for an empty store."""
     assert cache.store.names() == (set(), set())
     put(cache, "a", b"body")
     put(cache, "b", b"body")
@@ -66,14 +66,14 @@ def test_names(cache):
 
 
 def test_lookup_creates_nothing(tmp_path):
-    """A miss in a directory that is not there makes none."""
+    """A miss in a missing directory does not create it."""
     assert Store(str(tmp_path / "none")).lookup(A) is None
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("size", [1, 64])
 def test_ids_of_any_length(cache, size):
-    """Ids of 1 to 64 bytes are names."""
+    """Ids may have 1 to 64 bytes."""
     action = "ab" * size
     with cache.writer(action, OUT, len(BODY)) as writer:
         writer.write(BODY)
@@ -82,7 +82,7 @@ def test_ids_of_any_length(cache, size):
 
 
 def test_empty_body(cache):
-    """The empty body is one file, made once and linked to nothing."""
+    """The empty body is one file without further hard links."""
     path = put(cache, "a", b"")
     first = os.stat(path)
     age(path)
@@ -98,7 +98,7 @@ def test_empty_body(cache):
 
 
 def test_modes_under_a_strict_umask(tmp_path):
-    """Whatever the umask, directories are 0755 and files 0644: another user can read them."""
+    """With any umask directories are 0755 and files 0644, so that other users can read them."""
     requests_out, requests_in = os.pipe()
     answers_out, answers_in = os.pipe()
     child = os.fork()
@@ -137,7 +137,7 @@ def test_modes_under_a_strict_umask(tmp_path):
 
 
 def test_output_is_never_rewritten(cache):
-    """A second put of the same body keeps the file that go may have mapped, and sets its clock."""
+    """A second put of the same body keeps the file and updates its mtime: go may have mapped it."""
     path = put(cache, "a", BODY)
     before = os.stat(path)
     age(path)
@@ -150,7 +150,7 @@ def test_output_is_never_rewritten(cache):
 
 
 def test_damaged_output_is_replaced_not_rewritten(cache):
-    """A body that lost bytes is replaced by a whole file; whoever has it open keeps the old one."""
+    """A truncated body is replaced by a new file; a process that has it open keeps the old one."""
     path = put(cache, "a", BODY)
     os.truncate(path, 5)
     with open(path, "rb") as reader:
@@ -159,8 +159,8 @@ def test_damaged_output_is_replaced_not_rewritten(cache):
     assert read(path) == BODY
 
 
-def test_nothing_has_a_name_before_it_is_whole(cache):
-    """While a body is written, and until its record is, no lookup and no name shows it."""
+def test_incomplete_entries_are_not_visible(cache):
+    """Until body and record are complete, no lookup finds them and no final name exists."""
     with cache.writer(A, OUT, len(BODY)) as writer:
         writer.write(BODY[:100])
         assert cache.lookup(A) is None
@@ -171,8 +171,8 @@ def test_nothing_has_a_name_before_it_is_whole(cache):
     assert cache.lookup(A)[:2] == (OUT, len(BODY))
 
 
-def test_record_is_replaced_whole(cache):
-    """Readers of an action that is put again and again always see one of its whole records."""
+def test_record_is_replaced_atomically(cache):
+    """Readers of an action that is put repeatedly always see a complete record."""
     bodies = [b"first", b"the second body"]
     for body in bodies:
         put(cache, "a", body)
@@ -197,7 +197,7 @@ def test_record_is_replaced_whole(cache):
 
 @pytest.mark.parametrize("time_ns", [0, 1, 999_999_999, TIME_NS, TIME_NS + 1, record.MAX_TIME_NS])
 def test_time_is_kept_to_the_nanosecond(cache, time_ns):
-    """The time of the put comes back exactly."""
+    """The time of the put is returned exactly."""
     put(cache, "a", BODY, time_ns)
     assert cache.lookup(A)[2] == record.timestamp(time_ns)
 
@@ -213,7 +213,7 @@ def test_later_put_replaces_time_and_output(cache):
 
 @pytest.mark.parametrize("number", [errno.EMLINK, errno.EXDEV, errno.EPERM, errno.ENOTSUP])
 def test_without_hard_links(cache, monkeypatch, number):
-    """Where the file system takes no link, the body gets its name another way."""
+    """On a file system without hard links the body is published by a rename."""
 
     def link(*_, **__):
         raise OSError(number, os.strerror(number))
@@ -225,8 +225,8 @@ def test_without_hard_links(cache, monkeypatch, number):
     assert tmp_files(cache) == []
 
 
-def test_missing_directories_are_made_again(cache):
-    """A store whose directories were deleted under a running process goes on."""
+def test_missing_directories_are_created_again(cache):
+    """A store works on after its directories were deleted."""
     put(cache, "a", BODY)
     os.rename(cache.store.root, cache.store.root + ".gone")
     assert cache.lookup(A) is None
@@ -234,7 +234,7 @@ def test_missing_directories_are_made_again(cache):
     assert cache.lookup(A)[3] == path
 
 
-# -- what cannot be trusted ------------------------------------------------------------------------
+# -- damaged entries -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -251,8 +251,8 @@ def test_missing_directories_are_made_again(cache):
         lambda data: os.urandom(100),
     ],
 )
-def test_bad_record_is_a_miss_and_goes(cache, damage):
-    """A torn or garbled record is a miss and is cleaned away; the body, maybe good, stays."""
+def test_bad_record_is_a_miss_and_removed(cache, damage):
+    """A truncated or damaged record is a miss and is removed; its body stays."""
     body = put(cache, "a", BODY)
     path = cache.store.action_path(A)
     data = read(path)
@@ -266,30 +266,30 @@ def test_bad_record_is_a_miss_and_goes(cache, damage):
 
 
 def test_record_of_another_action_is_a_miss(cache):
-    """A record that was copied to another action's name is not believed."""
+    """A record that was copied to the name of another action is a miss."""
     put(cache, "a", BODY)
     put(cache, "b", b"other")
     os.replace(cache.store.action_path(A), cache.store.action_path(action_id("b")))
     assert cache.lookup(action_id("b")) is None
 
 
-def test_missing_body_is_a_miss_and_its_record_goes(cache):
-    """A record without its body is a miss and is cleaned away."""
+def test_missing_body_is_a_miss_and_its_record_removed(cache):
+    """A record without its body is a miss and is removed."""
     os.unlink(put(cache, "a", BODY))
     assert cache.lookup(A) is None
     assert files(cache.store.root) == {}
 
 
 @pytest.mark.parametrize("size", [0, 1, len(BODY) - 1, len(BODY) + 1])
-def test_missized_body_is_a_miss_and_goes(cache, size):
-    """A body of another size than its record says is a miss; both are cleaned away."""
+def test_body_of_another_size_is_a_miss_and_removed(cache, size):
+    """A body of another size than its record says is a miss; both are removed."""
     os.truncate(put(cache, "a", BODY), size)
     assert cache.lookup(A) is None
     assert files(cache.store.root) == {}
 
 
 def test_directory_in_place_of_a_file_is_a_miss(cache):
-    """Strange things at an entry's names are a miss, never an exception."""
+    """A directory in place of a record or body is a miss, not an exception."""
     body = put(cache, "a", BODY)
     os.unlink(cache.store.action_path(A))
     os.mkdir(cache.store.action_path(A))
@@ -302,16 +302,16 @@ def test_directory_in_place_of_a_file_is_a_miss(cache):
 
 
 def test_store_under_a_file_is_a_miss(tmp_path):
-    """A root that is no directory serves nothing and raises nothing."""
+    """A file in place of the root is a miss, not an exception."""
     (tmp_path / "file").write_text("x")
     assert Store(str(tmp_path / "file")).lookup(A) is None
 
 
-# -- the clock of use ------------------------------------------------------------------------------
+# -- the time of last use --------------------------------------------------------------------------
 
 
 def test_touch(cache):
-    """hold and touch set the clocks of body and record; hold says when a prune took the body."""
+    """hold and touch set the mtimes of body and record; hold is False for a pruned body."""
     path, action_path = put(cache, "a", BODY), cache.store.action_path(A)
     age(path)
     age(action_path)
@@ -327,7 +327,7 @@ def test_touch(cache):
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
 def test_another_users_files():
-    """Another user's store is read; what may not be touched or removed there is left alone."""
+    """Another user's store is read; files that may not be changed are left alone."""
     with tempfile.TemporaryDirectory() as root:
         os.chmod(root, 0o755)
         use_as_another_user(LocalCache(Store(root)))
@@ -366,7 +366,7 @@ ENTRIES = [(f"action {index}", f"body {index} ".encode() * (index * 37)) for ind
 
 
 def put_all(root, start, results):
-    """One of many processes: put every entry, and after each see that it is whole."""
+    """Runs in one of many processes: put every entry and check each one after its put."""
     cache = LocalCache(Store(root))
     start.wait()
     wrong = 0
@@ -379,7 +379,7 @@ def put_all(root, start, results):
 
 
 def test_many_processes_put_the_same_entries(tmp_path):
-    """Eight processes that put the same entries never see a part, a miss or an error."""
+    """Eight processes that put the same entries never see a partial entry, a miss or an error."""
     context = multiprocessing.get_context("fork")
     start, results = context.Barrier(8), context.Queue()
     root = str(tmp_path)
@@ -405,7 +405,7 @@ def test_many_processes_put_the_same_entries(tmp_path):
 
 
 def test_temporary_file_takes_short_writes(cache, monkeypatch):
-    """A write that the system takes in parts, or that fails and is made again, lands whole."""
+    """Short writes, and writes repeated after an error, produce the complete file."""
     pwrite = os.pwrite
     calls = []
 
