@@ -25,8 +25,8 @@ from cacheplugin.options import (
 def test_bounds_are_those_of_the_format(flag, kind):
     """The bounds that errors and help show for a whole number are those that are checked."""
     least, most = map(int, re.findall("[0-9]+", format_of(kind)))
-    for good in (least, most):
-        load(["serve", f"{flag}={good}"], {"HOME": "/h"})
+    for right in (least, most):
+        load(["serve", f"{flag}={right}"], {"HOME": "/h"})
     for wrong in (least - 1, most + 1):
         with pytest.raises(UsageError, match=re.escape(format_of(kind))):
             load(["serve", f"{flag}={wrong}"], {"HOME": "/h"})
