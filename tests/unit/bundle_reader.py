@@ -1,4 +1,4 @@
-"""A reader of a bundle's index, by docs/bundles.rst: what any other index could be made anew from."""
+"""Reads the index of a bundle, as docs/bundles.rst describes it. The program itself does not."""
 
 import xxhash
 
@@ -8,12 +8,12 @@ from cacheplugin.remote.bundles.rows import MAX_ROWS, ROW_BYTES, decode_rows
 
 
 def read_index(read_range, size: int, name: str) -> list:
-    """The rows of the bundle ``name`` of ``size`` bytes, from its own index; raises Damaged.
+    """The rows of the bundle ``name`` of ``size`` bytes from its own index; raises Damaged.
 
-    ``read_range(start, length)`` gives bytes of it.
+    ``read_range(start, length)`` returns bytes of the bundle.
     """
     if size < HEADER.size + TRAILER.size:
-        raise Damaged(f"a bundle of {size} bytes")
+        raise Damaged(f"a bundle has only {size} bytes")
     check_header(read_range(0, HEADER.size))
     trailer = read_range(size - TRAILER.size, TRAILER.size)
     offset, length, xxh3, version, magic = TRAILER.unpack(trailer)
@@ -23,14 +23,14 @@ def read_index(read_range, size: int, name: str) -> list:
         or offset + length + TRAILER.size != size
         or length > MAX_ROWS * ROW_BYTES
     ):
-        raise Damaged("a bundle without an index, or of another version")
+        raise Damaged("a bundle has an invalid trailer or an unknown version")
     index = read_range(offset, length)
     if xxhash.xxh3_64_intdigest(index) != xxh3:
-        raise Damaged("a damaged index")
+        raise Damaged("the index of a bundle has a wrong checksum")
     return decode_rows(decompress(index, MAX_ROWS * ROW_BYTES), [name])
 
 
 def check_header(data: bytes) -> None:
-    """Raise Damaged unless ``data`` is how a bundle of this version begins."""
+    """Raise Damaged unless ``data`` is the header of a bundle of this version."""
     if data != HEADER.pack(MAGIC, VERSION):
-        raise Damaged("no bundle, or one of another version")
+        raise Damaged("a bundle has an invalid header or an unknown version")

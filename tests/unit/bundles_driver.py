@@ -1,4 +1,4 @@
-"""A BundlesPlan between a test that plays the front and one that plays the workers."""
+"""A BundlesPlan for tests, which play the front and the workers."""
 
 import time
 
@@ -16,7 +16,11 @@ WALL_S = 1_800_000_000
 
 
 class Driver:
-    """``now`` is the plan's clock, ``store`` that of the workers; ``tasks`` wait for one."""
+    """Plays the front and the pool's workers for a plan, whose session 0 has begun.
+
+    ``now`` is the plan's clock, ``store`` the one that workers fill. ``tasks`` and ``messages`` are
+    what the plan has submitted and reported.
+    """
 
     def __init__(self, root, **options) -> None:
         self.now = 0.0
@@ -31,7 +35,7 @@ class Driver:
         )
         self._number = 0
 
-    # -- what the plan wants of its pool
+    # -- the pool of the plan
 
     def submit(self, _, task) -> None:
         self.tasks.append(task)
@@ -46,13 +50,13 @@ class Driver:
         return self._number
 
     def get(self, name) -> int:
-        """The number of a get of the action ``name``."""
+        """Ask for the action ``name``; returns the number of the job."""
         job = jobs.FetchJob(self._next(), action_id(name))
         self.plan.fetch(job)
         return job.number
 
     def put(self, name, body=None, time_ns=TIME_NS, size=1000) -> int:
-        """The number of a put, of a body of its own unless ``body`` says more."""
+        """Put the action ``name``, with its own body unless ``body`` is given; returns the job's number."""
         output = output_id((body or name).encode())
         job = jobs.UploadJob(
             self._next(), action_id(name), output, size, time_ns, f"/store/{output}"
@@ -65,8 +69,8 @@ class Driver:
         self.plan.finish(job)
         return job.number
 
-    def said(self) -> dict:
-        """{number: status} of what was answered since the last call; each job once."""
+    def answers(self) -> dict:
+        """The statuses of the answers since the last call, by number; each job once."""
         answers = [one for one in self.messages if hasattr(one, "number")]
         self.messages = [one for one in self.messages if not hasattr(one, "number")]
         found = {one.number: one.status for one in answers}
@@ -76,20 +80,20 @@ class Driver:
     # -- the workers
 
     def take(self, kind) -> list:
-        """The tasks of one kind, which are then under way."""
+        """Remove and return the tasks of one kind."""
         found = [task for task in self.tasks if isinstance(task, kind)]
         self.tasks = [task for task in self.tasks if not isinstance(task, kind)]
         return found
 
     def only(self, kind):
-        """The one task of this kind, which is then under way."""
+        """Remove and return the only task of a kind."""
         (task,) = self.take(kind)
         return task
 
     def load(
         self, own=(), related=(), unrelated=(), missing="", has_objects=False, damaged=0
     ) -> None:
-        """Do the LoadJob that is due; all rows were used of late."""
+        """Do the LoadJob that is due; all rows were used recently."""
         task = self.only(jobs.LoadJob)
         rows = [
             [tuple(one._replace(used_s=WALL_S - 10)) for one in some]
@@ -110,10 +114,10 @@ class Driver:
             time.time(),
         )
         self.plan.done(task, result)
-        self.plan._uploading.clock_offset_s = 0.0  # the clocks of a test agree
+        self.plan._uploading.clock_offset_s = 0.0  # both clocks of a test agree
 
     def begin(self, *own, **result) -> None:
-        """Load manifests of these rows of the scope."""
+        """Load manifests of the scope with these rows."""
         self.plan.prefetch()
         self.load(own, **result)
 
@@ -121,7 +125,7 @@ class Driver:
         self.plan.done(task, task.failed(status, "why"))
 
     def arrive(self, task, **fields) -> None:
-        """Do a RangeJob: all of its rows arrive unless ``fields`` say more."""
+        """Do a RangeJob; all of its rows arrive unless ``fields`` say otherwise."""
         known = {
             "number": task.number,
             "status": jobs.HIT,
@@ -134,11 +138,11 @@ class Driver:
         self.plan.done(task, jobs.RangeResult(**known | fields))
 
     def store_entry(self, name) -> None:
-        """The local store has this action by now."""
+        """Write the entry of this action into the local store."""
         put(LocalCache(self.store, spill=False), name, name.encode())
 
     def bundle(self, task, bad=(), bundle="bundle-n") -> None:
-        """Do a BundleJob: all goes into one block, but for outputs that are ``bad``."""
+        """Do a BundleJob: all entries are in one block, except outputs that are ``bad``."""
         bad = [output_id(name.encode()) for name in bad]
         rows = [
             (action, output, size, time_ns, 0, bundle, 8, 100, at, 7)
@@ -148,7 +152,7 @@ class Driver:
         self.plan.done(task, jobs.BundleResult(task.number, jobs.STORED, "", rows, bad, 500))
 
     def manifest(self, name="m-2") -> manifest.Manifest:
-        """Do the ManifestJob that is due, and say what was written."""
+        """Do the ManifestJob that is due; returns the manifest."""
         task = self.only(jobs.ManifestJob)
         written = manifest.decode(task.data)
         result = jobs.ManifestResult(task.number, jobs.STORED, "", name, len(task.data))

@@ -1,4 +1,4 @@
-"""Entries for tests: ids made from a name and a body, and what a directory tree holds."""
+"""Entries for tests: ids of names and bodies, and the files in a directory."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ def output_id(body: bytes) -> str:
 
 
 def put(cache, name: str, body: bytes, time_ns: int = TIME_NS) -> str:
-    """Store an entry in a LocalCache and return the body's path."""
+    """Store an entry in a LocalCache; returns the body's path."""
     with cache.writer(action_id(name), output_id(body), len(body)) as writer:
         if body:
             writer.write(body)
@@ -29,7 +29,7 @@ def read(path) -> bytes:
 
 
 def files(root) -> dict:
-    """{path below root: content} of every file."""
+    """The content of every file below ``root``, by its path relative to ``root``."""
     found = {}
     for directory, _, names in os.walk(root):
         for name in names:

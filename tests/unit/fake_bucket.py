@@ -1,4 +1,4 @@
-"""An in-memory remote.s3.Bucket that notes what is asked of it."""
+"""An in-memory bucket (see remote/contracts.py) that notes the calls of its methods."""
 
 import io
 import threading
@@ -11,13 +11,13 @@ BEGAN_S = 1_700_000_000.0
 
 
 class FakeBucket:
-    """``objects`` is {key: bytes}; ``calls`` the (method, key) asked; ``faults`` {key: exception}.
+    """``objects`` is {key: bytes}; ``calls`` are (method, key); ``faults`` {key: exception to raise}.
 
-    ``lengths`` {key: length} makes an object announce another length than it has.
+    ``lengths`` {key: length} makes responses announce another length than the object has.
 
-    ``modified`` is {key: epoch seconds}, set at each write to ``clock``, which then goes on by a
-    second. What a test put into ``objects`` was written at BEGAN_S unless ``modified`` says more.
-    ``unfinished`` is {key: epoch seconds of its begin} of multipart uploads.
+    ``modified`` is {key: epoch seconds}, set at each write to ``clock``, which then advances by a
+    second. Objects that a test put into ``objects`` were written at BEGAN_S unless ``modified`` has
+    them. ``unfinished`` is {key: epoch seconds of its begin} of multipart uploads.
     """
 
     def __init__(self) -> None:
@@ -41,10 +41,10 @@ class FakeBucket:
             raise Absent(key)
         return self.objects[key]
 
-    def _store(self, key, data, unless_there=False):
-        """Returns whether it was stored."""
+    def _store(self, key, data, unless_exists=False):
+        """Returns whether the object was stored."""
         with self._lock:
-            if unless_there and key in self.objects:
+            if unless_exists and key in self.objects:
                 return False
             self.objects[key], self.modified[key] = data, self.clock
             self.clock += 1
@@ -126,7 +126,7 @@ class FakeBucket:
 
     def write_new(self, key, data):
         self._note("write_new", key)
-        return self._store(key, data, unless_there=True)
+        return self._store(key, data, unless_exists=True)
 
     def upload_file(self, key, source):
         self._note("upload_file", key)

@@ -1,4 +1,4 @@
-"""Rows of bundles for tests, which say no more than the test is about."""
+"""Rows for tests, with defaults for the fields that a test is not about."""
 
 from cacheplugin.remote.bundles.rows import Row
 from cacheplugin.store.tree import EMPTY_OUTPUT
@@ -6,7 +6,7 @@ from entries import TIME_NS, action_id, output_id
 
 
 def row(name, offset=8, length=100, **fields) -> Row:
-    """The row of the action ``name``, whose body is one of its own unless ``output`` says more."""
+    """The row of the action ``name``, whose body is its own unless ``output`` is given."""
     known = {
         "action": action_id(name),
         "output": output_id(name.encode()),
@@ -28,7 +28,7 @@ def empty_row(name, **fields) -> Row:
 
 
 def names(rows) -> list:
-    """The actions of rows, in their order."""
+    """The actions of rows, in order."""
     return [one.action for one in rows]
 
 

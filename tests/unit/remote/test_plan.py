@@ -88,7 +88,7 @@ def test_session_without_manifest(tmp_path):
     driver = Driver(tmp_path)
     driver.begin()
     driver.plan.finish(jobs.FinishJob(100, None, 0))
-    assert driver.tasks == [] and driver.said() == {100: jobs.STORED}
+    assert driver.tasks == [] and driver.answers() == {100: jobs.STORED}
     assert driver.plan.is_over
 
 

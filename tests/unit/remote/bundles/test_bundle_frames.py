@@ -1,4 +1,4 @@
-"""remote/bundles/bundle.py: zstd frames that lie, break or decompress to too much."""
+"""remote/bundles/bundle.py: invalid zstd frames, and frames that decompress to too much."""
 
 import io
 import random
@@ -13,7 +13,7 @@ from cacheplugin.remote.bundles.bundle import decompress, decompress_pieces
 
 
 def claiming(size, content=b"\x01\x00\x00") -> bytes:
-    """A zstd frame that says it has ``size`` bytes; by default it has none."""
+    """A zstd frame whose header says ``size`` bytes; by default it has no content."""
     return b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", size) + content
 
 
@@ -22,12 +22,12 @@ def zeros(size, content_size=True) -> bytes:
 
 
 FRAMES = {
-    "nothing": b"",
-    "claims much": claiming(1 << 40),
-    "claims all": claiming(2**64 - 3),
+    "empty": b"",
+    "claims 1 TiB": claiming(1 << 40),
+    "claims the largest size": claiming(2**64 - 3),
     "claims more than it has": claiming(100),
-    "is over the limit": zeros(64 << 20),
-    "does not say its size": zeros(64 << 20, content_size=False),
+    "over the limit": zeros(64 << 20),
+    "without a size": zeros(64 << 20, content_size=False),
     "has more than it claims": claiming(100, zeros(64 << 20)[9:]),
     "two frames": zeros(10) * 2,
     "followed by bytes": zeros(10) + b"x",
@@ -37,8 +37,8 @@ FRAMES = {
 
 
 @pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
-def test_frame_that_is_not_to_be_inflated(frame):
-    """A frame that lies, is over the limit or is none is Damaged, and takes little memory."""
+def test_invalid_frame(frame):
+    """An invalid frame, or one over the limit, is Damaged and takes little memory."""
     tracemalloc.start()
     try:
         with pytest.raises(Damaged):
@@ -48,8 +48,8 @@ def test_frame_that_is_not_to_be_inflated(frame):
         tracemalloc.stop()
 
 
-def test_pieces_of_what_is_no_frame():
-    """Pieces of a wrong block are Damaged, or end early; what follows the block is not touched."""
+def test_pieces_of_an_invalid_frame():
+    """An invalid block is Damaged or ends early. Bytes after it are not read."""
     good = zeros(3 << 20)
     wide = zstandard.ZstdCompressor(
         compression_params=zstandard.ZstdCompressionParameters(window_log=27)
@@ -64,8 +64,8 @@ def test_pieces_of_what_is_no_frame():
     assert sum(map(len, decompress_pieces(source.read, len(good)))) < 3 << 20
 
 
-def test_pieces_are_small():
-    """What inflates to much comes in pieces, whoever reads no more needs no more memory."""
+def test_pieces_take_little_memory():
+    """A block that decompresses to much takes no more memory than the pieces that are read."""
     length = len(bomb := zstandard.ZstdCompressor().compress(bytes(256 << 20)))
     source = io.BytesIO(bomb)
     tracemalloc.start()
@@ -77,8 +77,8 @@ def test_pieces_are_small():
         tracemalloc.stop()
 
 
-def test_pieces_that_nobody_takes():
-    """A block is read to its end, and no further, however few of its pieces are taken."""
+def test_pieces_closed_early():
+    """The whole block is read, and no more, however few pieces the caller takes."""
     block = zstandard.ZstdCompressor().compress(random.Random(0).randbytes(5 << 20))
     for taken in 1, 2, 5:
         source = io.BytesIO(block + b"what follows")

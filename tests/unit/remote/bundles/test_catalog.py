@@ -1,4 +1,4 @@
-"""remote/bundles/catalog.py: what a session knows, and what it says of it in its manifest."""
+"""remote/bundles/catalog.py: the rows that a session knows, and the manifest it writes."""
 
 import pytest
 
@@ -15,7 +15,7 @@ RECENT_S = NOW_S - 100
 def catalog(
     own=(), related=(), unrelated=(), manifests=("m-2", "m-1"), written_s=RECENT_S
 ) -> Catalog:
-    """A catalog that has loaded these rows; all were used lately."""
+    """A catalog that has loaded these rows, all of them used recently."""
     found = Catalog("scope")
     rows = [
         [tuple(one._replace(used_s=one.used_s or RECENT_S)) for one in some]
@@ -27,7 +27,7 @@ def catalog(
 
 
 def written(found, used, now_s=NOW_S, name="m-3") -> list:
-    """The names of a manifest that must be due, once it is in the bucket."""
+    """Write the manifest that must be due; returns the actions in it."""
     manifest = found.manifest(used, now_s)
     found.wrote(name, manifest, now_s)
     return names(manifest.rows)
@@ -36,11 +36,11 @@ def written(found, used, now_s=NOW_S, name="m-3") -> list:
 OWN = [row(name) for name in "abc"]
 
 
-# -- what is known ---------------------------------------------------------------------------------
+# -- rows and bodies -------------------------------------------------------------------------------
 
 
 def test_rows_by_action_and_output():
-    """Rows are found by action, places of bodies by output, whoever named them."""
+    """Rows are found by action and bodies by output, for rows of any scope."""
     found = catalog([row("a")], [row("b")], [row("c")])
     assert len(found) == 3
     for name in "abc":
@@ -52,22 +52,22 @@ def test_rows_by_action_and_output():
 
 @pytest.mark.parametrize("time_ns", [TIME_NS - 1, TIME_NS, TIME_NS + 1])
 def test_latest_put_counts(time_ns):
-    """Of two rows of an action that of the later put counts, and of equal ones the scope's own."""
+    """Of two rows of an action the later put is taken, and of equal ones the scope's own row."""
     found = catalog([row("a")], [row("a", bundle="bundle-b", time_ns=time_ns)])
     expected = "bundle-b" if time_ns > TIME_NS else "bundle-a"
     assert found.row(action_id("a")).bundle == expected
 
 
 def test_forget():
-    """What is damaged is in no bundle any more, nor is its body; the rest stays."""
+    """A forgotten row and its body are unknown; the others stay."""
     found = catalog(OWN)
     found.forget([OWN[1], row("x")])
     assert found.row(action_id("b")) is found.body(output_id(b"b")) is None
     assert len(found) == 2 and found.body(output_id(b"a")) is not None
 
 
-def test_forget_no_more_than_what_lies_there():
-    """What was put elsewhere since is not forgotten for what was damaged before."""
+def test_forget_keeps_a_row_with_another_place():
+    """A row that was put to another place meanwhile is kept."""
     found = catalog(OWN)
     later = row("b", bundle="bundle-c", time_ns=TIME_NS + 1)
     found.add(later)
@@ -77,7 +77,7 @@ def test_forget_no_more_than_what_lies_there():
 
 
 def test_forget_keeps_another_copy_of_the_body():
-    """A body that lies elsewhere as well is still known to lie there."""
+    """A body that is at another place as well is still known."""
     body = output_id(b"body")
     rows = [row("a", output=body), row("b", output=body, bundle="bundle-b")]
     found = catalog(rows)
@@ -88,7 +88,7 @@ def test_forget_keeps_another_copy_of_the_body():
 
 
 def test_forget_bundle():
-    """With a bundle go all rows and bodies in it, those of other bundles stay."""
+    """All rows and bodies of a bundle are forgotten, those of other bundles stay."""
     body = output_id(b"body")
     found = catalog(
         [
@@ -105,7 +105,7 @@ def test_forget_bundle():
 
 
 def test_forgotten_rows_are_in_no_manifest():
-    """Neither used nor carried is what is damaged; put anew it is in the next one."""
+    """A forgotten row is neither used nor carried forward, until its action is put again."""
     found = catalog(OWN)
     found.forget(OWN[:2])
     found.add(row("a", bundle="bundle-c", time_ns=TIME_NS + 1))
@@ -114,8 +114,8 @@ def test_forgotten_rows_are_in_no_manifest():
     assert manifest.rows[0].bundle == "bundle-c"
 
 
-def test_what_was_put_and_then_forgotten_is_no_news():
-    """A session's own entry that turns out damaged asks for no manifest that cannot have it."""
+def test_forgotten_put_needs_no_manifest():
+    """A put that was forgotten does not make a manifest due."""
     found = catalog(OWN)
     found.add(row("d"))
     found.forget([row("d")])
@@ -126,20 +126,19 @@ def test_what_was_put_and_then_forgotten_is_no_news():
 
 
 @pytest.mark.parametrize("used", ["", "a", "cba", "ax"])
-def test_nothing_new(used):
-    """A session that used what the scope's manifests have, and put nothing, writes none."""
+def test_no_manifest_without_news(used):
+    """A session that put nothing and used only what the scope's manifests name writes none."""
     assert catalog(OWN).manifest(ids(used), NOW_S) is None
 
 
-def test_nothing_known():
-    """Where there is nothing, nothing is written."""
+def test_no_manifest_without_rows():
     found = catalog(manifests=(), written_s=0)
     assert found.manifest(ids("a"), NOW_S) is None
     assert Catalog("scope").manifest(ids("a"), NOW_S) is None
 
 
 def test_refresh_after_a_day():
-    """Use alone is told of once a day."""
+    """A manifest that only renews times of use is due once a day."""
     found = catalog(OWN)
     assert found.manifest(ids("b"), RECENT_S + REFRESH_S - 1) is None
     manifest = found.manifest(ids("b"), RECENT_S + REFRESH_S)
@@ -151,16 +150,16 @@ def test_refresh_after_a_day():
     assert found.manifest(ids("b"), RECENT_S + 2 * REFRESH_S) is not None
 
 
-def test_entries_of_other_scopes_that_were_used():
-    """What came by a related scope's manifest, and was used, is named by the scope's own."""
+def test_used_entries_of_related_scopes():
+    """A used entry of a related scope is named in the scope's own manifest."""
     found = catalog(OWN, [row("d"), row("e")])
     assert found.manifest(ids("a"), NOW_S) is None
     assert written(found, ids("ad")) == ids("adbce")
     assert found.manifest(ids("ade"), NOW_S) is None
 
 
-def test_foreign_entries_are_carried_only_when_used():
-    """Of scopes that happened to be there no more is taken over than was of use."""
+def test_entries_of_unrelated_scopes_are_carried_only_when_used():
+    """Unused entries of unrelated scopes are not in the manifest."""
     found = catalog([], [], [row("a"), row("b")], manifests=(), written_s=0)
     assert found.manifest([], NOW_S) is None
     assert written(found, ids("b")) == ids("b")
@@ -168,8 +167,8 @@ def test_foreign_entries_are_carried_only_when_used():
     assert written(found, ids("a")) == ids("ab")
 
 
-def test_what_was_put():
-    """What was put is in the manifest, used or not, at the place of its use or at the end."""
+def test_puts_are_in_the_manifest():
+    """A put is in the manifest in the order of its use, or after the used actions."""
     found = catalog(OWN)
     found.add(row("e"))
     found.add(row("d"))
@@ -181,8 +180,8 @@ def test_what_was_put():
     assert found.manifest(ids("edcba"), NOW_S + 1) is None
 
 
-def test_manifest_that_was_not_written():
-    """What a manifest would have said is said by the next one."""
+def test_manifest_that_failed():
+    """The rows of a manifest that was not written are in the next one."""
     found = catalog(OWN)
     found.add(row("d"))
     assert found.manifest(ids("d"), NOW_S) == found.manifest(ids("d"), NOW_S)
@@ -191,8 +190,8 @@ def test_manifest_that_was_not_written():
 # -- several sessions on one catalog ---------------------------------------------------------------
 
 
-def test_second_session_carries_what_the_first_put():
-    """A manifest that supersedes another of the same pool has what that one has."""
+def test_second_session_carries_puts_of_the_first():
+    """A manifest that supersedes another of the same plan has its rows."""
     found = catalog(OWN)
     found.add(row("d"))
     assert written(found, ids("d")) == ids("dabc")
@@ -200,8 +199,8 @@ def test_second_session_carries_what_the_first_put():
     assert written(found, ids("e"), NOW_S + 1, "m-4") == ids("edabc")
 
 
-def test_second_session_carries_what_the_first_used():
-    """What was used in time by one session is carried by the next, however old it was before."""
+def test_second_session_carries_uses_of_the_first():
+    """A row that one session used is carried forward by the next, with its new time of use."""
     found = catalog([row("a", used_s=NOW_S - CARRY_S + 10)])
     found.add(row("b"))
     assert written(found, ids("ab")) == ids("ab")
@@ -209,8 +208,8 @@ def test_second_session_carries_what_the_first_used():
     assert written(found, ids("c"), NOW_S + 20, "m-4") == ids("cab")
 
 
-def test_what_is_put_while_a_manifest_is_written():
-    """A put that a manifest under way does not have is for the next one."""
+def test_put_while_a_manifest_is_written():
+    """The put is in the next manifest."""
     found = catalog(OWN)
     found.add(row("d"))
     manifest = found.manifest([], NOW_S)
@@ -219,8 +218,8 @@ def test_what_is_put_while_a_manifest_is_written():
     assert set(written(found, [], name="m-4")) == set(ids("abcde"))
 
 
-def test_what_is_put_again_while_a_manifest_is_written():
-    """A later put of an action is not taken for the one that a manifest under way has."""
+def test_second_put_while_a_manifest_is_written():
+    """A later put of an action is in the next manifest."""
     found = catalog(OWN)
     found.add(row("d"))
     manifest = found.manifest([], NOW_S)
@@ -230,8 +229,8 @@ def test_what_is_put_again_while_a_manifest_is_written():
     assert again is not None and again.rows[0].bundle == "bundle-b"
 
 
-def test_superseded_names_grow_and_are_bounded():
-    """Each manifest supersedes those before it, the newest first, up to a bound."""
+def test_superseded_names():
+    """Each manifest supersedes those before it, the newest first, at most MAX_SUPERSEDED."""
     found = catalog(OWN)
     for at in range(3, MAX_SUPERSEDED + 3):
         found.add(row("d", time_ns=TIME_NS + at))

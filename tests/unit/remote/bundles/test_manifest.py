@@ -1,4 +1,4 @@
-"""remote/bundles/manifest.py: the format, and what becomes of rows from session to session."""
+"""remote/bundles/manifest.py: the format, and merging and composing of rows."""
 
 import struct
 import tracemalloc
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cacheplugin.errors import Damaged
 from cacheplugin.remote.bundles import manifest as format
-from cacheplugin.remote.bundles.keys import new_name, scope_key
+from cacheplugin.remote.bundles.keys import new_name
 from cacheplugin.remote.bundles.manifest import (
     CARRY_ROWS,
     CARRY_S,
@@ -62,12 +62,14 @@ SAMPLE = Manifest(
         row("c", bundle="bundle-b", inner=5),
     ],
 )
+
+
 # -- the format ------------------------------------------------------------------------------------
 
 
 @given(MANIFESTS)
 def test_round_trip(manifest):
-    """Scope, names and rows come back, in their order; and so without the rows."""
+    """Scope, names and rows are decoded in their order; decode_names leaves out the rows."""
     data = encode(manifest)
     assert decode(data) == manifest
     bundles = dict.fromkeys(one.bundle for one in manifest.rows)
@@ -76,7 +78,7 @@ def test_round_trip(manifest):
 
 @pytest.mark.parametrize("change", [0x01, 0x80, 0xFF])
 def test_any_byte_changed(change):
-    """A change anywhere is found."""
+    """A change of any byte is detected."""
     data = encode(SAMPLE)
     for at in range(len(data)):
         changed = bytearray(data)
@@ -86,44 +88,44 @@ def test_any_byte_changed(change):
 
 
 def test_any_truncation():
-    """A manifest that is cut off anywhere, or goes on, is Damaged."""
+    """A truncated manifest, and one with an extra byte, are Damaged."""
     data = encode(SAMPLE)
     for changed in [data[:size] for size in range(len(data))] + [data + b"\0"]:
         with pytest.raises(Damaged):
             decode(changed)
 
 
-def framed(text, version=format.VERSION) -> bytes:
-    """A manifest of this text, with the right checksum."""
+def manifest_of(text, version=format.VERSION) -> bytes:
+    """A manifest with this content and the right checksum."""
     frame = zstandard.ZstdCompressor().compress(text)
     header = struct.pack("<4sIQ", b"GCPM", version, xxhash.xxh3_64_intdigest(frame))
     return header + frame
 
 
 @pytest.mark.parametrize("version", [0, format.VERSION + 1, 2**32 - 1])
-def test_another_version(version):
-    """Another version is not guessed at, and a newer one told from damage."""
-    assert decode(framed(bytes(16))) == Manifest("", [], [])
+def test_unknown_version(version):
+    """An unknown version is Damaged, and a newer one raises NewerVersion."""
+    assert decode(manifest_of(bytes(16))) == Manifest("", [], [])
     for read in decode, decode_names:
         with pytest.raises(Damaged) as caught:
-            read(framed(bytes(16), version))
+            read(manifest_of(bytes(16), version))
         assert (caught.type is NewerVersion) == (version > format.VERSION)
 
 
 @given(st.binary(max_size=100), st.binary(max_size=100))
-def test_noise(noise, rest):
-    """Arbitrary bytes are Damaged; behind a good checksum nothing but Damaged is raised either."""
+def test_arbitrary_bytes(noise, rest):
+    """Arbitrary bytes are Damaged, and behind a right checksum they raise no other error."""
     with pytest.raises(Damaged):
         decode(noise)
     for text in noise, struct.pack("<IIII", len(noise) % 7, 1, 1, 1) + noise + rest:
         try:
-            decode(framed(text))
+            decode(manifest_of(text))
         except Damaged:
             pass
 
 
 NAME_OF_ONE, ONE_ROW = b"\x08bundle-a", encode_rows([row("a")], {"bundle-a": 0})
-HOSTILE = {
+INVALID_CONTENTS = {
     "empty": b"",
     "counts cut off": bytes(15),
     "scope cut off": struct.pack("<IIII", 9, 0, 0, 0) + b"a scope",
@@ -138,16 +140,17 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_text(text):
-    """A text that contradicts itself is Damaged, however right its checksum."""
+@pytest.mark.parametrize("text", INVALID_CONTENTS.values(), ids=INVALID_CONTENTS)
+def test_invalid_content(text):
+    """A content that contradicts itself is Damaged, even with a right checksum."""
     good = struct.pack("<IIII", 0, 0, 1, 1) + NAME_OF_ONE + ONE_ROW
-    assert decode(framed(good)).rows == [row("a")]
+    assert decode(manifest_of(good)).rows == [row("a")]
     with pytest.raises(Damaged):
-        decode(framed(text))
+        decode(manifest_of(text))
 
 
 def peak_bytes_of_refusing(data) -> int:
+    """The most memory that decoding of a Damaged manifest takes."""
     tracemalloc.start()
     try:
         with pytest.raises(Damaged):
@@ -157,17 +160,17 @@ def peak_bytes_of_refusing(data) -> int:
         tracemalloc.stop()
 
 
-def test_manifest_that_inflates_to_much():
-    """A small object that would decompress to more than any manifest takes little memory."""
-    assert peak_bytes_of_refusing(framed(bytes(format._MAX_BYTES + 1))) < 1 << 20
+def test_content_over_the_limit():
+    """A small object that decompresses to more than a manifest may have takes little memory."""
+    assert peak_bytes_of_refusing(manifest_of(bytes(format._MAX_BYTES + 1))) < 1 << 20
 
 
-def test_manifest_of_many_names():
-    """More names than there can be are refused before they fill the memory."""
+def test_too_many_names():
+    """Too many names are refused before they are decoded into memory."""
     text_bytes = 1 << 17
     for counts in (0, text_bytes, 0, 0), (0, 0, text_bytes, 0):
         text = struct.pack("<IIII", *counts) + bytes(text_bytes - 1)
-        peak_bytes = peak_bytes_of_refusing(framed(text))
+        peak_bytes = peak_bytes_of_refusing(manifest_of(text))
         assert peak_bytes < 3 * text_bytes
 
 
@@ -179,7 +182,7 @@ def merged(*lists) -> dict:
 
 
 def test_merge_keeps_the_order_of_the_newest():
-    """First come the actions of the newest manifest, then what each older one adds."""
+    """The actions of the newest manifest come first, then those that each older one adds."""
     found = merged(
         [row("c"), row("a")],
         [row("d"), row("a", time_ns=TIME_NS + 1), row("b")],
@@ -189,7 +192,7 @@ def test_merge_keeps_the_order_of_the_newest():
 
 
 def test_merge_takes_the_latest_put():
-    """The put that was later counts, whichever manifest names it; of equal ones the newest."""
+    """The row with the later put is taken, and of equal ones the newest manifest's row."""
     late, early = row("a", time_ns=TIME_NS + 1), row("a", bundle="bundle-b")
     assert merged([early], [late])[action_id("a")] == late
     assert merged([late], [early])[action_id("a")] == late
@@ -200,7 +203,7 @@ def test_merge_takes_the_latest_put():
 @pytest.mark.parametrize("late_first", [False, True])
 @pytest.mark.parametrize("late_used_s", [3, 5])
 def test_merge_takes_the_latest_use(late_first, late_used_s):
-    """When an action was last used counts, whichever row of it is taken."""
+    """The latest time of use is taken, from any row of the action."""
     rows = [row("a", used_s=4), row("a", time_ns=TIME_NS + 1, used_s=late_used_s)]
     found = merged(*([one] for one in sorted(rows, reverse=late_first)))[action_id("a")]
     assert found == rows[1]._replace(used_s=max(4, late_used_s))
@@ -213,16 +216,16 @@ def known(*rows) -> dict:
     return {one.action: one for one in rows}
 
 
-def test_compose_begins_with_what_was_used():
-    """What was used stands first, in the order of first use, with the time of the session."""
+def test_compose_begins_with_used_actions():
+    """Used actions come first, in the order of first use, with the session's time of use."""
     rows = known(row("a"), row("b", used_s=NOW_S - 9), row("c"), row("d", used_s=NOW_S - 1))
     found = compose(ids("cxb"), rows, ids("dcb"), NOW_S)
     assert names(found) == ids("cbd")
     assert [one.used_s for one in found] == [NOW_S, NOW_S, NOW_S - 1]
 
 
-def test_compose_carries_what_was_used_last():
-    """What others used lately follows, the last used first; not what nobody did for long."""
+def test_compose_carries_recently_used_rows():
+    """Rows of other sessions follow, the last used first, unless unused for CARRY_S."""
     young, middle, limit, old = (
         row(name, used_s=NOW_S - age) for name, age in zip("abcd", (5, 100, CARRY_S - 1, CARRY_S))
     )
@@ -232,45 +235,16 @@ def test_compose_carries_what_was_used_last():
     assert names(compose(ids("d"), rows, rows, NOW_S)) == ids("dabc")
 
 
-def test_compose_carries_so_many_at_most(monkeypatch):
-    """Of too many the least recently used are left; what was used is never."""
+def test_compose_carries_at_most_carry_rows(monkeypatch):
+    """The least recently used rows are left out; rows that the session used are not."""
     monkeypatch.setattr(format, "CARRY_ROWS", 2)
     rows = known(*(row(name, used_s=NOW_S - age) for age, name in enumerate("abcdef")))
     assert names(compose(ids("def"), rows, rows, NOW_S)) == ids("defab")
     assert CARRY_ROWS + len(rows) < format.MAX_ROWS
 
 
-# -- names -----------------------------------------------------------------------------------------
-
-TIMES = st.floats(0, 4e9)
-
-
-@given(TIMES, TIMES)
-def test_names_sort_newest_first(one, other):
-    """Names have one length, and those made later sort first."""
-    names = [new_name(now_s, "00ff") for now_s in sorted((one, other))]
-    assert {len(name) for name in names} == {17}
-    assert names[0] >= names[1]
-    if abs(one - other) >= 0.001:
-        assert names[0] > names[1]
-
-
-def test_name_of_two_at_once():
-    """What is unique stands behind the time."""
-    first, second = new_name(NOW_S, "01"), new_name(NOW_S, "02")
-    assert first.split("-") == [second.split("-")[0], "01"]
-
-
-@given(st.text(st.characters(codec="utf-8")))
-def test_scope_key(scope):
-    """Whatever the scope, its key is 16 hex digits, the same each time."""
-    key = scope_key(scope)
-    assert len(key) == 16 and not set(key) - set("0123456789abcdef")
-    assert key == scope_key(scope) != scope_key(scope + "x")
-
-
-def test_as_many_names_as_a_session_supersedes():
-    """A manifest takes as many superseded names as there may be."""
+def test_max_superseded_names():
+    """A manifest can have MAX_SUPERSEDED superseded names."""
     superseded = [new_name(at, "0" * 8) for at in range(MAX_SUPERSEDED)]
     manifest = Manifest("scope", superseded, [row("a")])
     assert decode(encode(manifest)) == manifest

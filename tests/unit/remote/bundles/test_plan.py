@@ -1,4 +1,4 @@
-"""remote/bundles/plan.py and fetching.py: what gets wait for, and what comes ahead of them."""
+"""remote/bundles/plan.py and fetching.py: loading manifests, gets and prefetches."""
 
 import fcntl
 import os
@@ -25,7 +25,7 @@ def driver(tmp_path):
 
 @pytest.fixture
 def on_demand(tmp_path):
-    """A driver that fetches nothing ahead."""
+    """A driver without prefetches."""
     return Driver(tmp_path, **NO_PREFETCH)
 
 
@@ -35,71 +35,71 @@ def apart(letters, **fields) -> list:
 
 
 def wanted(tasks) -> list:
-    """The actions of RangeJobs, in their order."""
+    """The actions of RangeJobs, in order."""
     return [action for task in tasks for action, *_ in task.rows]
 
 
-# -- while manifests load --------------------------------------------------------------------------
+# -- loading manifests -----------------------------------------------------------------------------
 
 
 def test_gets_wait_for_the_manifests(driver):
-    """What is asked before anything is known is answered once it is; manifests load once."""
+    """Gets before the manifests are loaded are answered after that; manifests load once."""
     known, unknown = driver.get("a"), driver.get("b")
     driver.plan.prefetch()
-    assert driver.said() == {}
+    assert driver.answers() == {}
     driver.load([row("a")], missing="a")
-    assert driver.said() == {unknown: jobs.MISS}
+    assert driver.answers() == {unknown: jobs.MISS}
     driver.arrive(driver.only(jobs.RangeJob))
-    assert driver.said() == {known: jobs.ARRIVED}
+    assert driver.answers() == {known: jobs.ARRIVED}
     driver.plan.prefetch()
     assert driver.tasks == []
 
 
 @pytest.mark.parametrize("status", [jobs.FAILED, jobs.TIMED_OUT, jobs.SKIPPED])
-def test_manifests_that_do_not_load(driver, status):
-    """Whatever waits gets the status; what comes next tries again."""
+def test_failing_load(driver, status):
+    """Jobs that wait get the status of the failed load; the next job loads again."""
     get, put, finish = driver.get("a"), driver.put("b"), driver.finish("ab")
     driver.fail(driver.only(jobs.LoadJob), status)
-    answers = driver.said()
+    answers = driver.answers()
     assert answers.pop(finish)
     assert answers == {get: status, put: status}
     again = driver.get("a")
     driver.load()
-    assert driver.said() == {again: jobs.MISS}
+    assert driver.answers() == {again: jobs.MISS}
 
 
-def test_worker_that_dies_while_manifests_load(driver):
-    """The get is a miss at once; what is to be uploaded waits for another worker to read them."""
+def test_worker_dies_while_manifests_load(driver):
+    """Gets are answered at once; uploads wait for a second load."""
     get, put, finish = driver.get("a"), driver.put("b"), driver.finish("ab")
     driver.fail(driver.only(jobs.LoadJob), jobs.LOST)
-    assert driver.said() == {get: jobs.LOST}
+    assert driver.answers() == {get: jobs.LOST}
     driver.load()
     driver.bundle(driver.only(jobs.BundleJob))
     driver.manifest()
-    assert driver.said() == {put: jobs.STORED, finish: jobs.STORED}
+    assert driver.answers() == {put: jobs.STORED, finish: jobs.STORED}
 
 
 def test_finish_while_manifests_load(driver):
-    """A session that ends at once has its puts uploaded and named, before it is answered."""
+    """A finish is answered once the session's puts are uploaded and named in a manifest."""
     put, finish = driver.put("b"), driver.finish("b")
-    assert driver.said() == {}
+    assert driver.answers() == {}
     driver.load([row("a")])
     driver.bundle(driver.only(jobs.BundleJob))
-    assert driver.said() == {}
+    assert driver.answers() == {}
     assert names(driver.manifest().rows) == ids("ba")
-    assert driver.said() == {put: jobs.STORED, finish: jobs.STORED}
+    assert driver.answers() == {put: jobs.STORED, finish: jobs.STORED}
 
 
-def test_finish_without_any_need(driver):
-    """A session that needed nothing of the bucket asks it nothing."""
+def test_finish_without_other_jobs(driver):
+    """A session that asked for nothing sends no request."""
     finish = driver.finish("a")
-    assert driver.said() == {finish: jobs.STORED} and driver.tasks == []
+    assert driver.answers() == {finish: jobs.STORED} and driver.tasks == []
 
 
 @pytest.mark.parametrize("layout", ["auto", "bundles", "both"])
 @pytest.mark.parametrize("objects", [False, True])
-def test_the_front_is_told_what_to_expect(tmp_path, layout, objects):
-    """It hears what bundles have, what of it the store lacks, and whether there is more."""
+def test_expected_message(tmp_path, layout, objects):
+    """The front is told what bundles hold, what the store lacks, and if there may be more."""
     driver = Driver(tmp_path, layout=layout)
     driver.begin(*apart("abc"), missing="cb", has_objects=objects, damaged=2)
     expected = jobs.Expected(ids("cb"), ids("a"), not objects and layout != "both")
@@ -110,113 +110,113 @@ def test_the_front_is_told_what_to_expect(tmp_path, layout, objects):
 # -- gets ------------------------------------------------------------------------------------------
 
 
-def test_get_of_what_is_here(on_demand):
-    """What the store has by now, by whosoever hands, needs no request."""
+def test_get_of_a_stored_entry(on_demand):
+    """A get of an entry that is in the store by now needs no request."""
     on_demand.begin(row("a"), missing="a")
     on_demand.store_entry("a")
     get = on_demand.get("a")
-    assert on_demand.said() == {get: jobs.ARRIVED} and on_demand.tasks == []
+    assert on_demand.answers() == {get: jobs.ARRIVED} and on_demand.tasks == []
 
 
 def test_gets_of_one_action(on_demand):
-    """All that wait for an action are answered by one range, each once."""
+    """All gets that wait for an action are answered by one range, each once."""
     on_demand.begin(row("a"), row("b", 200), missing="ab")
     waiting = [on_demand.get("a"), on_demand.get("a"), on_demand.get("b")]
     task = on_demand.only(jobs.RangeJob)
     assert (task.bundle, task.start, task.length) == ("bundle-a", 8, 292)
     assert wanted([task]) == ids("ab") and {type(one) for one in task.rows} == {tuple}
     on_demand.arrive(task)
-    assert on_demand.said() == dict.fromkeys(waiting, jobs.ARRIVED)
+    assert on_demand.answers() == dict.fromkeys(waiting, jobs.ARRIVED)
     assert on_demand.tasks == []
     assert jobs.Transferred(292, 0, 0) in on_demand.messages
 
 
-def test_get_of_what_came_and_went(on_demand):
-    """An entry that the store lost again is fetched again, alone."""
+def test_get_of_an_entry_that_the_store_lost_again(on_demand):
+    """An entry that was fetched and removed is fetched again, alone."""
     on_demand.begin(row("a"), row("b", 200), missing="ab")
     on_demand.get("a")
     on_demand.arrive(on_demand.only(jobs.RangeJob))
-    on_demand.said()
+    on_demand.answers()
     again = on_demand.get("a")
     task = on_demand.only(jobs.RangeJob)
     assert wanted([task]) == ids("a")
     on_demand.arrive(task)
-    assert on_demand.said() == {again: jobs.ARRIVED}
+    assert on_demand.answers() == {again: jobs.ARRIVED}
 
 
-def test_get_of_what_was_here_at_first(on_demand):
-    """An entry that the store had when the manifests came, and lost, is fetched."""
+def test_get_of_an_entry_that_the_store_lost(on_demand):
+    """An entry that the store had when the manifests were loaded, and lost, is fetched."""
     on_demand.begin(row("a"))
     get = on_demand.get("a")
     on_demand.arrive(on_demand.only(jobs.RangeJob))
-    assert on_demand.said() == {get: jobs.ARRIVED}
+    assert on_demand.answers() == {get: jobs.ARRIVED}
 
 
 @pytest.mark.parametrize(
     "status", [jobs.FAILED, jobs.TIMED_OUT, jobs.SKIPPED, jobs.LOST, jobs.LOCAL, jobs.UNUSABLE]
 )
-def test_range_that_fails(on_demand, status):
-    """Whoever waits for it gets the status; the next get tries again."""
+def test_failing_range(on_demand, status):
+    """Gets that wait for a range get its status; the next get fetches it again."""
     on_demand.begin(row("a"), row("b"), missing="ab")
     waiting = on_demand.get("a"), on_demand.get("b")
     on_demand.fail(on_demand.only(jobs.RangeJob), status)
-    assert on_demand.said() == dict.fromkeys(waiting, status)
+    assert on_demand.answers() == dict.fromkeys(waiting, status)
     again = on_demand.get("b")
     on_demand.arrive(on_demand.only(jobs.RangeJob))
-    assert on_demand.said() == {again: jobs.ARRIVED}
+    assert on_demand.answers() == {again: jobs.ARRIVED}
 
 
 def test_range_that_fails_in_the_middle(on_demand):
-    """What came is there; what did not has failed; what is wrong is damaged, and then a miss."""
+    """Arrived entries hit, damaged ones are damaged and then misses, the others have failed."""
     on_demand.begin(row("a"), row("b"), row("c"), row("d"), missing="abcd")
     a, b, c = (on_demand.get(name) for name in "abc")
     on_demand.arrive(
         on_demand.only(jobs.RangeJob), status=jobs.TIMED_OUT, arrived=ids("a"), damaged=ids("bd")
     )
-    assert on_demand.said() == {a: jobs.ARRIVED, b: jobs.DAMAGED, c: jobs.TIMED_OUT}
-    assert on_demand.messages[-1].damaged == 1  # d, which nobody asked for
+    assert on_demand.answers() == {a: jobs.ARRIVED, b: jobs.DAMAGED, c: jobs.TIMED_OUT}
+    assert on_demand.messages[-1].damaged == 1  # d, which no get waits for
     again = on_demand.get("b")
-    assert on_demand.said() == {again: jobs.MISS} and on_demand.tasks == []
+    assert on_demand.answers() == {again: jobs.MISS} and on_demand.tasks == []
 
 
-def test_what_a_good_range_lacks_has_failed(on_demand):
-    """An entry that a range neither brought nor found damaged does not leave its get waiting."""
+def test_entry_missing_from_a_range(on_demand):
+    """A get of an entry that a range neither stored nor found damaged fails and does not hang."""
     on_demand.begin(row("a"), row("b"), missing="ab")
     get = on_demand.get("b")
     on_demand.arrive(on_demand.only(jobs.RangeJob), arrived=ids("a"))
-    assert on_demand.said() == {get: jobs.FAILED}
+    assert on_demand.answers() == {get: jobs.FAILED}
 
 
-def test_damaged_entry_is_put_anew(on_demand):
-    """The next put of a damaged entry goes into a bundle, though one was said to have the body."""
+def test_put_of_a_damaged_entry(on_demand):
+    """The next put of a damaged entry is uploaded, though a manifest says where its body is."""
     on_demand.begin(row("a"), missing="a")
     get = on_demand.get("a")
     task = on_demand.only(jobs.RangeJob)
     on_demand.arrive(task, status=jobs.DAMAGED, arrived=[], damaged=ids("a"))
-    assert on_demand.said() == {get: jobs.DAMAGED}
+    assert on_demand.answers() == {get: jobs.DAMAGED}
     put = on_demand.put("a", time_ns=TIME_NS + 1)
     on_demand.finish("a")
     on_demand.bundle(on_demand.only(jobs.BundleJob))
     assert on_demand.manifest().rows[0].bundle == "bundle-n"
-    assert on_demand.said()[put] == jobs.STORED
+    assert on_demand.answers()[put] == jobs.STORED
 
 
-def test_bundle_that_is_gone(on_demand):
-    """With a bundle that is not there all that was in it is a miss, other bundles are not."""
+def test_absent_bundle(on_demand):
+    """All entries of an absent bundle are misses; those of other bundles are not."""
     on_demand.begin(*apart("abc"), row("d", bundle="bundle-b"), missing="abcd")
     a, b = on_demand.get("a"), on_demand.get("b")
     first, second = on_demand.take(jobs.RangeJob)
     on_demand.arrive(first, status=jobs.DAMAGED, arrived=[], damaged=ids("a"), gone=True)
-    assert on_demand.said() == {a: jobs.DAMAGED}
+    assert on_demand.answers() == {a: jobs.DAMAGED}
     c, _ = on_demand.get("c"), on_demand.get("d")
-    assert on_demand.said() == {c: jobs.MISS}
+    assert on_demand.answers() == {c: jobs.MISS}
     assert wanted(on_demand.take(jobs.RangeJob)) == ids("d")
     on_demand.arrive(second, status=jobs.DAMAGED, arrived=[], damaged=ids("b"), gone=True)
-    assert on_demand.said() == {b: jobs.DAMAGED}
+    assert on_demand.answers() == {b: jobs.DAMAGED}
 
 
-def test_late_news_of_damage_do_not_undo_a_put(on_demand):
-    """What a range of a lost bundle says is not said of the same action in a new one."""
+def test_late_damage_does_not_undo_a_put(on_demand):
+    """Damage of an action in an absent bundle does not affect its row in a new bundle."""
     on_demand.begin(*apart("ab"), missing="ab")
     for name in "ab":
         on_demand.get(name)
@@ -231,11 +231,11 @@ def test_late_news_of_damage_do_not_undo_a_put(on_demand):
     assert names(on_demand.manifest().rows) == ids("b")
 
 
-# -- prefetch --------------------------------------------------------------------------------------
+# -- prefetching -----------------------------------------------------------------------------------
 
 
-def test_prefetch_goes_in_order_and_so_many_at_once(driver):
-    """The missing entries come in the order of their use, a bounded number of ranges at once."""
+def test_prefetch_order(driver):
+    """Missing entries are fetched in the order of use, PREFETCHES_AT_ONCE ranges at once."""
     letters = "abcdefghijkl"
     driver.begin(*apart(letters), missing=letters[::-1])
     running = driver.take(jobs.RangeJob)
@@ -249,7 +249,7 @@ def test_prefetch_goes_in_order_and_so_many_at_once(driver):
 
 
 def test_get_moves_its_range_to_the_front(driver):
-    """A get of what is far behind has its range fetched next, and it is not fetched again."""
+    """The range that a get waits for is fetched next, and only once."""
     letters = "abcdefghijkl"
     driver.begin(*apart(letters), missing=letters)
     running = driver.take(jobs.RangeJob)
@@ -257,24 +257,24 @@ def test_get_moves_its_range_to_the_front(driver):
     task = driver.only(jobs.RangeJob)
     assert wanted([task]) == ids("l")
     driver.arrive(task)
-    assert driver.said() == {get: jobs.ARRIVED}
+    assert driver.answers() == {get: jobs.ARRIVED}
     for one in running:
         driver.arrive(one)
     assert wanted(driver.take(jobs.RangeJob)) == ids("ijk")
 
 
-def test_get_of_what_is_on_its_way(driver):
-    """A get of what a prefetch has under way waits for it and asks for nothing."""
+def test_get_of_a_range_that_is_being_fetched(driver):
+    """The get waits for the range and sends no request."""
     driver.begin(row("a"), missing="a")
     task = driver.only(jobs.RangeJob)
     get = driver.get("a")
-    assert driver.tasks == [] and driver.said() == {}
+    assert driver.tasks == [] and driver.answers() == {}
     driver.arrive(task)
-    assert driver.said() == {get: jobs.ARRIVED}
+    assert driver.answers() == {get: jobs.ARRIVED}
 
 
 def test_prefetch_limit(tmp_path):
-    """No more than the limit comes ahead, however much is asked for; the rest comes on demand."""
+    """A prefetch takes at most the limit; other entries are fetched on demand."""
     driver = Driver(tmp_path, prefetch_limit_bytes=250)
     driver.begin(*apart("abcde"), missing="abcde")
     tasks = driver.take(jobs.RangeJob)
@@ -285,11 +285,11 @@ def test_prefetch_limit(tmp_path):
     task = driver.only(jobs.RangeJob)
     assert wanted([task]) == ids("d")
     driver.arrive(task)
-    assert driver.said() == {get: jobs.ARRIVED} and driver.tasks == []
+    assert driver.answers() == {get: jobs.ARRIVED} and driver.tasks == []
 
 
 def test_no_prefetch(on_demand):
-    """With a limit of 0 nothing is fetched ahead but what needs no request."""
+    """With a limit of 0 only entries that need no request are prefetched."""
     on_demand.begin(*apart("ab"), empty_row("e"), missing="abe")
     task = on_demand.only(jobs.RangeJob)
     assert wanted([task]) == ids("e") and task.length == 0
@@ -298,14 +298,14 @@ def test_no_prefetch(on_demand):
 
 
 def test_prefetch_leaves_room_on_the_disk(driver, monkeypatch):
-    """A prefetch takes no more than a part of what the disk has free."""
+    """A prefetch takes at most 1/DISK_SHARE of the free disk space."""
     monkeypatch.setattr(fetching, "free_bytes", lambda _: 5000 * fetching.DISK_SHARE // 2)
     driver.begin(*apart("abcd", size=1000), missing="abcd")
     assert wanted(driver.take(jobs.RangeJob)) == ids("ab")
 
 
-def test_prefetch_ends_with_the_disk(driver):
-    """Where the store takes nothing more, nothing more is fetched ahead."""
+def test_prefetch_ends_when_the_store_fails(driver):
+    """After a failure of the local store no further range is prefetched."""
     letters = "abcdefghijkl"
     driver.begin(*apart(letters), missing=letters)
     for task in driver.take(jobs.RangeJob):
@@ -315,22 +315,22 @@ def test_prefetch_ends_with_the_disk(driver):
 
 @pytest.mark.parametrize("end", [lambda driver: driver.plan.stop(), lambda driver: driver.finish()])
 def test_prefetch_ends_with_the_session(driver, end):
-    """What nobody will ask for any more is not fetched; what is on its way is answered."""
+    """No further range is prefetched; ranges that are being fetched answer their gets."""
     letters = "abcdefghijkl"
     driver.begin(*apart(letters), missing=letters)
     get = driver.get("a")
     running = driver.take(jobs.RangeJob)
     end(driver)
-    driver.said()
+    driver.answers()
     for task in running:
         driver.arrive(task)
-    assert driver.tasks == [] and driver.said() == {get: jobs.ARRIVED}
+    assert driver.tasks == [] and driver.answers() == {get: jobs.ARRIVED}
     assert not os.listdir(f"{driver.store.root}/tmp")
 
 
 @contextmanager
 def other_prefetch(root):
-    """Another session on this store prefetches the same scope."""
+    """Hold the lock of a prefetch of the same scope, as another session does."""
     os.makedirs(f"{root}/tmp", exist_ok=True)
     path = f"{root}/tmp/prefetch-{scope_key(SCOPE)}"
     with open(path, "w") as file:
@@ -340,7 +340,7 @@ def other_prefetch(root):
 
 
 def test_one_prefetch_at_a_time(tmp_path, driver):
-    """While another session prefetches, this one fetches on demand; then it does the rest."""
+    """While another session prefetches, ranges are fetched on demand; then this one prefetches."""
     with other_prefetch(tmp_path):
         driver.begin(*apart("abcd"), missing="abcd")
         assert driver.tasks == []
@@ -350,8 +350,8 @@ def test_one_prefetch_at_a_time(tmp_path, driver):
     assert wanted(driver.take(jobs.RangeJob)) == ids("cad")
 
 
-def test_prefetch_of_two_sessions(tmp_path, driver):
-    """The lock is free again, and its file gone, when all has come."""
+def test_prefetch_lock_is_released(tmp_path, driver):
+    """The lock file exists until all ranges are fetched."""
     driver.begin(row("a"), missing="a")
     with pytest.raises(BlockingIOError), other_prefetch(tmp_path):
         pass
@@ -360,14 +360,14 @@ def test_prefetch_of_two_sessions(tmp_path, driver):
 
 
 def test_prefetch_without_a_lock(tmp_path, driver):
-    """Where the store takes no file, the lock keeps nobody from asking."""
+    """If the lock file cannot be created, the session prefetches."""
     (tmp_path / "tmp").write_text("in the way")
     driver.begin(row("a"), missing="a")
     assert wanted(driver.take(jobs.RangeJob)) == ids("a")
 
 
-def test_a_bundle_that_is_gone_is_asked_for_once(driver):
-    """Its other ranges are not fetched, and what they hold is a miss."""
+def test_absent_bundle_is_requested_once(driver):
+    """Other ranges of an absent bundle are not fetched, and its entries are misses."""
     letters = "abcdefghijkl"
     far = [row(name, offset=at * (1 << 30)) for at, name in enumerate(letters)]
     driver.begin(*far, missing=letters)
@@ -375,11 +375,11 @@ def test_a_bundle_that_is_gone_is_asked_for_once(driver):
     driver.arrive(first, status=jobs.DAMAGED, arrived=[], damaged=ids("a"), gone=True)
     assert driver.take(jobs.RangeJob) == [] and len(others) < len(letters) - 1
     number = driver.get("l")
-    assert driver.said() == {number: jobs.MISS}
+    assert driver.answers() == {number: jobs.MISS}
 
 
-def test_a_session_that_has_ended_prefetches_nothing(tmp_path):
-    """Manifests that come after its end are for what it put, not for what it might want."""
+def test_ended_session_does_not_prefetch(tmp_path):
+    """If all sessions have ended when the manifests are loaded, nothing is prefetched."""
     driver = Driver(tmp_path)
     driver.plan.prefetch()
     driver.finish()
@@ -395,29 +395,29 @@ def test_a_session_that_has_ended_prefetches_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("status", [jobs.SKIPPED, jobs.FAILED, jobs.LOST, jobs.TIMED_OUT])
-def test_what_a_range_that_failed_lacks_comes_together(driver, status):
-    """After an outage a get fetches its range again, not its entry alone."""
+def test_failed_range_is_fetched_whole(driver, status):
+    """After a failure a get fetches the whole range again, not its entry alone."""
     driver.begin(row("a"), row("b", offset=200), missing="ab")
     driver.fail(driver.only(jobs.RangeJob), status)
     driver.get("a")
     assert [fields[0] for fields in driver.only(jobs.RangeJob).rows] == ids("ab")
 
 
-def test_a_put_whose_body_turns_out_lost_is_bundled(driver):
-    """It was to be named where a bundle had it; that bundle is gone, so it goes into a new one."""
+def test_put_whose_bundle_turns_out_absent(driver):
+    """A put that was to be named in a bundle is uploaded if the bundle turns out to be absent."""
     driver.begin(row("a"), missing="a")
     task = driver.only(jobs.RangeJob)
     put = driver.put("b", body="a")
     finish = driver.finish("b")
     manifest_task = driver.only(jobs.ManifestJob)
     driver.fail(manifest_task, jobs.FAILED)
-    assert driver.said() == {put: jobs.FAILED, finish: jobs.FAILED}
+    assert driver.answers() == {put: jobs.FAILED, finish: jobs.FAILED}
     put = driver.put("c", body="a")
     driver.arrive(task, status=jobs.DAMAGED, arrived=[], damaged=ids("a"), gone=True)
     finish = driver.finish("c")
     bundle = driver.only(jobs.BundleJob)
     assert [entry[0] for entry in bundle.entries] == ids("c")
-    assert driver.said() == {}
+    assert driver.answers() == {}
     driver.bundle(bundle)
     assert action_id("c") in names(driver.manifest().rows)
-    assert driver.said() == {put: jobs.STORED, finish: jobs.STORED}
+    assert driver.answers() == {put: jobs.STORED, finish: jobs.STORED}

@@ -1,4 +1,4 @@
-"""remote/bundles/plan.py: the layouts auto and both, which use bundles and objects together."""
+"""remote/bundles/plan.py: the layouts auto and both, which use both kinds of objects."""
 
 import pytest
 
@@ -16,8 +16,8 @@ def hit(task, name) -> jobs.FetchResult:
 
 
 @pytest.mark.parametrize(("layout", "objects"), [("auto", True), ("both", False), ("both", True)])
-def test_what_no_manifest_names_is_looked_for_in_objects(tmp_path, layout, objects):
-    """Where there may be objects, what is unknown is asked for there, and answered as it comes."""
+def test_unnamed_actions_are_looked_up_in_objects(tmp_path, layout, objects):
+    """If the bucket may hold the objects layout, other actions are fetched from it."""
     driver = Driver(tmp_path, layout=layout)
     driver.begin(row("a"), has_objects=objects)
     found, absent = driver.get("b"), driver.get("c")
@@ -25,28 +25,28 @@ def test_what_no_manifest_names_is_looked_for_in_objects(tmp_path, layout, objec
     assert [task.action for task in tasks] == ids("bc")
     driver.plan.done(tasks[0], hit(tasks[0], "b"))
     driver.fail(tasks[1], jobs.MISS)
-    assert driver.said() == {found: jobs.HIT, absent: jobs.MISS}
+    assert driver.answers() == {found: jobs.HIT, absent: jobs.MISS}
 
 
-def test_what_objects_had_is_bundled(tmp_path):
-    """What was found in objects is in the session's bundle, and its manifest, for the next one."""
+def test_hits_in_objects_are_bundled(tmp_path):
+    """A hit in objects is in the session's bundle and manifest."""
     driver = Driver(tmp_path, layout="auto")
     driver.begin(has_objects=True)
     driver.get("b")
     task = driver.only(jobs.FetchJob)
     driver.plan.done(task, hit(task, "b"))
-    driver.said()
+    driver.answers()
     finish = driver.finish("b")
     task = driver.only(jobs.BundleJob)
     assert [entry[0] for entry in task.entries] == ids("b")
     driver.bundle(task)
     assert names(driver.manifest().rows) == ids("b")
-    assert driver.said() == {finish: jobs.STORED}
+    assert driver.answers() == {finish: jobs.STORED}
 
 
 @pytest.mark.parametrize("options", [{"read_only": True}, {"upload": "off"}], ids=str)
-def test_what_objects_had_is_not_bundled(tmp_path, options):
-    """A session that is to upload nothing uploads nothing."""
+def test_hits_in_objects_are_not_bundled_without_uploads(tmp_path, options):
+    """A session that uploads nothing does not bundle hits."""
     driver = Driver(tmp_path, layout="auto", **options)
     driver.begin(has_objects=True)
     driver.get("b")
@@ -62,7 +62,7 @@ def test_what_objects_had_is_not_bundled(tmp_path, options):
 @pytest.mark.parametrize("of_bundle", [jobs.STORED, jobs.FAILED, jobs.LOST])
 @pytest.mark.parametrize("object_first", [False, True])
 def test_put_into_both(tmp_path, of_object, of_bundle, object_first):
-    """A put is answered once, when both layouts are done with it, as the worse of them says."""
+    """A put is answered once, when both layouts are done with it, with the worse status."""
     driver = Driver(tmp_path, layout="both")
     driver.begin()
     put = driver.put("a")
@@ -83,15 +83,15 @@ def test_put_into_both(tmp_path, of_object, of_bundle, object_first):
 
     first, second = (end_object, end_bundle) if object_first else (end_bundle, end_object)
     first()
-    assert put not in driver.said()
+    assert put not in driver.answers()
     second()
-    assert driver.said()[put] in ({of_object, of_bundle} - {jobs.STORED} or {jobs.STORED})
+    assert driver.answers()[put] in ({of_object, of_bundle} - {jobs.STORED} or {jobs.STORED})
     assert driver.tasks == []
 
 
 @pytest.mark.parametrize("found", [False, True])
-def test_put_that_both_have(tmp_path, found):
-    """Found is what both layouts had; what went over the network is counted."""
+def test_put_of_a_body_in_both_layouts(tmp_path, found):
+    """``found`` means that both layouts had the body; bytes sent are added up."""
     driver = Driver(tmp_path, layout="both")
     driver.begin(row("a"))
     driver.put("b", body="a")
@@ -103,16 +103,16 @@ def test_put_that_both_have(tmp_path, found):
     assert (result.found, result.sent) == (found, 500)
 
 
-def test_what_is_damaged_in_bundles_is_looked_for_in_objects(tmp_path):
-    """It is counted, answered as objects has it, and bundled anew."""
+def test_damaged_entries_are_looked_up_in_objects(tmp_path):
+    """Damage is counted; a hit in objects answers the get and is bundled."""
     driver = Driver(tmp_path, layout="both", prefetch_limit_bytes=0)
     driver.begin(row("a"), missing="a")
     number = driver.get("a")
     driver.arrive(driver.only(jobs.RangeJob), status=jobs.DAMAGED, arrived=[], damaged=ids("a"))
-    assert driver.said() == {}
+    assert driver.answers() == {}
     assert sum(getattr(message, "damaged", 0) for message in driver.messages) == 1
     task = driver.only(jobs.FetchJob)
     driver.plan.done(task, hit(task, "a"))
-    assert driver.said() == {number: jobs.HIT}
+    assert driver.answers() == {number: jobs.HIT}
     driver.finish("a")
     assert [entry[0] for entry in driver.only(jobs.BundleJob).entries] == ids("a")

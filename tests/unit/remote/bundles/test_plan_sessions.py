@@ -1,4 +1,4 @@
-"""Plans of bundles that sessions share: who is told what, and whose end ends what."""
+"""remote/bundles/plan.py: several sessions on one plan."""
 
 from bundles_driver import Driver
 from cacheplugin.ipc import jobs
@@ -18,7 +18,7 @@ def apart(letters) -> list:
 
 
 def told(driver) -> dict:
-    """{session: Expected} since the last call, each told once."""
+    """The Expected messages since the last call by session, at most one for each."""
     found = [one for one in driver.messages if isinstance(one, jobs.Expected)]
     driver.messages = [one for one in driver.messages if not isinstance(one, jobs.Expected)]
     assert len({one.session for one in found}) == len(found)
@@ -35,8 +35,8 @@ def put_for(driver, session, name) -> jobs.UploadJob:
     return job
 
 
-def test_sessions_are_told_when_the_manifests_are_there(tmp_path):
-    """Those that began before, all the same; one load for all."""
+def test_sessions_are_told_after_one_load(tmp_path):
+    """One load serves all sessions, also those that began before it."""
     driver = Driver(tmp_path)
     driver.plan.begin(5)
     assert told(driver) == {}
@@ -45,17 +45,17 @@ def test_sessions_are_told_when_the_manifests_are_there(tmp_path):
     driver.plan.prefetch()
     driver.load(apart("abc"), missing="cb", has_objects=True)
     found = told(driver)
-    assert set(found) == {0, 5, 6} and len({one[:3] for one in map(flat, found.values())}) == 1
+    assert set(found) == {0, 5, 6} and len({one[:3] for one in map(hashable, found.values())}) == 1
     assert (found[5].actions, found[5].others, found[5].complete) == (ids("cb"), ids("a"), False)
 
 
-def flat(expected) -> tuple:
-    """One that can be hashed."""
+def hashable(expected) -> tuple:
+    """The fields of an Expected, hashable."""
     return tuple(expected.actions), tuple(expected.others), expected.complete
 
 
-def test_nobody_is_told_where_manifests_do_not_load(tmp_path):
-    """Nor is who joins then; the next try tells all."""
+def test_failed_load_tells_no_session(tmp_path):
+    """A failed load tells no session anything; the next load tells all."""
     driver = Driver(tmp_path)
     driver.plan.prefetch()
     driver.fail(driver.only(jobs.LoadJob))
@@ -65,11 +65,11 @@ def test_nobody_is_told_where_manifests_do_not_load(tmp_path):
     assert set(told(driver)) == {0, 5}
 
 
-def test_what_did_not_come_is_still_to_come(tmp_path):
-    """A range that failed comes once it is asked for; one that came, or is bad, is not awaited."""
+def test_failed_ranges_are_still_coming(tmp_path):
+    """A joining session expects ranges that failed, not those that arrived or are damaged."""
     driver = Driver(tmp_path)
     driver.begin(*apart("abcd"), missing="abcd")
-    first, second, third, fourth = driver.take(jobs.RangeJob)
+    first, second, third, _ = driver.take(jobs.RangeJob)
     driver.arrive(first)
     driver.fail(second)
     driver.arrive(third, arrived=[], damaged=ids("c"), status=jobs.DAMAGED)
@@ -79,8 +79,8 @@ def test_what_did_not_come_is_still_to_come(tmp_path):
     assert expected.actions == ids("bd") and expected.others == ids("a")
 
 
-def test_who_joins_knows_what_others_have_put(tmp_path):
-    """An action that is in a bundle by now is no miss for anybody."""
+def test_joining_session_is_told_puts_of_others(tmp_path):
+    """A joining session is told the actions that others have put into bundles."""
     driver = Driver(tmp_path)
     driver.begin()
     told(driver)
@@ -92,23 +92,23 @@ def test_who_joins_knows_what_others_have_put(tmp_path):
     assert told(driver)[6].others == ids("x")
 
 
-def test_one_finish_writes_what_all_have_put(tmp_path):
-    """What the other has put is uploaded along; its end then has nothing to write."""
+def test_finish_writes_puts_of_all_sessions(tmp_path):
+    """Puts of the other session are uploaded along; its finish then has nothing to write."""
     driver = Driver(tmp_path)
     driver.plan.begin(5)
     driver.begin()
-    ours, theirs = driver.put("a"), put_for(driver, 5, "b")
+    put, other_put = driver.put("a"), put_for(driver, 5, "b")
     end = driver.finish("a")
     driver.bundle(driver.only(jobs.BundleJob))
     assert sorted(names(driver.manifest().rows)) == sorted(ids("ab"))
-    assert driver.said() == dict.fromkeys((ours, theirs.number, end), jobs.STORED)
+    assert driver.answers() == dict.fromkeys((put, other_put.number, end), jobs.STORED)
     assert driver.plan.sessions == {5} and not driver.plan.is_over
     driver.plan.finish(jobs.FinishJob(101, ids("b"), 5))
-    assert driver.tasks == [] and driver.said() == {101: jobs.STORED} and driver.plan.is_over
+    assert driver.tasks == [] and driver.answers() == {101: jobs.STORED} and driver.plan.is_over
 
 
-def test_the_same_body_of_two_sessions_goes_once(tmp_path):
-    """Each put is answered."""
+def test_body_of_two_sessions_is_uploaded_once(tmp_path):
+    """Both puts are answered."""
     driver = Driver(tmp_path)
     driver.plan.begin(5)
     driver.begin()
@@ -120,25 +120,25 @@ def test_the_same_body_of_two_sessions_goes_once(tmp_path):
     assert [one[1] for one in task.entries].count(output_id(b"same")) == len(task.entries)
     driver.bundle(task)
     driver.manifest()
-    assert driver.said() == {first: jobs.STORED, 7: jobs.STORED, end: jobs.STORED}
+    assert driver.answers() == {first: jobs.STORED, 7: jobs.STORED, end: jobs.STORED}
 
 
-def test_a_finish_that_leaves_nothing_leaves_the_others_theirs(tmp_path):
-    """used=None writes neither bundle nor manifest, though another's puts are gathered."""
+def test_finish_without_manifest_keeps_puts_of_others(tmp_path):
+    """A finish with ``used`` None writes nothing, and the puts of the other session are kept."""
     driver = Driver(tmp_path)
     driver.plan.begin(5)
     driver.begin()
     put = driver.put("a")
     driver.plan.finish(jobs.FinishJob(100, None, 5))
-    assert driver.tasks == [] and driver.said() == {100: jobs.STORED} and not driver.plan.is_over
+    assert driver.tasks == [] and driver.answers() == {100: jobs.STORED} and not driver.plan.is_over
     end = driver.finish("a")
     driver.bundle(driver.only(jobs.BundleJob))
     driver.manifest()
-    assert driver.said() == {put: jobs.STORED, end: jobs.STORED} and driver.plan.is_over
+    assert driver.answers() == {put: jobs.STORED, end: jobs.STORED} and driver.plan.is_over
 
 
-def test_ends_while_manifests_load(tmp_path):
-    """With all sessions the prefetch ends before it began; with one it goes on for the other."""
+def test_finish_while_manifests_load(tmp_path):
+    """A prefetch begins after the load unless all sessions have ended."""
     for others, count in (((), 0), ((5,), 1)):
         driver = Driver(tmp_path)
         for session in others:
@@ -146,11 +146,11 @@ def test_ends_while_manifests_load(tmp_path):
         driver.plan.prefetch()
         end = driver.finish("a")
         driver.load(apart("a"), missing="a")
-        assert len(driver.take(jobs.RangeJob)) == count and driver.said()[end] == jobs.STORED
+        assert len(driver.take(jobs.RangeJob)) == count and driver.answers()[end] == jobs.STORED
 
 
-def test_a_get_for_two_sessions_is_one_range(tmp_path):
-    """Both are answered, the end of one in between is no matter, and bytes count once."""
+def test_gets_of_two_sessions_share_a_range(tmp_path):
+    """Both are answered, also after one session has ended, and bytes count once."""
     driver = Driver(tmp_path, prefetch_limit_bytes=0)
     driver.plan.begin(5)
     driver.begin(row("a"), missing="a")
@@ -163,11 +163,11 @@ def test_a_get_for_two_sessions_is_one_range(tmp_path):
     assert driver.tasks == []
     moved = [one for one in driver.messages if isinstance(one, jobs.Transferred)]
     assert [(one.received, one.session) for one in moved] == [(task.length, 0)]
-    assert driver.said() == {11: jobs.ARRIVED, 12: jobs.ARRIVED}
+    assert driver.answers() == {11: jobs.ARRIVED, 12: jobs.ARRIVED}
 
 
-def test_the_prefetch_goes_on_until_the_last_end(tmp_path):
-    """Range after range; then only what gets wait for."""
+def test_prefetch_goes_on_until_the_last_finish(tmp_path):
+    """After the last finish only ranges that gets wait for are fetched."""
     driver = Driver(tmp_path)
     driver.plan.begin(5)
     driver.begin(*apart(MANY), missing=MANY)
@@ -182,11 +182,11 @@ def test_the_prefetch_goes_on_until_the_last_end(tmp_path):
     driver.plan.finish(jobs.FinishJob(100, [], 5))
     for task in running[2:]:
         driver.arrive(task)
-    assert driver.tasks == [] and get not in driver.said() and not driver.plan.is_over
+    assert driver.tasks == [] and get not in driver.answers() and not driver.plan.is_over
 
 
-def test_a_plan_is_over_when_its_last_task_is_done(tmp_path):
-    """Nobody is left, but a range is under way."""
+def test_plan_is_over_after_its_last_task(tmp_path):
+    """A plan without sessions is not over while a range is fetched."""
     driver = Driver(tmp_path)
     driver.begin(row("a"), missing="a")
     driver.finish()
@@ -195,8 +195,8 @@ def test_a_plan_is_over_when_its_last_task_is_done(tmp_path):
     assert driver.plan.is_over
 
 
-def test_who_joins_a_plan_that_is_ending_keeps_it(tmp_path):
-    """The manifest of the one that ended is written, and the plan serves on."""
+def test_session_joins_an_ending_plan(tmp_path):
+    """The manifest of the ended session is written, and the plan serves the new one."""
     driver = Driver(tmp_path)
     driver.begin()
     driver.put("a")
@@ -204,19 +204,19 @@ def test_who_joins_a_plan_that_is_ending_keeps_it(tmp_path):
     driver.plan.begin(5)
     driver.bundle(driver.only(jobs.BundleJob))
     driver.manifest()
-    assert driver.said()[end] == jobs.STORED and not driver.plan.is_over
+    assert driver.answers()[end] == jobs.STORED and not driver.plan.is_over
     put = put_for(driver, 5, "b")
     driver.plan.finish(jobs.FinishJob(101, ids("b"), 5))
     driver.bundle(driver.only(jobs.BundleJob))
     assert set(names(driver.manifest("m-3").rows)) == {*ids("ab")}
-    assert driver.said() == {put.number: jobs.STORED, 101: jobs.STORED} and driver.plan.is_over
+    assert driver.answers() == {put.number: jobs.STORED, 101: jobs.STORED} and driver.plan.is_over
 
 
-# -- single objects --------------------------------------------------------------------------------
+# -- the layout objects ----------------------------------------------------------------------------
 
 
-def test_a_fetch_that_fails_fails_for_all_who_wait():
-    """Each by its own number; another action is a task of its own."""
+def test_failed_fetch_answers_all_gets():
+    """Each get has its own number; another action is its own task."""
     pool = NotingPool()
     plan = ObjectsPlan(pool, ("",))
     gets = [
@@ -234,8 +234,8 @@ def test_a_fetch_that_fails_fails_for_all_who_wait():
     ]
 
 
-def test_a_session_of_single_objects_without_uploads_ends_at_once():
-    """Whatever it still fetches, and whatever others upload; a plan of theirs is always open."""
+def test_objects_session_without_uploads_ends_at_once():
+    """It does not wait for its fetches, nor for the uploads of others. The plan is always open."""
     pool = NotingPool()
     plan = ObjectsPlan(pool, ("",))
     assert plan.is_over and plan.is_open and plan.timeout_s() is None

@@ -1,4 +1,6 @@
-"""remote/bundles/ranges.py: what is fetched in one go, and in which order."""
+"""remote/bundles/ranges.py: which rows one request fetches, and in what order."""
+
+import itertools
 
 import pytest
 from hypothesis import given
@@ -28,7 +30,7 @@ BLOCKS = st.lists(
 
 @st.composite
 def wanted_rows(draw) -> list:
-    """Rows of up to three bundles and some without a body, in any order."""
+    """Rows of up to three bundles, and some without a body, in any order."""
     rows = [empty_row(f"empty {at}") for at in range(draw(st.integers(0, 2)))]
     for bundle in "abc"[: draw(st.integers(1, 3))]:
         position = 8
@@ -43,13 +45,13 @@ def wanted_rows(draw) -> list:
 
 
 def blocks_of(found) -> list:
-    """The (offset, length) in a range, each once."""
+    """The (offset, length) of the blocks in a range, each once."""
     return list(dict.fromkeys((one.offset, one.length) for one in found.rows))
 
 
 @given(wanted_rows())
 def test_every_row_is_in_one_range(rows):
-    """No row is left out or doubled, and each range has what it is cut for."""
+    """Each row is in exactly one range, and a range ends where its rows end."""
     ranges = ranges_of(rows)
     assert sorted(one for found in ranges for one in found.rows) == sorted(rows)
     for found in ranges:
@@ -64,29 +66,29 @@ def test_every_row_is_in_one_range(rows):
 
 @given(wanted_rows())
 def test_gaps_and_lengths(rows):
-    """A range ends where the gap is too long or it has enough already, and nowhere else."""
+    """A range ends at a gap above GAP_BYTES or once it has RANGE_BYTES, and nowhere else."""
     by_bundle = {}
     for found in ranges_of(rows):
         by_bundle.setdefault(found.bundle, []).append(found)
         blocks = blocks_of(found)
-        for (offset, length), (next_offset, _) in zip(blocks, blocks[1:]):
+        for (offset, length), (next_offset, _) in itertools.pairwise(blocks):
             assert next_offset - (offset + length) <= GAP_BYTES
             assert offset + length - found.start < RANGE_BYTES
     by_bundle.pop("", None)
     for ranges in by_bundle.values():
         ranges.sort(key=lambda found: found.start)
-        for before, after in zip(ranges, ranges[1:]):
+        for before, after in itertools.pairwise(ranges):
             assert (
                 after.start - before.end > GAP_BYTES
                 or before.length >= RANGE_BYTES
-                or after.rows[0].length
-                >= RANGE_BYTES  # what waits for a small one waits for no more
+                # A get of a small entry does not wait for a large one too.
+                or after.rows[0].length >= RANGE_BYTES
             )
 
 
 @given(wanted_rows())
 def test_order_is_that_of_first_use(rows):
-    """Ranges stand in the order of their first rows; what needs no request stands before them."""
+    """Ranges are in the order of their first rows; rows without a body come first."""
     ranges = ranges_of(rows)
     assert [found.bundle for found in ranges].count("") == any(not one.length for one in rows)
     if ranges and not ranges[0].bundle:
@@ -96,12 +98,12 @@ def test_order_is_that_of_first_use(rows):
     assert first_uses == sorted(first_uses)
 
 
-def test_nothing_to_cut():
+def test_no_rows():
     assert ranges_of([]) == []
 
 
-def test_overlapping_blocks_stay_together():
-    """Blocks that a hostile manifest lets overlap are in one range, which has both ends."""
+def test_overlapping_blocks():
+    """Blocks that overlap, in an invalid manifest, are in one range that holds both."""
     (found,) = ranges_of([row("a", 8, 3 * RANGE_BYTES), row("b", RANGE_BYTES + 100, 10)])
     assert (found.start, found.length) == (8, 3 * RANGE_BYTES)
     assert names(found.rows) == ids("ab")
@@ -115,8 +117,8 @@ def ranges():
     return ranges_of([row(name, at * 10 * GAP_BYTES) for at, name in enumerate("abcd")])
 
 
-def test_queue_gives_the_first(ranges):
-    """Ranges come out as they went in, and run from then on."""
+def test_queue_order(ranges):
+    """Ranges are taken in the order in which they were added, and are RUNNING then."""
     queue = RangeQueue()
     assert not queue
     for found in ranges:
@@ -126,8 +128,8 @@ def test_queue_gives_the_first(ranges):
     assert not queue and {found.state for found in ranges} == {RUNNING}
 
 
-def test_queue_gives_what_is_wanted(ranges):
-    """A wanted range comes out of the middle; the others stay in their order."""
+def test_queue_take_wanted(ranges):
+    """A wanted range is taken out of turn; the others stay in their order."""
     queue = RangeQueue()
     for found in ranges:
         queue.add(found)
@@ -137,8 +139,8 @@ def test_queue_gives_what_is_wanted(ranges):
     assert not queue
 
 
-def test_queue_gives_what_it_does_not_have(ranges):
-    """A wanted range that nobody queued runs as well; those queued stay."""
+def test_queue_take_of_another_range(ranges):
+    """A wanted range outside the queue is RUNNING; the queue is not changed."""
     queue = RangeQueue()
     queue.add(ranges[0])
     assert queue.take(ranges[1]) is ranges[1]
@@ -146,8 +148,8 @@ def test_queue_gives_what_it_does_not_have(ranges):
     assert queue.take() is ranges[0]
 
 
-def test_cleared_queue(ranges):
-    """What was queued and is not any more may be wanted later; what runs goes on."""
+def test_queue_clear(ranges):
+    """Queued ranges are IDLE again and can be taken as wanted; RUNNING ones go on."""
     queue = RangeQueue()
     for found in ranges:
         queue.add(found)

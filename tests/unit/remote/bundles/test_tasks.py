@@ -1,4 +1,4 @@
-"""remote/bundles/layout.py: what its tasks ask of a bucket, and what they bear from it."""
+"""remote/bundles/tasks.py: the requests that tasks send, and the failures that they survive."""
 
 import io
 import itertools
@@ -30,7 +30,7 @@ def bucket():
 
 @pytest.fixture
 def machines(bucket, tmp_path):
-    """Makes machines whose scopes are given, each with nothing stored and a session of its own."""
+    """Makes machines with the given scopes, each with an empty store and its own session."""
     numbers = itertools.count()
     return lambda *scopes: Machine(
         "bundles", bucket, tmp_path / f"machine-{next(numbers)}", scopes or (MAIN,)
@@ -42,7 +42,7 @@ def keys(bucket, kind) -> list:
 
 
 def bundle_with(machine, *bodies) -> None:
-    """Have one bundle hold entries of these bodies, named after their places."""
+    """Upload one bundle with these bodies; their actions are their positions."""
     for at, body in enumerate(bodies):
         path = put(machine.cache, str(at), body)
         job = jobs.UploadJob(100 + at, action_id(str(at)), output_id(body), len(body), 5, path)
@@ -52,7 +52,7 @@ def bundle_with(machine, *bodies) -> None:
 
 
 def range_job(bucket) -> jobs.RangeJob:
-    """A RangeJob for all that the one bundle of the bucket holds."""
+    """A RangeJob for all entries of the only bundle in the bucket."""
     (key,) = keys(bucket, "bundle")
     data, name = bucket.objects[key], key.rpartition("/")[2]
     rows = read_index(lambda start, length: data[start : start + length], len(data), name)
@@ -60,11 +60,11 @@ def range_job(bucket) -> jobs.RangeJob:
     return jobs.RangeJob(1, name, 8, len(data) - 8, [tuple(row) for row in rows])
 
 
-# -- names -----------------------------------------------------------------------------------------
+# -- keys ------------------------------------------------------------------------------------------
 
 
-def test_names_in_the_bucket(machines, bucket):
-    """Bundles lie beside each other, manifests by their scopes; both are written once."""
+def test_keys_in_the_bucket(machines, bucket):
+    """The keys of a bundle and a manifest, and what they hold."""
     machines().upload("a")
     scope = scope_key(MAIN)
     (of_bundle,), (of_manifest,) = keys(bucket, "bundle"), keys(bucket, "manifest")
@@ -78,11 +78,11 @@ def test_names_in_the_bucket(machines, bucket):
     assert written.scope == MAIN
 
 
-# -- loading ---------------------------------------------------------------------------------------
+# -- loading manifests -----------------------------------------------------------------------------
 
 
-def test_load_reads_no_more_than_the_newest(machines, bucket):
-    """What the newest manifest supersedes is listed and not read."""
+def test_load_skips_superseded_manifests(machines, bucket):
+    """Manifests that the newest one supersedes are listed and not read."""
     for name in "abc":
         machine = machines()
         machine.begin()
@@ -97,7 +97,7 @@ def test_load_reads_no_more_than_the_newest(machines, bucket):
 
 
 def test_load_of_related_scopes(machines):
-    """A branch has what its default branch has; not the other way round."""
+    """A branch has the entries of its default branch, but not the other way round."""
     machines(MAIN).upload("a", b"a")
     machines(FEATURE, MAIN).upload("b", b"b")
     feature, main = machines(FEATURE, MAIN), machines(MAIN)
@@ -108,7 +108,7 @@ def test_load_of_related_scopes(machines):
 
 
 def test_expected_actions_are_named_once(machines):
-    """What a scope and its default branch both name is expected, and fetched, once."""
+    """An action that both scopes name is expected and fetched once."""
     machines(MAIN).upload("a", b"a")
     first = machines(FEATURE, MAIN)
     first.fetch("a")
@@ -118,8 +118,8 @@ def test_expected_actions_are_named_once(machines):
     assert second.expected.actions == [action_id("a")]
 
 
-def test_load_of_foreign_scopes(machines):
-    """Where neither scope nor related ones have anything, what others wrote last is of use."""
+def test_load_of_unrelated_scopes(machines):
+    """If neither the scope nor related ones have entries, the scopes written to last are read."""
     machines(UNRELATED).upload("a", b"a")
     fresh = machines(FEATURE, MAIN)
     fresh.begin()
@@ -130,8 +130,8 @@ def test_load_of_foreign_scopes(machines):
     assert fresh.expected.actions == [action_id("b")]
 
 
-def test_trouble_with_the_manifests_of_related_scopes(machines, bucket):
-    """Without those of the default branch the load goes on, with what the branch has itself."""
+def test_failing_manifests_of_related_scopes(machines, bucket):
+    """The load goes on with the scope's own entries."""
     machines(MAIN).upload("a", b"a")
     bucket.faults = dict.fromkeys(keys(bucket, "manifest"), Unavailable("503"))
     machines(FEATURE).upload("b", b"b")
@@ -140,8 +140,8 @@ def test_trouble_with_the_manifests_of_related_scopes(machines, bucket):
     assert fresh.expected.actions == [action_id("b")]
 
 
-def test_trouble_with_the_manifests_of_foreign_scopes(machines, bucket):
-    """Without those of strangers the load goes on, with nothing."""
+def test_failing_manifests_of_unrelated_scopes(machines, bucket):
+    """The load goes on without entries."""
     machines(UNRELATED).upload("a", b"a")
     bucket.faults = dict.fromkeys(keys(bucket, "manifest"), Unavailable("503"))
     fresh = machines(MAIN)
@@ -149,8 +149,8 @@ def test_trouble_with_the_manifests_of_foreign_scopes(machines, bucket):
     assert fresh.upload("b", b"b").status == jobs.STORED
 
 
-def test_damaged_manifest_is_passed_over(machines, bucket):
-    """A manifest that cannot be used is told of, and hides nothing that others name."""
+def test_damaged_manifest_is_left_out(machines, bucket):
+    """A damaged manifest is counted, and entries of other manifests are not affected."""
     machines().upload("a", b"a")
     (first,) = keys(bucket, "manifest")
     machines().upload("b", b"b")
@@ -162,8 +162,8 @@ def test_damaged_manifest_is_passed_over(machines, bucket):
     assert worker.perform(fresh.remote, jobs.LoadJob(1, (MAIN,))).damaged == 1
 
 
-def test_manifest_that_was_damaged_on_the_way(machines, bucket):
-    """A manifest that could not be used once is not superseded: its entries come back with it."""
+def test_damaged_manifest_is_not_superseded(machines, bucket):
+    """A manifest that was damaged only once, on the way, is read again later."""
     machines().upload("a", b"a")
     (key,) = keys(bucket, "manifest")
     whole = bucket.objects[key]
@@ -176,8 +176,8 @@ def test_manifest_that_was_damaged_on_the_way(machines, bucket):
 
 
 @pytest.mark.parametrize("error", [Unavailable("503"), TimedOut("late")], ids=repr)
-def test_load_gives_up(machines, bucket, error):
-    """Where no manifest can be read the load ends soon, as gets wait for it."""
+def test_load_gives_up_after_failures(machines, bucket, error):
+    """If no manifest can be read, the load ends soon, because gets wait for it."""
     for at in range(200):
         bucket.objects[f"prefix/manifest/{scope_key(MAIN)}/{at:012x}-00000000"] = b"?"
     bucket.faults = dict.fromkeys(bucket.objects, error)
@@ -186,8 +186,8 @@ def test_load_gives_up(machines, bucket, error):
     assert bucket.methods().count("read_all") <= 2 * tasks._AT_ONCE + 1
 
 
-def test_load_of_many_that_are_damaged(machines, bucket):
-    """No more manifests are read than there may be good ones, however many are damaged."""
+def test_load_of_many_damaged_manifests(machines, bucket):
+    """Damaged manifests count for the most that are read."""
     for at in range(200):
         bucket.objects[f"prefix/manifest/{scope_key(MAIN)}/{at:012x}-00000000"] = b"?"
     assert machines().fetch("a").status == jobs.MISS
@@ -198,7 +198,7 @@ def test_load_of_many_that_are_damaged(machines, bucket):
 
 
 class Body(io.BytesIO):
-    """A body that may end too early, and notes what is asked of it."""
+    """A body that may end early, and notes the amounts that were read."""
 
     def __init__(self, data) -> None:
         super().__init__(data)
@@ -209,13 +209,13 @@ class Body(io.BytesIO):
         data = super().read(amount)
         self.amounts.append(amount)
         self._empty += not data
-        assert self._empty < 100, "asked for ever"
+        assert self._empty < 100, "read without end"
         return data
 
 
 @pytest.fixture
 def open_range(bucket, monkeypatch):
-    """Sets what ranges of the bucket give: ``change(data)`` of them. Returns the last Body."""
+    """Makes ranges of the bucket return ``change(data)``; returns a list of their Bodies."""
 
     def set_change(change) -> list:
         bodies = []
@@ -232,7 +232,7 @@ def open_range(bucket, monkeypatch):
 
 
 def body(size, seed=b"") -> bytes:
-    """A body that nothing compresses, which is the same each time."""
+    """A body that cannot be compressed, the same for the same arguments."""
     blocks = (bytes.fromhex(output_id(seed + b"%d" % at)) for at in range(size // 32 + 1))
     return b"".join(blocks)[:size]
 
@@ -241,15 +241,15 @@ BODIES = [body(40_000, b"%d" % at) for at in range(4)]
 
 
 @pytest.mark.parametrize("size", [0, 1, 39_000, 41_000, 100_000])
-def test_range_that_ends_early(machines, bucket, open_range, size):
-    """A connection that ends before its time brings what it brought, and no more is waited for."""
+def test_short_range(machines, bucket, open_range, size):
+    """Entries before the end of a short response are stored, and reading ends."""
     bundle_with(machines(), *BODIES)
     job = range_job(bucket)
-    rows = [job.rows[0], job.rows[3]]  # with a part between that nobody wants
+    rows = [job.rows[0], job.rows[3]]  # with unwanted blocks between
     open_range(lambda data: data[:size])
     fresh = machines()
     result = worker.perform(fresh.remote, job._replace(rows=rows))
-    assert "for ever" not in result.reason
+    assert "without end" not in result.reason
     expected = {rows[0][0]} if size > 40_100 else set()
     assert set(result.arrived) == expected
     assert {name for name in files(fresh.cache.store.root) if name.startswith("action")} == {
@@ -257,8 +257,8 @@ def test_range_that_ends_early(machines, bucket, open_range, size):
     }
 
 
-def test_blocks_that_overlap(machines, bucket, open_range):
-    """Rows that a hostile manifest lets overlap harm nobody but themselves."""
+def test_overlapping_blocks(machines, bucket, open_range):
+    """Overlapping rows of an invalid manifest are not stored; other entries are right."""
     bundle_with(machines(), *BODIES)
     job = range_job(bucket)
     first, second, *_ = job.rows
@@ -273,14 +273,14 @@ def test_blocks_that_overlap(machines, bucket, open_range):
 
 
 @pytest.mark.parametrize("error", [Unavailable("reset"), TimedOut("late")], ids=repr)
-def test_range_that_breaks(machines, bucket, monkeypatch, error):
-    """What arrived before a failure is told of, and the failure as well."""
+def test_failing_range(machines, bucket, monkeypatch, error):
+    """The result has the entries that arrived before the failure, and its status."""
     bundle_with(machines(), *BODIES)
     job = range_job(bucket)
 
     @contextmanager
     def opened(key, start, length):
-        yield iter_body(bucket.objects[key][start : start + 60_000], error)
+        yield failing_body(bucket.objects[key][start : start + 60_000], error)
 
     monkeypatch.setattr(bucket, "open_range", opened)
     result = worker.perform(machines().remote, job)
@@ -288,20 +288,20 @@ def test_range_that_breaks(machines, bucket, monkeypatch, error):
     assert result.arrived == [job.rows[0][0]] and result.damaged == []
 
 
-def iter_body(data, error):
-    """A body that breaks at its end."""
+def failing_body(data, error):
+    """A body that raises ``error`` at its end."""
 
-    class Breaking(io.BytesIO):
+    class FailingBody(io.BytesIO):
         def read(self, amount=-1) -> bytes:
             if amount > len(self.getvalue()) - self.tell():
                 raise error
             return super().read(amount)
 
-    return Breaking(data)
+    return FailingBody(data)
 
 
-def test_bundle_that_is_gone(machines, bucket):
-    """A bundle that is not there is told of; what the store has of it has arrived all the same."""
+def test_absent_bundle(machines, bucket):
+    """An absent bundle is reported; entries that the store has are reported as arrived."""
     bundle_with(machines(), *BODIES)
     job = range_job(bucket)
     fresh = machines()
@@ -313,8 +313,8 @@ def test_bundle_that_is_gone(machines, bucket):
     assert set(result.damaged) == {action_id(name) for name in "123"}
 
 
-def test_only_what_is_wanted_is_asked_for(machines, bucket):
-    """A range begins and ends with what the store lacks."""
+def test_range_of_wanted_entries_only(machines, bucket):
+    """The request begins and ends with entries that the store lacks."""
     bundle_with(machines(), *BODIES)
     fresh = machines()
     for at in (0, 3):
@@ -331,7 +331,7 @@ def small_is_large(monkeypatch):
 
 
 def test_large_body_of_two_actions(machines, bucket, small_is_large):
-    """A large body comes once and is there for all of its actions."""
+    """A large body is fetched once and stored for all of its actions."""
     bundle_with(machines(), BODY, b"x", BODY)
     job = range_job(bucket)
     result = worker.perform(machines().remote, job)
@@ -339,7 +339,7 @@ def test_large_body_of_two_actions(machines, bucket, small_is_large):
 
 
 def test_large_body_of_too_many_bytes(machines, bucket, small_is_large):
-    """A large body that does not end where its row says is never stored, and what follows it is."""
+    """A large body that is longer than its row says is not stored; the next entry is."""
     bundle_with(machines(), bytes(1 << 20), BODIES[0])
     job = range_job(bucket)
     rows = [(*job.rows[0][:2], 1000, *job.rows[0][3:]), job.rows[1]]
@@ -350,8 +350,8 @@ def test_large_body_of_too_many_bytes(machines, bucket, small_is_large):
 
 
 @pytest.mark.parametrize("large", [100, 8 << 20])
-def test_bundle_that_trickles(machines, bucket, open_range, monkeypatch, large):
-    """A bundle that comes too slowly is given up at once, with most of it unread."""
+def test_slow_bundle(machines, bucket, open_range, monkeypatch, large):
+    """A bundle that comes too slowly is given up, with most of it unread."""
     for module in bundle, tasks:
         monkeypatch.setattr(module, "LARGE_BYTES", large)
     bundle_with(machines(), body(6 << 20), body(6 << 20, b"other"))
@@ -363,8 +363,8 @@ def test_bundle_that_trickles(machines, bucket, open_range, monkeypatch, large):
     assert bodies[0].tell() <= 4 << 20
 
 
-def test_store_that_takes_nothing(machines, bucket):
-    """Where the local disk does not take a body it is told so."""
+def test_failing_store(machines, bucket):
+    """If the local disk does not take a body, the status is LOCAL."""
     bundle_with(machines(), *BODIES)
     fresh = machines()
     os.makedirs(os.path.dirname(fresh.cache.store.root), exist_ok=True)

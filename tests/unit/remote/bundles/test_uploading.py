@@ -14,7 +14,7 @@ FAILURES = [jobs.FAILED, jobs.TIMED_OUT, jobs.SKIPPED, jobs.LOST, jobs.UNUSABLE,
 
 @pytest.fixture
 def driver(tmp_path):
-    """A driver whose manifests name a."""
+    """A driver whose manifests name the action "a"."""
     driver = Driver(tmp_path)
     driver.begin(row("a"))
     return driver
@@ -28,17 +28,17 @@ def bodies(text) -> list:
     return [output_id(name.encode()) for name in text]
 
 
-def flags(driver) -> dict:
-    """{number: found} of the puts that were answered."""
+def found_by_number(driver) -> dict:
+    """The ``found`` of the puts that were answered, by number."""
     results = [one for one in driver.messages if isinstance(one, jobs.UploadResult)]
     return {one.number: one.found for one in results}
 
 
-# -- when a bundle is closed -----------------------------------------------------------------------
+# -- closing a bundle ------------------------------------------------------------------------------
 
 
-def test_bundle_closed_by_its_size(driver):
-    """Enough bodies are a bundle; what comes then is for the next one."""
+def test_bundle_closed_by_size(driver):
+    """A bundle is closed at BUNDLE_BYTES; later puts are for the next one."""
     driver.put("b", size=BUNDLE_BYTES - 1)
     assert driver.tasks == []
     driver.put("c", size=1)
@@ -49,16 +49,16 @@ def test_bundle_closed_by_its_size(driver):
     assert outputs(driver.only(jobs.BundleJob)) == bodies("de")
 
 
-def test_bundle_closed_by_its_entries(driver, monkeypatch):
-    """Many entries are a bundle, however small they are."""
+def test_bundle_closed_by_entries(driver, monkeypatch):
+    """A bundle is closed at BUNDLE_ENTRIES, whatever its size."""
     monkeypatch.setattr(uploading, "BUNDLE_ENTRIES", 3)
     for name in "bcdef":
         driver.put(name, size=1)
     assert outputs(driver.only(jobs.BundleJob)) == bodies("bcd")
 
 
-def test_bundle_closed_when_nothing_comes(driver):
-    """A bundle that nothing was added to for a while is written meanwhile."""
+def test_bundle_closed_when_idle(driver):
+    """A bundle is closed IDLE_S after its last put."""
     assert driver.plan.timeout_s() is None
     driver.put("b")
     assert driver.plan.timeout_s() == IDLE_S
@@ -77,24 +77,24 @@ def test_bundle_closed_when_nothing_comes(driver):
     assert driver.plan.timeout_s() is None
 
 
-def test_bundle_closed_by_the_end(driver):
-    """The end of a session closes its bundle; its puts are answered when a manifest has them."""
+def test_bundle_closed_by_finish(driver):
+    """A finish closes the bundle. Its puts are answered once a manifest names them."""
     put, finish = driver.put("b"), driver.finish("ba")
     task = driver.only(jobs.BundleJob)
     (output,) = bodies("b")
     assert task.entries == [(*ids("b"), output, 1000, TIME_NS, f"/store/{output}")]
     driver.bundle(task)
-    assert driver.said() == {}
+    assert driver.answers() == {}
     manifest = driver.manifest()
     assert names(manifest.rows) == ids("ba") and manifest.superseded == ["m-1"]
     assert {one.used_s for one in manifest.rows} == {WALL_S}
-    assert driver.said() == {put: jobs.STORED, finish: jobs.STORED}
+    assert driver.answers() == {put: jobs.STORED, finish: jobs.STORED}
     sent = [one.sent for one in driver.messages if isinstance(one, jobs.Transferred)]
     assert len(sent) == 2 and min(sent) > 0
 
 
-def test_manifest_waits_for_every_bundle(driver):
-    """One manifest names what is in all bundles of a session, written in whatever order."""
+def test_manifest_waits_for_all_bundles(driver):
+    """One manifest names the entries of all bundles, written in any order."""
     puts = [driver.put(name, size=BUNDLE_BYTES) for name in "bcd"]
     driver.finish()
     tasks = driver.take(jobs.BundleJob)
@@ -102,29 +102,29 @@ def test_manifest_waits_for_every_bundle(driver):
         assert driver.tasks == []
         driver.bundle(task)
     assert set(names(driver.manifest().rows)) == set(ids("abcd"))
-    assert set(puts) < set(driver.said())
+    assert set(puts) < set(driver.answers())
 
 
-def test_session_that_put_nothing(driver):
-    """The end of a session without news is answered at once, and nothing is written."""
+def test_session_without_news(driver):
+    """A finish without news is answered at once, and nothing is written."""
     finish = driver.finish("a")
-    assert driver.said() == {finish: jobs.STORED} and driver.tasks == []
+    assert driver.answers() == {finish: jobs.STORED} and driver.tasks == []
 
 
-# -- a body goes once ------------------------------------------------------------------------------
+# -- a body is uploaded once -----------------------------------------------------------------------
 
 
-def test_body_that_a_bundle_has(driver):
-    """A put of a body that lies in a bundle is only named, and was found."""
+def test_put_of_a_body_in_a_bundle(driver):
+    """A put whose body is in a bundle is only named, and reported as found."""
     put = driver.put("b", body="a")
     driver.finish("b")
     manifest = driver.manifest()
-    assert flags(driver) == {put: True}
+    assert found_by_number(driver) == {put: True}
     assert manifest.rows[0] == row("b", output=output_id(b"a"), used_s=WALL_S)
 
 
 def test_body_put_twice(driver):
-    """A body that is gathered already goes once, and one of its puts has sent it."""
+    """A body that two puts share is uploaded once; the second put is reported as found."""
     puts = driver.put("b", body="x"), driver.put("c", body="x")
     driver.finish("bc")
     task = driver.only(jobs.BundleJob)
@@ -133,48 +133,48 @@ def test_body_put_twice(driver):
     manifest = driver.manifest()
     assert names(manifest.rows[:2]) == ids("bc")
     assert len({one[5:8] for one in manifest.rows[:2]}) == 1
-    assert flags(driver) == {puts[0]: False, puts[1]: True}
+    assert found_by_number(driver) == {puts[0]: False, puts[1]: True}
 
 
-def test_body_whose_bundle_is_being_written(driver):
-    """A put of a body that is on its way waits for that bundle, and adds none."""
+def test_put_of_a_body_whose_bundle_is_being_written(driver):
+    """The put waits for that bundle, and no other is written."""
     first = driver.put("b", body="x", size=BUNDLE_BYTES)
     task = driver.only(jobs.BundleJob)
     second = driver.put("c", body="x", size=BUNDLE_BYTES)
     driver.finish("bc")
-    assert driver.tasks == [] and driver.said() == {}
+    assert driver.tasks == [] and driver.answers() == {}
     driver.bundle(task)
     assert set(names(driver.manifest().rows)) == set(ids("abc"))
-    assert flags(driver) == {first: False, second: True}
+    assert found_by_number(driver) == {first: False, second: True}
 
 
-def test_many_puts_of_one_body_are_few_bytes(driver):
-    """A bundle's size is that of its bodies, however many entries share one."""
+def test_shared_body_counts_once(driver):
+    """A bundle's size counts each body once."""
     for name in "bcdefgh":
         driver.put(name, body="x", size=BUNDLE_BYTES // 2)
     assert driver.tasks == []
 
 
-def test_body_of_another_size_than_a_bundle_says(driver):
-    """A body is not taken for one that a manifest gives another size."""
+def test_put_with_another_size_than_the_row(driver):
+    """A put with another size than the known row of its output is uploaded."""
     driver.put("b", body="a", size=999)
     driver.finish("b")
     assert outputs(driver.only(jobs.BundleJob)) == bodies("a")
 
 
-# -- of two puts of an action ----------------------------------------------------------------------
+# -- two puts of an action -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("body", ["a", "x"])
-def test_older_put_than_is_known(driver, body):
-    """A late upload changes nothing, and is done."""
+def test_put_older_than_the_known_row(driver, body):
+    """A late upload is answered as stored and changes nothing."""
     put, finish = driver.put("a", body, TIME_NS - 1), driver.finish("a")
-    assert flags(driver) == {put: True}
-    assert driver.said() == {put: jobs.STORED, finish: jobs.STORED} and driver.tasks == []
+    assert found_by_number(driver) == {put: True}
+    assert driver.answers() == {put: jobs.STORED, finish: jobs.STORED} and driver.tasks == []
 
 
-def test_later_put_than_is_known(driver):
-    """A later put of an action is named in place of the one before, by its new body."""
+def test_put_later_than_the_known_row(driver):
+    """A later put replaces the known row in the manifest."""
     driver.put("a", "x", TIME_NS + 1)
     driver.finish("a")
     driver.bundle(driver.only(jobs.BundleJob))
@@ -184,57 +184,57 @@ def test_later_put_than_is_known(driver):
 
 @pytest.mark.parametrize("late_first", [False, True])
 def test_two_puts_in_one_bundle(driver, late_first):
-    """Both are answered; the later one is named, in whichever order they came."""
+    """Both are answered, and the manifest names the later one, in whatever order they came."""
     by_time = [("b", "x", TIME_NS + 1), ("b", "y", TIME_NS + 2)]
     puts = [driver.put(*one) for one in sorted(by_time, reverse=late_first)]
     driver.finish("b")
     driver.bundle(driver.only(jobs.BundleJob))
     assert driver.manifest().rows[0].output == output_id(b"y")
-    assert set(driver.said()) > set(puts)
+    assert set(driver.answers()) > set(puts)
 
 
-# -- what goes wrong -------------------------------------------------------------------------------
+# -- failures --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", FAILURES)
-def test_bundle_that_fails(driver, status):
-    """Every put of a bundle that is not there is answered so, and the session's end as well."""
+def test_failing_bundle(driver, status):
+    """The puts of a bundle that fails get its status; the manifest names the others."""
     puts = driver.put("b"), driver.put("c"), driver.put("d", body="c")
     found, finish = driver.put("e", body="a"), driver.finish("bcde")
     driver.fail(driver.only(jobs.BundleJob), status)
     assert names(driver.manifest().rows) == ids("ea")
-    answers = driver.said()
+    answers = driver.answers()
     assert answers.pop(finish)
     assert answers == dict.fromkeys(puts, status) | {found: jobs.STORED}
 
 
-def test_only_bundle_fails(driver):
-    """Where nothing was uploaded, no manifest says so."""
+def test_failing_only_bundle(driver):
+    """If nothing was uploaded, no manifest is written."""
     driver.put("b")
     finish = driver.finish("b")
     driver.fail(driver.only(jobs.BundleJob))
-    assert finish in driver.said() and driver.tasks == []
+    assert finish in driver.answers() and driver.tasks == []
 
 
-def test_body_of_a_failed_bundle_is_put_again(driver):
-    """What did not go the first time goes the next."""
+def test_put_after_a_failed_bundle(driver):
+    """A later put of the same body is uploaded."""
     driver.put("b", size=BUNDLE_BYTES)
     driver.fail(driver.only(jobs.BundleJob))
-    driver.said()
+    driver.answers()
     put = driver.put("b", size=BUNDLE_BYTES)
     driver.finish("b")
     driver.bundle(driver.only(jobs.BundleJob))
     assert names(driver.manifest().rows) == ids("ba")
-    assert driver.said()[put] == jobs.STORED
+    assert driver.answers()[put] == jobs.STORED
 
 
-def test_bodies_that_are_bad(driver):
-    """Puts of a body that is gone or wrong are damaged; the others of the bundle are not."""
+def test_bad_bodies(driver):
+    """Puts of missing or wrong bodies are damaged; the others of the bundle are stored."""
     good, bad, twice = driver.put("b"), driver.put("c"), driver.put("d", body="c")
     finish = driver.finish("bcd")
     driver.bundle(driver.only(jobs.BundleJob), bad="c")
     assert names(driver.manifest().rows) == ids("ba")
-    assert driver.said() == {
+    assert driver.answers() == {
         good: jobs.STORED,
         bad: jobs.DAMAGED,
         twice: jobs.DAMAGED,
@@ -242,56 +242,56 @@ def test_bodies_that_are_bad(driver):
     }
 
 
-def test_bundle_of_bad_bodies_alone(driver):
-    """Where no body was good there is neither bundle nor manifest, and every put is damaged."""
+def test_bundle_of_bad_bodies_only(driver):
+    """If no body is right, there is no bundle and no manifest, and every put is damaged."""
     put, finish = driver.put("b"), driver.finish("b")
     driver.bundle(driver.only(jobs.BundleJob), bad="b")
-    answers = driver.said()
+    answers = driver.answers()
     assert answers[put] == jobs.DAMAGED and finish in answers and driver.tasks == []
 
 
 @pytest.mark.parametrize("status", FAILURES)
-def test_manifest_that_fails(driver, status):
-    """Without a manifest nothing is uploaded; the next session's names it, and sends no body."""
+def test_failing_manifest(driver, status):
+    """The puts get its status. The next session's manifest names them without a second upload."""
     puts, finish = [driver.put("b"), driver.put("c", body="a")], driver.finish("bc")
     driver.bundle(driver.only(jobs.BundleJob))
     driver.fail(driver.only(jobs.ManifestJob), status)
-    assert driver.said() == dict.fromkeys([*puts, finish], status)
+    assert driver.answers() == dict.fromkeys([*puts, finish], status)
     again, finish = driver.put("b"), driver.finish("b")
     assert set(names(driver.manifest().rows)) == set(ids("abc"))
-    assert driver.said() == {again: jobs.STORED, finish: jobs.STORED}
+    assert driver.answers() == {again: jobs.STORED, finish: jobs.STORED}
 
 
-# -- several sessions in one pool ------------------------------------------------------------------
+# -- several sessions ------------------------------------------------------------------------------
 
 
-def test_session_that_ends_while_a_manifest_is_written(driver):
-    """The second manifest waits for the first, supersedes it, and has what it has."""
+def test_finish_while_a_manifest_is_written(driver):
+    """The second manifest waits for the first, supersedes it, and has its rows."""
     first, first_end = driver.put("b"), driver.finish("b")
     driver.bundle(driver.only(jobs.BundleJob))
     task = driver.only(jobs.ManifestJob)
     second, second_end = driver.put("c"), driver.finish("c")
     driver.bundle(driver.only(jobs.BundleJob), bundle="bundle-m")
-    assert driver.tasks == [] and driver.said() == {}
+    assert driver.tasks == [] and driver.answers() == {}
     driver.plan.done(task, jobs.ManifestResult(task.number, jobs.STORED, "", "m-2", 50))
-    assert driver.said() == {first: jobs.STORED, first_end: jobs.STORED}
+    assert driver.answers() == {first: jobs.STORED, first_end: jobs.STORED}
     manifest = driver.manifest("m-3")
     assert manifest.superseded == ["m-2", "m-1"]
     assert set(names(manifest.rows)) == set(ids("abc"))
-    assert driver.said() == {second: jobs.STORED, second_end: jobs.STORED}
+    assert driver.answers() == {second: jobs.STORED, second_end: jobs.STORED}
 
 
-def test_sessions_that_end_at_once(driver):
-    """Sessions whose bundles end together share a manifest, in the order of their use."""
+def test_two_finishes_share_a_manifest(driver):
+    """Sessions whose bundles end together share a manifest, in the order of their uses."""
     puts = driver.put("b"), driver.put("c")
     ends = driver.finish("ca"), driver.finish("ab")
     driver.bundle(driver.only(jobs.BundleJob))
     assert names(driver.manifest().rows) == ids("cab")
-    assert set(driver.said()) == {*puts, *ends}
+    assert set(driver.answers()) == {*puts, *ends}
 
 
-def test_ends_one_after_another(driver):
-    """Each session's manifest carries what those before it put."""
+def test_finishes_in_a_row(driver):
+    """Each session's manifest carries the puts of those before it."""
     for name in "bcd":
         driver.put(name)
         driver.finish(name)
@@ -302,8 +302,8 @@ def test_ends_one_after_another(driver):
     assert action_id("d") == manifest.rows[0].action
 
 
-def test_bundles_at_once_are_bounded(driver, monkeypatch):
-    """Each takes memory: the rest wait for their turn, and all are written."""
+def test_bundles_at_once(driver, monkeypatch):
+    """At most BUNDLES_AT_ONCE bundles are written at the same time, and in the end all are."""
     monkeypatch.setattr(uploading, "BUNDLE_BYTES", 1000)
     letters = "bcdefghi"
     puts = [driver.put(name) for name in letters]
@@ -316,4 +316,4 @@ def test_bundles_at_once_are_bounded(driver, monkeypatch):
             done += 1
     assert done == len(letters)
     driver.manifest()
-    assert driver.said() == dict.fromkeys([*puts, finish], jobs.STORED)
+    assert driver.answers() == dict.fromkeys([*puts, finish], jobs.STORED)
