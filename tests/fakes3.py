@@ -1,8 +1,8 @@
-"""A stand-in for an S3 server, kept in memory, that can be made to fail in every way.
+"""An S3 server in memory for tests, which can be told to fail in many ways.
 
-In the path style: GET and HEAD (with Range), PUT (with If-None-Match) and DELETE of an object,
-ListObjectsV2, DeleteObjects and multipart uploads, for bodies that announce their Content-Length.
-Every bucket exists, and all of them are one. Where the tests need the real thing they use moto or
+It supports path-style addresses: GET and HEAD (with Range), PUT (with If-None-Match) and DELETE of
+an object, ListObjectsV2, DeleteObjects and multipart uploads, for bodies with a Content-Length. All
+bucket names exist and stand for the same bucket. Tests that need a complete server use moto or
 versitygw.
 """
 
@@ -23,7 +23,7 @@ from replies import Replies
 
 _ERROR = "<Error><Code>{code}</Code><Message>told to</Message></Error>"
 _CODES = {"500": "InternalError", "503": "SlowDown", "403": "AccessDenied"}
-_STATUS = {  # of an error by its code; 403 for any other
+_STATUS = {  # HTTP statuses by error code; 403 for other codes
     "EntityTooSmall": 400,
     "InternalError": 500,
     "InvalidArgument": 400,
@@ -40,7 +40,7 @@ _STATUS = {  # of an error by its code; 403 for any other
 }
 _RANGE = re.compile(r"bytes=(?:(\d+)-(\d*)|-(\d+))")
 
-# The query parameters that make another call of a request, and what is noted of it on the bucket.
+# Query parameters that select another operation, and how ``requests`` notes it for the bucket.
 _CALLS = {"list-type": "?list", "uploads": "?uploads", "delete": "?delete", "uploadId": "?uploadId"}
 
 # S3's own limits.
@@ -48,16 +48,16 @@ MOST_PER_REQUEST = 1000  # keys in a page of a list, or in a DeleteObjects
 LAST_PART_NUMBER = 10_000
 MIN_PART_BYTES = 5 << 20  # of every part but the last
 
-# What happens in place of an answer, and what happens to the body of an object in one.
+# Faults in place of a response, and faults of the body in a response.
 FAILURES = ("refuse", "hang", "500", "503", "403")
 DAMAGE = ("truncate", "flip", "die")
 
-# An unfinished multipart upload: parts {part number: bytes}, began in epoch seconds.
+# An unfinished multipart upload: parts is {part number: bytes}, began is in epoch seconds.
 Upload = namedtuple("Upload", "key parts began")
 
 
 class _Objects(dict):
-    """{key: body} that notes in ``modified`` when a body was put there."""
+    """{key: body} that notes in ``modified`` when a body was written."""
 
     def __init__(self, modified) -> None:
         super().__init__()
@@ -72,18 +72,18 @@ class _Objects(dict):
 
 
 class FakeS3:
-    """``objects``: {key: body}; ``requests``: [(method, key)] as they came; ``served``: how many.
+    """``objects``: {key: body}; ``requests``: [(method, key)] in order; ``served``: their number.
 
     The key noted for a request to the bucket is "?list <prefix>", "?uploads <prefix>" (a list of
     multipart uploads) or "?delete" (DeleteObjects).
 
     ``modified``: {key: epoch seconds}, set whenever a body is put into ``objects``; a test may
-    change an entry afterwards. Clients are told whole seconds, as by S3.
-    ``uploads``: {upload id: Upload}.
+    change an entry afterwards. Clients get whole seconds, as from S3. ``uploads``: {upload id:
+    Upload}.
 
     ``fault``: None, one of FAILURES or DAMAGE, or the code of an error to answer with.
-    ``faulty(method, key)`` chooses the requests it strikes. ``hold(method, key)`` chooses those
-    that wait for ``release``; ``held`` counts them.
+    ``faulty(method, key)`` selects the requests that the fault affects. ``hold(method, key)``
+    selects the requests that wait for ``release``; ``held`` counts them.
     """
 
     def __init__(self) -> None:
@@ -116,21 +116,21 @@ class FakeS3:
         ]
 
     def fail(self, fault) -> None:
-        """From now on, strike with ``fault``."""
+        """Apply ``fault`` to the requests that ``faulty`` selects, from now on."""
         self.fault = fault
         if fault == "refuse":
             self._close()
 
     def fail_nth(self, n: int, fault) -> None:
-        """Strike the ``n``-th request from now (1: the next) with ``fault``, and only that one.
+        """Apply ``fault`` to the ``n``-th request from now (1: the next) alone.
 
-        Whatever ``faulty`` says, and in place of what ``fail`` set. "refuse" ends the connection.
+        This ignores ``faulty`` and replaces the fault of ``fail``. "refuse" closes the connection.
         """
         with self.lock:
             self._nth[self.served + n] = fault
 
     def begin(self, method: str, key: str):
-        """Note a request and hold it if it is to be held; returns the fault that strikes it."""
+        """Note a request and hold it if ``hold`` selects it; returns the fault that affects it."""
         with self.lock:
             self.served += 1
             number = self.served
@@ -151,7 +151,7 @@ class FakeS3:
         self._released.wait(60)
 
     def release(self) -> None:
-        """Let what is held go on, and hold no more."""
+        """Let held requests go on, and hold no more."""
         self.hold = lambda method, key: False
         self._released.set()
 
@@ -174,17 +174,17 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, request, client_address):
-        if not isinstance(sys.exc_info()[1], OSError):  # one is a client that was killed
+        if not isinstance(sys.exc_info()[1], OSError):  # of a client that was killed
             super().handle_error(request, client_address)
 
 
 class _Refused(Exception):
-    """Its text is the code of the error to answer with."""
+    """An error response; the text is its error code."""
 
 
 class _Handler(Replies, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # or a body waits 40 ms behind its head
+    disable_nagle_algorithm = True  # otherwise a body is sent 40 ms after its headers
     s3 = None
 
     def do_GET(self):
@@ -195,7 +195,7 @@ class _Handler(Replies, BaseHTTPRequestHandler):
     def do_PUT(self):
         length = int(self.headers["Content-Length"])
         body = self.rfile.read(length)
-        if len(body) < length:  # a client that was killed
+        if len(body) < length:  # the client was killed
             self.close_connection = True
         else:
             self._serve(body)
@@ -216,13 +216,13 @@ class _Handler(Replies, BaseHTTPRequestHandler):
                 self._error(str(refused))
 
     def _begin(self) -> bool:
-        """Note the request; returns whether it is to be served."""
+        """Note the request; returns whether to serve it."""
         s3 = self.s3
         fault = s3.begin(self.command, self._key or self._bucket_call())
         self._damage = fault if fault in DAMAGE else None
         if fault is None or self._damage:
             return True
-        if fault in ("hang", "refuse"):  # refuse: a connection that was open before
+        if fault in ("hang", "refuse"):  # refuse: for connections that were open before
             if fault == "hang":
                 s3.wait_for_release()
             self.close_connection = True
@@ -231,7 +231,7 @@ class _Handler(Replies, BaseHTTPRequestHandler):
         return False
 
     def _bucket_call(self) -> str:
-        """What is noted as the key of a request to the bucket."""
+        """The key that is noted for a request to the bucket."""
         if not self._call:
             return ""
         name = _CALLS[self._call]
@@ -248,7 +248,7 @@ class _Handler(Replies, BaseHTTPRequestHandler):
         size = len(body)
         span = _span(self.headers.get("Range", ""), size)
         start, end = span or (0, size)
-        if self._damage == "truncate":  # whole by its own account, and too short
+        if self._damage == "truncate":  # the headers agree with the shorter body
             end = size = start + (end - start) // 2
         if span and start >= size:
             raise _Refused("InvalidRange")
@@ -258,7 +258,7 @@ class _Handler(Replies, BaseHTTPRequestHandler):
         self._send(206 if span else 200, body[start:end], headers)
 
     def _send(self, status, body, headers) -> None:
-        """Answer with an object's ``body``, damaged as the request's fault says."""
+        """Send an object's ``body``, damaged as the request's fault says."""
         if self._damage == "flip":
             body = body[:-1] + bytes([body[-1] ^ 1]) if body else b""
         elif self._damage == "die":
@@ -275,7 +275,7 @@ class _Handler(Replies, BaseHTTPRequestHandler):
         self._reply(200, b"", {"ETag": _etag(self._body)})
 
     def _store(self, body) -> None:
-        """Keep an object, with the lock held."""
+        """Store the object; the caller holds the lock."""
         if self._key in self.s3.objects and self.headers.get("If-None-Match") == "*":
             raise _Refused("PreconditionFailed")
         self.s3.objects[self._key] = body
@@ -316,7 +316,7 @@ class _Handler(Replies, BaseHTTPRequestHandler):
 
         with self.s3.lock:
             objects, modified = dict(self.s3.objects), dict(self.s3.modified)
-        names = {}  # {key, or the common prefix that stands for some: whether it is one}
+        names = {}  # {key or common prefix: whether it is a common prefix}
         for key in sorted(objects):
             if key.startswith(prefix) and key > after:
                 cut = key.find(delimiter, len(prefix)) if delimiter else -1
@@ -353,7 +353,7 @@ class _Handler(Replies, BaseHTTPRequestHandler):
         self._answer("ListBucketResult", *answer)
 
     def _list_uploads(self) -> None:
-        """All of them on one page, whatever the page size asked for."""
+        """List all uploads on one page, whatever page size is requested."""
         prefix = self._query.get("prefix", "")
         with self.s3.lock:
             uploads = [(upload.key, upload.began, n) for n, upload in self.s3.uploads.items()]
@@ -384,7 +384,7 @@ class _Handler(Replies, BaseHTTPRequestHandler):
         )
 
     def _upload(self) -> Upload:
-        """The upload that the request is about; with the lock held."""
+        """The upload of the request; the caller holds the lock."""
         upload = self.s3.uploads.get(self._query["uploadId"])
         if upload is None or upload.key != self._key:
             raise _Refused("NoSuchUpload")
@@ -420,7 +420,7 @@ class _Handler(Replies, BaseHTTPRequestHandler):
             del self.s3.uploads[self._query["uploadId"]]
         self._reply(204)
 
-    _ACTIONS = {
+    _ACTIONS = {  # noqa: RUF012 # a table that is never changed
         ("GET", "object", ""): _get,
         ("HEAD", "object", ""): _get,
         ("PUT", "object", ""): _put,
@@ -444,7 +444,7 @@ class _Handler(Replies, BaseHTTPRequestHandler):
 
 
 def _span(header, size):
-    """(first byte, byte behind the last) that a Range header asks of ``size`` bytes; None: all."""
+    """(first byte, end) that a Range header requests of ``size`` bytes; None: all."""
     found = _RANGE.fullmatch(header)
     if not found:
         return None
@@ -457,7 +457,7 @@ def _span(header, size):
 
 
 def _joined(listed, parts) -> bytes:
-    """The object that [(part number, ETag)] make of {part number: bytes}; refused as S3 does."""
+    """The object of [(part number, ETag)] and {part number: bytes}; raises _Refused as S3 does."""
     numbers = [number for number, _ in listed]
     if not listed:
         raise _Refused("MalformedXML")
@@ -472,7 +472,7 @@ def _joined(listed, parts) -> bytes:
 
 
 def _etag(body) -> str:
-    """The same for the same bytes as long as this process lives, and at no cost the second time."""
+    """A hash that is the same for equal bytes while this process lives. bytes objects cache it."""
     return f'"{hash(body) % 2**64:032x}"'
 
 
@@ -484,7 +484,7 @@ def _parsed(body):
 
 
 def _element(tag, *content) -> str:
-    """``content``: elements, or one text that is escaped already."""
+    """An XML element. ``content``: elements, or one text that is already escaped."""
     return f"<{tag}>{''.join(map(str, content))}</{tag}>"
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the layout ``bundles`` share: entries, and the sessions that use them."""
+"""Helpers of the tests of the layout ``bundles``: entries, and sessions that use them."""
 
 import random
 
@@ -6,7 +6,7 @@ from helpers import Plugin, action_id, counters
 
 
 def some(count: int, word: str = "x") -> dict:
-    """{action: body}: an empty one, two equal ones, some that share a block, some that do not."""
+    """{action: body} of an empty body, two equal ones, and others, some of which share a block."""
     source = random.Random(word)
     bodies = [b"", f"{word} twice".encode(), f"{word} twice".encode()]
     while len(bodies) < count:
@@ -15,35 +15,38 @@ def some(count: int, word: str = "x") -> dict:
 
 
 def noise(count: int, size: int, word: str = "noise") -> dict:
-    """{action: body} of ``size`` bytes each that no compression makes smaller."""
+    """{action: body} of ``size`` bytes each that cannot be compressed."""
     source = random.Random(word)
     return {action_id(f"{word} {n}"): source.randbytes(size) for n in range(count)}
 
 
 def put_all(plugin: Plugin, puts: dict) -> None:
-    """Put {action: body}, and see each answered."""
+    """Put {action: body} and check that each put is answered."""
     for action, body in puts.items():
         assert "DiskPath" in plugin.answer(plugin.put(action, body))
 
 
 def get_all(plugin: Plugin, actions) -> list:
-    """The answers to gets that are all asked at once."""
+    """The answers to gets that are sent without waiting for answers."""
     return [plugin.answer(number) for number in [plugin.get(action) for action in actions]]
 
 
 def expect_all(plugin: Plugin, puts: dict) -> list:
-    """Every entry is a hit with the right body; returns their times."""
+    """Check that every entry is a hit with the right body; returns the times of their puts."""
     return [plugin.expect_hit(action, body)["Time"] for action, body in puts.items()]
 
 
 def fill(plugin: Plugin, puts: dict) -> dict:
-    """A session that puts all of these; its counters."""
+    """Run a session that puts all of these; returns its counters."""
     put_all(plugin, puts)
     return plugin.finish()
 
 
 def close_and_leave(plugin: Plugin) -> dict:
-    """Close, and see stdout end, as the go command does; the process may go on. Its counters."""
+    """Close, wait for the end of stdout and close stdin, as the go command does; returns counters.
+
+    The process may go on.
+    """
     number = plugin.close()
     assert plugin.answer(number) == {"ID": number}
     assert plugin.line() is None
@@ -57,13 +60,13 @@ def keys(fake_s3, kind: str) -> list:
     return sorted(found, key=lambda key: key.rpartition("/")[2].split("-")[0], reverse=True)
 
 
-def in_bundles(fake_s3) -> int:
-    """How many GETs were for bundles."""
+def bundle_gets(fake_s3) -> int:
+    """The number of GETs for bundles."""
     return fake_s3.count("GET", "bundle/") - fake_s3.count("GET", "?list bundle/")
 
 
-def asked(fake_s3) -> list:
-    """The requests up to now, which are forgotten."""
+def take_requests(fake_s3) -> list:
+    """The requests since the last call."""
     requests = fake_s3.requests[:]
     del fake_s3.requests[: len(requests)]
     return requests

@@ -1,4 +1,4 @@
-"""The layout bundles, end to end: one machine fills the bucket, a fresh one is served by it."""
+"""The layout bundles, end to end: one machine fills the bucket, an empty one reads from it."""
 
 import os
 import random
@@ -8,16 +8,16 @@ import time
 from pathlib import Path
 
 from bundle_sessions import (
-    asked,
+    bundle_gets,
     close_and_leave,
     expect_all,
     fill,
     get_all,
-    in_bundles,
     keys,
     noise,
     put_all,
     some,
+    take_requests,
 )
 from helpers import (
     DEADLINE_S,
@@ -34,11 +34,11 @@ from helpers import (
 NO_KEYS = dict.fromkeys(KEYS, "")
 
 
-# -- there and back --------------------------------------------------------------------------------
+# -- uploads and fetches ---------------------------------------------------------------------------
 
 
-def test_a_wiped_directory_is_filled_again_in_few_requests(machine, fake_s3, tmp_path):
-    """Same bodies, same times, no miss; a listing, a manifest and a range bring all of it."""
+def test_deleted_directory_is_filled_by_three_requests(machine, fake_s3, tmp_path):
+    """A listing, a manifest and a range bring all bodies with their times; no get is a miss."""
     puts = some(60)
     plugin = machine("a")
     put_all(plugin, puts)
@@ -49,13 +49,13 @@ def test_a_wiped_directory_is_filled_again_in_few_requests(machine, fake_s3, tmp
     assert [method for method, _ in fake_s3.requests].count("PUT") == 2
 
     shutil.rmtree(tmp_path / "a")
-    asked(fake_s3)
+    take_requests(fake_s3)
     plugin = machine("a")
     assert expect_all(plugin, puts) == times
     counts = plugin.finish()
     assert counts["get_fault_hit"] == counts["get_requests"] == 60
     assert not {"get_misses", "put_s3_action", "get_local_hit"} & set(counts)
-    assert [key.partition("/")[0] for _, key in asked(fake_s3)] == [
+    assert [key.partition("/")[0] for _, key in take_requests(fake_s3)] == [
         "?list manifest",
         "manifest",
         "bundle",
@@ -66,8 +66,8 @@ def test_a_wiped_directory_is_filled_again_in_few_requests(machine, fake_s3, tmp
     assert not temporaries(tmp_path / "a")
 
 
-def test_gets_that_are_asked_at_once_wait_for_their_ranges(machine, fake_s3):
-    """A client that does not wait for one answer before the next question gets them all."""
+def test_concurrent_gets(machine, fake_s3):
+    """Gets that are sent without waiting for answers are all answered."""
     puts = some(40) | noise(5, 1 << 20)
     fill(machine("a"), puts)
     plugin = machine("b")
@@ -79,55 +79,58 @@ def test_gets_that_are_asked_at_once_wait_for_their_ranges(machine, fake_s3):
     counts = plugin.finish()
     assert counts["get_fault_hit"] == len(puts)
     assert 5 << 20 < counts["get_fault_bytes"] < 6 << 20
-    assert in_bundles(fake_s3) <= 4
+    assert bundle_gets(fake_s3) <= 4
 
 
-def test_a_session_that_only_hits_makes_no_request_and_starts_no_pool(machine, fake_s3, processes):
+def test_session_of_local_hits_starts_no_pool(machine, fake_s3, processes):
+    """It sends no request either."""
     puts = some(10)
     fill(machine("a"), puts)
-    asked(fake_s3)
+    take_requests(fake_s3)
     plugin = machine("a")
     expect_all(plugin, puts)
     assert not processes.running("cacheplugin.pool.supervisor")
     counts = plugin.finish()
     assert counts["get_local_hit"] == counts["get_requests"] == 10
-    assert not asked(fake_s3)
+    assert not take_requests(fake_s3)
 
 
-def test_an_empty_directory_is_filled_before_anything_is_asked_for(machine, fake_s3, tmp_path):
+def test_empty_directory_is_filled_before_any_get(machine, fake_s3, tmp_path):
     puts = some(10)
     fill(machine("a"), puts)
     plugin = machine("b")
-    wait_until(lambda: len(list(tmp_path.glob("b/action/*/*"))) == 10, "all of it")
-    asked(fake_s3)
+    wait_until(lambda: len(list(tmp_path.glob("b/action/*/*"))) == 10, "all entries")
+    take_requests(fake_s3)
     expect_all(plugin, puts)
     assert plugin.finish()["get_fault_hit"] == 10
-    assert not asked(fake_s3)
+    assert not take_requests(fake_s3)
 
 
-def test_what_no_manifest_names_is_a_miss_without_a_request(machine, fake_s3):
+def test_unnamed_action_is_a_miss_without_a_request(machine, fake_s3):
     fill(machine("a"), some(3))
     plugin = machine("b")
-    plugin.expect_miss(action_id("unknown"))  # once the manifests are here
-    asked(fake_s3)
+    plugin.expect_miss(action_id("unknown"))  # answered once the manifests are loaded
+    take_requests(fake_s3)
     for n in range(5):
         plugin.expect_miss(action_id(f"unknown {n}"))
-    assert not [key for _, key in asked(fake_s3) if not key.startswith("bundle/")]  # prefetched
+    assert not [
+        key for _, key in take_requests(fake_s3) if not key.startswith("bundle/")
+    ]  # prefetched
     assert plugin.finish()["get_fault_miss"] == 6
 
 
-def test_an_empty_bucket_is_asked_once(machine, fake_s3):
-    """Then every get is a miss at once."""
+def test_empty_bucket_is_listed_once(machine, fake_s3):
+    """After that every get is a miss at once."""
     plugin = machine("a")
     plugin.expect_miss(action_id("a"))
-    asked(fake_s3)
+    take_requests(fake_s3)
     plugin.expect_miss(action_id("b"))
     plugin.finish()
-    assert not asked(fake_s3)
+    assert not take_requests(fake_s3)
 
 
-def test_only_what_is_new_is_bundled(machine, fake_s3):
-    """A further session puts one entry more: one small bundle; all is named by one manifest."""
+def test_only_new_entries_are_bundled(machine, fake_s3):
+    """A later session that puts one entry writes a small bundle, and a manifest of all entries."""
     old, new = noise(2, 100_000, "old"), noise(1, 1000, "new")
     fill(machine("a"), old)
     plugin = machine("b")
@@ -135,15 +138,15 @@ def test_only_what_is_new_is_bundled(machine, fake_s3):
     fill(plugin, new)
     first, second = keys(fake_s3, "bundle")
     assert len(fake_s3.objects[first]) > 200_000 and len(fake_s3.objects[second]) < 5000
-    asked(fake_s3)
+    take_requests(fake_s3)
     plugin = machine("c")
     expect_all(plugin, old | new)
     assert plugin.finish()["get_fault_hit"] == 3
-    assert len([key for _, key in asked(fake_s3) if key.startswith("manifest/")]) == 1
+    assert len([key for _, key in take_requests(fake_s3) if key.startswith("manifest/")]) == 1
 
 
-def test_a_body_that_is_there_is_not_sent_again(machine, fake_s3):
-    """An action with the output of another is a row in the manifest, and no bundle."""
+def test_body_in_the_bucket_is_not_uploaded_again(machine, fake_s3):
+    """A second action with the same output is a row in a manifest, without a bundle."""
     fill(machine("a"), {action_id("a"): b"body" * 100})
     counts = fill(machine("b"), {action_id("b"): b"body" * 100})
     assert counts["put_s3_found"] == 1 and "put_s3_object" not in counts
@@ -153,8 +156,8 @@ def test_a_body_that_is_there_is_not_sent_again(machine, fake_s3):
     assert plugin.finish()["get_fault_hit"] == 2
 
 
-def test_the_later_put_of_an_action_counts(machine):
-    """Whoever restores, and in whatever order the two ended."""
+def test_later_put_of_an_action_counts(machine):
+    """In whatever order the two sessions end."""
     early, late = machine("a"), machine("b")
     put_all(early, {action_id("a"): b"early"})
     put_all(late, {action_id("a"): b"late"})
@@ -165,8 +168,8 @@ def test_the_later_put_of_an_action_counts(machine):
     plugin.finish()
 
 
-def test_bodies_that_are_lost_locally_come_from_the_bundles_again(machine, tmp_path):
-    """As in the layout objects: what is cut off on the disk is no hit, and the bucket has it."""
+def test_truncated_local_bodies_are_fetched_again(machine, tmp_path):
+    """A truncated local body is no local hit."""
     puts = noise(3, 500)
     fill(machine("a"), puts)
     for body in puts.values():
@@ -176,8 +179,8 @@ def test_bodies_that_are_lost_locally_come_from_the_bundles_again(machine, tmp_p
     assert plugin.finish()["get_fault_hit"] == 3
 
 
-def test_large_bodies_go_in_parts_and_come_back(start, bucket, tmp_path):
-    """Over 8 MiB, those that compress and those that do not, among small ones."""
+def test_large_bodies(start, bucket, tmp_path):
+    """Bodies over 8 MiB, compressible or not, are uploaded in parts and fetched."""
     source = random.Random(1)
     puts = {
         action_id("noise"): source.randbytes((9 << 20) + 1),
@@ -189,7 +192,8 @@ def test_large_bodies_go_in_parts_and_come_back(start, bucket, tmp_path):
     put_all(plugin, puts)
     times = expect_all(plugin, puts)
     assert plugin.finish()["put_s3_action"] == 3
-    (bundle,) = [key for key in bucket.keys() if key.startswith("bundle/")]
+    found = [key for key in bucket.keys() if key.startswith("bundle/")]  # noqa: SIM118 # no dict
+    (bundle,) = found
     head = bucket.client.head_object(Bucket=bucket.name, Key=bundle)
     assert 9 << 20 < head["ContentLength"] < 10 << 20 and "-2" in head["ETag"]  # two parts
     plugin = start(*flags, cache_dir=tmp_path / "fresh").hello()
@@ -199,10 +203,10 @@ def test_large_bodies_go_in_parts_and_come_back(start, bucket, tmp_path):
     assert not temporaries(tmp_path / "fresh")
 
 
-# -- what the flags say ----------------------------------------------------------------------------
+# -- flags -----------------------------------------------------------------------------------------
 
 
-def test_small_bodies_stay_below_min_upload_size(machine):
+def test_min_upload_size(machine):
     puts = {action_id("s"): b"123", action_id("l"): b"1234"}
     counts = fill(machine("a", "--min-upload-size=4"), puts)
     assert counts["put_skip_small"] == 1 and counts["put_s3_action"] == 1
@@ -212,8 +216,8 @@ def test_small_bodies_stay_below_min_upload_size(machine):
     plugin.finish()
 
 
-def test_read_only_fetches_and_uploads_nothing(machine, fake_s3):
-    """No bundle, no manifest, though its scope has none, and nothing for a flush."""
+def test_read_only_fetches_but_does_not_upload(machine, fake_s3):
+    """It writes no bundle, no manifest though its scope has none, and no spool for a flush."""
     puts = some(5)
     fill(machine("a"), puts)
     plugin = machine("b", "--read-only", "--scope=theirs")
@@ -236,7 +240,7 @@ def test_upload_off_uploads_nothing_until_flush(machine, fake_s3, flush_of, proc
     assert flush_of("a") == (0, 0, 0)
 
 
-def test_flush_keeps_to_the_scope_of_the_session(machine, flush_of):
+def test_flush_uses_the_scope_of_the_session(machine, flush_of):
     """Whatever --scope flush itself is given."""
     for scope in ("one", "two"):
         fill(machine("a", "--upload=off", f"--scope={scope}"), {action_id(scope): b"body"})
@@ -253,8 +257,11 @@ def _waits_for_a_lock(process) -> bool:
     return bool(re.search(waits, Path("/proc/locks").read_text()))
 
 
-def test_background_answers_close_at_once_and_flush_waits_for_it(machine, fake_s3, begin_flush_of):
-    """The session itself uploads, without the go command; flush ends after it, and does nothing."""
+def test_background_upload_and_flush(machine, fake_s3, begin_flush_of):
+    """The session uploads after the go command has ended.
+
+    A flush waits for it and uploads nothing.
+    """
     puts = some(5)
     fake_s3.hold = lambda method, key: method == "PUT"
     plugin = machine("a", "--upload=background")
@@ -263,7 +270,7 @@ def test_background_answers_close_at_once_and_flush_waits_for_it(machine, fake_s
     wait_until(lambda: fake_s3.held, "the bundle")
     assert plugin.process.poll() is None
     flush = begin_flush_of("a")
-    wait_until(lambda: _waits_for_a_lock(flush), "its wait for the session")
+    wait_until(lambda: _waits_for_a_lock(flush), "the flush to wait for the session")
     fake_s3.release()
     out, err = flush.communicate(timeout=DEADLINE_S)
     assert (flush.returncode, err.count("\n")) == (0, 1) and "waiting for a session" in err
@@ -276,14 +283,14 @@ def test_background_answers_close_at_once_and_flush_waits_for_it(machine, fake_s
 
 
 def activity(pid):
-    """(how often it went to sleep, clock ticks of CPU time) since it began."""
+    """(voluntary context switches, clock ticks of CPU time) of a process since its start."""
     sleeps = re.search(rb"\nvoluntary_ctxt_switches:\s+(\d+)", proc(pid, "status"))[1]
     user, system = proc(pid, "stat").rpartition(b")")[2].split()[11:13]
     return int(sleeps), int(user) + int(system)
 
 
-def test_a_session_that_lingers_sleeps(machine, fake_s3):
-    """While S3 takes its time there is nothing to do, and the builds beside it need the CPU."""
+def test_waiting_session_takes_no_cpu(machine, fake_s3):
+    """A session that waits for S3 leaves the CPU to the builds beside it."""
     fake_s3.hold = lambda method, key: method == "PUT"
     plugin = machine("a", "--upload=background", "--drain-timeout=10ms")
     put_all(plugin, some(1))
@@ -297,10 +304,8 @@ def test_a_session_that_lingers_sleeps(machine, fake_s3):
     assert sleeps_later - sleeps < 25 and ticks_later - ticks < 10
 
 
-def test_what_is_not_there_at_the_drain_timeout_stays_for_flush(
-    machine, fake_s3, flush_of, processes
-):
-    """Said on stderr with how many they are."""
+def test_drain_timeout_leaves_entries_for_flush(machine, fake_s3, flush_of, processes):
+    """stderr says how many entries were not uploaded."""
     puts = some(5)
     fake_s3.hold = lambda method, key: method == "PUT" and key.startswith("manifest/")
     plugin = machine("a", "--drain-timeout=300ms")
@@ -315,7 +320,8 @@ def test_what_is_not_there_at_the_drain_timeout_stays_for_flush(
     assert plugin.finish()["get_fault_hit"] == 5
 
 
-def test_without_credentials_there_is_one_warning_and_a_local_cache(machine, fake_s3):
+def test_missing_credentials(machine, fake_s3):
+    """The session prints one warning and is a local cache."""
     plugin = machine("a", environ=NO_KEYS)
     plugin.expect_miss(action_id("unknown"))
     for n in range(3):

@@ -1,6 +1,6 @@
 """The layout bundles while S3 fails, objects are damaged and processes die.
 
-Never a wrong body, never a failed session; what was answered gets into the bucket in the end.
+No body is wrong, no session fails, and all puts that were answered get into the bucket in the end.
 """
 
 import signal
@@ -14,13 +14,13 @@ from cacheplugin.store.spool import session_directories
 from fakes3 import FakeS3
 from helpers import Plugin, Processes, action_id, b64, kill, output_id, wait_until
 
-OLD, LATE = noise(3, 40_000, "old"), noise(3, 40_000, "late")  # each in a block of its own
+OLD, LATE = noise(3, 40_000, "old"), noise(3, 40_000, "late")  # each body has its own block
 NEW = noise(3, 2000, "new")
 
 
 @pytest.fixture(scope="module")
 def two_sessions(tmp_path_factory):
-    """The objects that two sessions leave: OLD in a bundle, LATE in another, a manifest by each."""
+    """The objects of two sessions: a bundle with OLD, one with LATE, and two manifests."""
     path = tmp_path_factory.mktemp("filled")
     server, processes = FakeS3(), Processes(path)
     for name, puts in (("old", OLD), ("late", LATE)):
@@ -35,13 +35,13 @@ def two_sessions(tmp_path_factory):
 
 @pytest.fixture
 def filled(fake_s3, two_sessions):
-    """A FakeS3 with what ``two_sessions`` left."""
+    """A FakeS3 with the objects of ``two_sessions``."""
     fake_s3.objects.update(two_sessions)
     return fake_s3
 
 
 def hits_of(plugin, puts) -> list:
-    """The actions that are hits; the rest are misses, and no body is wrong."""
+    """The actions that are hits, checked to have the right body; the others are misses."""
     hits = []
     for number, action in [(plugin.get(action), action) for action in puts]:
         got = plugin.answer(number)
@@ -53,14 +53,14 @@ def hits_of(plugin, puts) -> list:
 
 
 def rebuild(plugin, puts) -> list:
-    """Get, and put what is a miss, as a build does; returns the actions that were hits."""
+    """Get these entries and put those that are misses, as a build does; returns the hits."""
     hits = hits_of(plugin, puts)
     put_all(plugin, {action: body for action, body in puts.items() if action not in hits})
     return hits
 
 
 def expect_from_a_fresh_machine(machine, puts, name="fresh") -> dict:
-    """All are hits there; the counters."""
+    """Check that all are hits on an empty machine; returns the counters."""
     plugin = machine(name)
     expect_all(plugin, puts)
     counts = plugin.finish()
@@ -68,12 +68,12 @@ def expect_from_a_fresh_machine(machine, puts, name="fresh") -> dict:
     return counts
 
 
-# -- requests that fail ----------------------------------------------------------------------------
+# -- failing requests ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fault", ["500", "die", "flip"])
-def test_a_failure_of_any_request(machine, filled, flush_of, two_sessions, tmp_path, fault):
-    """A session that restores and puts; each of its requests in turn fails, also when repeated."""
+def test_failure_of_any_request(machine, filled, flush_of, two_sessions, tmp_path, fault):
+    """Each request of a session that gets and puts fails in turn, twice."""
     plugin = machine("counted")
     hits_of(plugin, OLD | LATE)
     fill(plugin, NEW)
@@ -81,30 +81,30 @@ def test_a_failure_of_any_request(machine, filled, flush_of, two_sessions, tmp_p
     assert len(requests) == 6
     for n, (method, key) in enumerate(requests):
         if fault != "500" and (method == "PUT" or key.startswith("?")):
-            continue  # it has no body to damage
+            continue  # the response has no body to damage
         filled.objects.clear()
         filled.objects.update(two_sessions)
         filled.fail_nth(n + 1, fault)
         filled.fail_nth(n + 2, fault)
-        struck = filled.served + 2
-        plugin = machine(f"struck {n}")
+        expected = filled.served + 2
+        plugin = machine(f"failing {n}")
         rebuild(plugin, OLD | LATE)
         put_all(plugin, NEW)
         counts = plugin.finish()
-        assert filled.served >= struck, "nothing failed"
+        assert filled.served >= expected, "no request failed"
         assert "put_errors" not in counts and "Traceback" not in plugin.stderr
-        if session_directories(str(tmp_path / f"struck {n}")):
-            assert flush_of(f"struck {n}")[::2] == (0, 0)
+        if session_directories(str(tmp_path / f"failing {n}")):
+            assert flush_of(f"failing {n}")[::2] == (0, 0)
         expect_from_a_fresh_machine(machine, OLD | LATE | NEW, f"after {n}")
 
 
 @pytest.mark.parametrize("fault", ["403", "die"])
-def test_a_bucket_that_fails_from_the_first_range_on(machine, filled, fault):
-    """The manifests are known, and no range comes whole: misses, counted."""
+def test_all_ranges_fail(machine, filled, fault):
+    """The manifests are loaded, but all ranges fail: the gets are misses and counted."""
     filled.faulty = lambda method, key: key.startswith("bundle/")
     filled.fail(fault)
     plugin = machine("a")
-    hits = rebuild(plugin, OLD | LATE)  # what came whole before the connection ended is right
+    hits = rebuild(plugin, OLD | LATE)  # entries before the end of a connection may hit
     filled.fail(None)
     counts = plugin.finish()
     missed = ("get_fault_damaged", "get_fault_error", "get_fault_skipped")
@@ -112,8 +112,8 @@ def test_a_bucket_that_fails_from_the_first_range_on(machine, filled, fault):
     expect_from_a_fresh_machine(machine, OLD | LATE)
 
 
-def test_a_bucket_that_hangs(machine, filled):
-    """Given up after one time-out, with a warning; the session goes on as a local cache."""
+def test_hanging_bucket(machine, filled):
+    """The bucket is given up after one time-out with a warning; the session is a local cache."""
     filled.fail("hang")
     began = time.monotonic()
     plugin = machine("a")
@@ -126,12 +126,12 @@ def test_a_bucket_that_hangs(machine, filled):
 
 
 @pytest.mark.parametrize("held", ["bundled", "gathered"])
-def test_credentials_that_expire_do_not_hold_up_close(machine, filled, flush_of, held):
-    """What was put before stays in the spool, whether its body is in a bundle already or not."""
+def test_expired_credentials_do_not_delay_close(machine, filled, flush_of, held):
+    """Puts stay in the spool, whether or not their body is in a bundle already."""
     action = action_id("a")
     body = next(iter(OLD.values())) if held == "bundled" else b"a new body"
     plugin = machine("a", "--prefetch-limit=0")
-    plugin.expect_miss(action_id("unknown"))  # the manifests are here
+    plugin.expect_miss(action_id("unknown"))  # answered once the manifests are loaded
     put_all(plugin, {action: body})
     filled.fail("ExpiredToken")
     assert hits_of(plugin, LATE) == []
@@ -146,8 +146,8 @@ def test_credentials_that_expire_do_not_hold_up_close(machine, filled, flush_of,
 
 
 @pytest.mark.parametrize("fault", ["403", "503"])
-def test_uploads_that_are_not_taken_are_said_once(machine, fake_s3, begin_flush_of, fault):
-    """A bundle carries so much that its failure is worth a line; flush says what it is about."""
+def test_failing_uploads_are_logged_once(machine, fake_s3, begin_flush_of, fault):
+    """A failed bundle is worth a warning, because it has many entries; flush names the bucket."""
     fake_s3.faulty = lambda method, key: method == "PUT"
     fake_s3.fail(fault)
     plugin = machine("a")
@@ -164,21 +164,21 @@ def test_uploads_that_are_not_taken_are_said_once(machine, fake_s3, begin_flush_
     assert flush.communicate(timeout=60)[1] == "" and flush.returncode == 0
 
 
-def test_an_endpoint_that_is_no_s3_is_given_up(machine, fake_s3):
-    """A listing cannot be absent: one warning, and nothing more is asked."""
+def test_endpoint_that_is_no_s3(machine, fake_s3):
+    """A 404 for a listing makes the bucket unusable: one warning and no more requests."""
     fake_s3.fail("NoSuchKey")
     plugin = machine("a")
     assert hits_of(plugin, OLD) == []
-    asked = len(fake_s3.requests)
+    requests = len(fake_s3.requests)
     assert hits_of(plugin, LATE) == []
     put_all(plugin, NEW)
     plugin.finish()
-    assert len(fake_s3.requests) == asked
+    assert len(fake_s3.requests) == requests
     (warning,) = [line for line in plugin.stderr.splitlines() if "bucket bucket" in line]
     assert "is not used: the bucket cannot be listed" in warning
 
 
-# -- objects that are damaged ----------------------------------------------------------------------
+# -- damaged objects -------------------------------------------------------------------------------
 
 
 def flip(data: bytes) -> bytes:
@@ -190,7 +190,7 @@ DAMAGE = {
     "flipped": flip,
     "cut": lambda data: data[: len(data) // 2],
     "newer": lambda data: data[:4] + b"\2" + data[5:],  # the version
-    "gone": None,
+    "deleted": None,
 }
 
 
@@ -201,9 +201,9 @@ def damage(fake_s3, key, kind) -> None:
         fake_s3.objects[key] = DAMAGE[kind](fake_s3.objects[key])
 
 
-@pytest.mark.parametrize("kind, lost", [("flipped", 1), ("cut", 3), ("gone", 3), ("newer", 0)])
-def test_a_damaged_bundle(machine, filled, kind, lost):
-    """What is wrong is a counted miss, the rest hits; what a session makes again is right again."""
+@pytest.mark.parametrize("kind, lost", [("flipped", 1), ("cut", 3), ("deleted", 3), ("newer", 0)])
+def test_damaged_bundle(machine, filled, kind, lost):
+    """Damaged entries are counted misses, the others hit; after a rebuild all hit."""
     damage(filled, keys(filled, "bundle")[0], kind)
     plugin = machine("a")
     hits = rebuild(plugin, OLD | LATE)
@@ -214,9 +214,9 @@ def test_a_damaged_bundle(machine, filled, kind, lost):
     assert "get_fault_damaged" not in counts
 
 
-def test_a_damaged_bundle_of_which_nothing_is_made_again(machine, filled):
-    """Nobody is sent there twice: the next session's manifest leaves out what was damaged."""
-    damage(filled, keys(filled, "bundle")[0], "gone")
+def test_damaged_bundle_without_rebuild(machine, filled):
+    """The next session's manifest leaves out the damaged entries."""
+    damage(filled, keys(filled, "bundle")[0], "deleted")
     plugin = machine("a")
     assert len(hits_of(plugin, OLD | LATE)) == 3
     fill(plugin, NEW)
@@ -225,20 +225,20 @@ def test_a_damaged_bundle_of_which_nothing_is_made_again(machine, filled):
     assert "get_fault_damaged" not in plugin.finish()
 
 
-@pytest.mark.parametrize("kind", ["flipped", "newer", "gone"])
-def test_a_damaged_manifest(machine, filled, kind):
-    """The one before it is used; what only the damaged one named is made and named again."""
+@pytest.mark.parametrize("kind", ["flipped", "newer", "deleted"])
+def test_damaged_manifest(machine, filled, kind):
+    """The manifest before it is used; entries that only the damaged one named are put again."""
     damage(filled, keys(filled, "manifest")[1], kind)
     plugin = machine("a")
     hits = rebuild(plugin, OLD | LATE)
     counts = plugin.finish()
     assert hits == list(OLD) and "Traceback" not in plugin.stderr
-    assert counts.get("get_fault_damaged", 0) == (kind != "gone")
+    assert counts.get("get_fault_damaged", 0) == (kind != "deleted")
     assert counts["put_s3_action"] == 3
     expect_from_a_fresh_machine(machine, OLD | LATE)
 
 
-# -- processes that die ----------------------------------------------------------------------------
+# -- killed processes ------------------------------------------------------------------------------
 
 
 def kill_all(pids) -> None:
@@ -248,10 +248,8 @@ def kill_all(pids) -> None:
 
 
 @pytest.mark.parametrize("victims, held", [("workers", "bundle/"), ("pool", "manifest/")])
-def test_a_bundle_whose_process_is_killed_is_made_by_another(
-    machine, filled, processes, victims, held
-):
-    """Close waits for it, and all is there."""
+def test_process_killed_while_it_uploads(machine, filled, processes, victims, held):
+    """Another process repeats the upload, and close waits for it."""
     filled.hold = lambda method, key: method == "PUT" and key.startswith(held)
     plugin = machine("a")
     assert hits_of(plugin, OLD | LATE) == list(OLD | LATE)
@@ -260,7 +258,7 @@ def test_a_bundle_whose_process_is_killed_is_made_by_another(
     wait_until(lambda: filled.held, "the request")
     before = filled.held
     kill_all(getattr(processes, victims)())
-    wait_until(lambda: filled.held > before, "the request, once more")
+    wait_until(lambda: filled.held > before, "the repeated request")
     filled.release()
     assert plugin.answer(number) == {"ID": number}
     assert plugin.wait() == 0
@@ -269,10 +267,8 @@ def test_a_bundle_whose_process_is_killed_is_made_by_another(
 
 
 @pytest.mark.parametrize("victims", ["workers", "pool"])
-def test_puts_whose_process_is_killed_while_it_reads_the_manifests(
-    machine, filled, processes, victims
-):
-    """As with any other process that dies: the uploads are another's, and close waits for them."""
+def test_process_killed_while_it_loads_manifests(machine, filled, processes, victims):
+    """Another process uploads, and close waits for it."""
     filled.hold = lambda method, key: key.startswith("?list")
     plugin = machine("a")
     put_all(plugin, NEW)
@@ -293,10 +289,8 @@ def test_puts_whose_process_is_killed_while_it_reads_the_manifests(
         ("bundle/", "background", signal.SIGTERM),
     ],
 )
-def test_a_session_that_is_stopped_while_it_uploads_is_finished_by_flush(
-    machine, filled, processes, flush_of, held, mode, number
-):
-    """While close waits, and one that lingers without its go command."""
+def test_session_stopped_while_it_uploads(machine, filled, processes, flush_of, held, mode, number):
+    """A flush uploads what the session has not, before or after the go command has ended."""
     filled.hold = lambda method, key: method == "PUT" and key.startswith(held)
     plugin = machine("a", f"--upload={mode}")
     put_all(plugin, NEW)
@@ -312,8 +306,8 @@ def test_a_session_that_is_stopped_while_it_uploads_is_finished_by_flush(
 
 
 @pytest.mark.parametrize("victims", ["workers", "pool"])
-def test_a_prefetch_whose_process_is_killed(machine, filled, processes, tmp_path, victims):
-    """Who waits gets a miss, and what comes later hits."""
+def test_process_killed_while_it_prefetches(machine, filled, processes, tmp_path, victims):
+    """The waiting get is a miss, later gets hit."""
     filled.hold = lambda method, key: key.startswith("bundle/")
     plugin = machine("a")
     number = plugin.get(next(iter(OLD)))
@@ -328,28 +322,26 @@ def test_a_prefetch_whose_process_is_killed(machine, filled, processes, tmp_path
     assert not list((tmp_path / "a" / "tmp").iterdir())
 
 
-def test_another_session_takes_over_when_the_one_that_prefetches_is_killed(
-    machine, filled, processes
-):
-    """The lock goes with its process, and the directory is left as it should be."""
+def test_another_session_takes_over_the_prefetch(machine, filled, processes):
+    """The lock ends with the killed process, and the other session prefetches."""
     filled.hold = lambda method, key: key.startswith("bundle/")
     first = machine("a")
-    wait_until(lambda: filled.held == 2, "its prefetch")
+    wait_until(lambda: filled.held == 2, "the prefetch")
     second = machine("a")
     second.expect_miss(action_id("unknown"))
     assert filled.held == 2
     first.kill()
-    wait_until(lambda: len(processes.pool()) == 1, "the end of its pool")
+    wait_until(lambda: len(processes.pool()) == 1, "the pool of the killed session to end")
     number = second.get(next(iter(OLD)))
-    wait_until(lambda: filled.held == 4, "both ranges, one of which was not asked for")
+    wait_until(lambda: filled.held == 4, "both ranges, one of them prefetched")
     filled.release()
     assert second.answer(number)["OutputID"]
     expect_all(second, OLD | LATE)
     assert second.finish()["get_fault_hit"] == 6
 
 
-def test_the_front_killed_while_it_prefetches(machine, filled, processes, tmp_path):
-    """Nothing partial is in the directory; the next session there gets all of it."""
+def test_front_killed_while_it_prefetches(machine, filled, processes, tmp_path):
+    """No partial entry is left in the directory, and the next session has all entries."""
     filled.hold = lambda method, key: key.startswith("bundle/")
     plugin = machine("a")
     wait_until(lambda: filled.held == 2, "the prefetch")

@@ -1,4 +1,4 @@
-"""Layouts side by side in one bucket: ``auto`` and ``both`` lead from one to the other."""
+"""Both layouts in one bucket: ``auto`` and ``both`` use them together."""
 
 import pytest
 
@@ -6,8 +6,8 @@ from bundle_sessions import expect_all, fill, get_all, keys, put_all, some
 from helpers import action_id, output_id, time_ns
 
 
-def of_objects(fake_s3, requests=False) -> list:
-    """The keys of the layout objects that are in the bucket, or that were asked for."""
+def objects_keys(fake_s3, requests=False) -> list:
+    """The keys of the layout objects in the bucket, or of the requests for it."""
     found = [key for _, key in fake_s3.requests] if requests else list(fake_s3.objects)
     return [key for key in found if key.startswith(("action/", "output/"))]
 
@@ -20,8 +20,8 @@ def write_objects(fake_s3, puts) -> None:
 
 
 @pytest.mark.parametrize("layout", ["auto", "both"])
-def test_what_is_in_objects_is_found_and_bundled_for_the_next(machine, fake_s3, layout):
-    """A bucket of the Go program's: all hits at once, with their times, and then from bundles."""
+def test_hits_in_objects_are_bundled(machine, fake_s3, layout):
+    """A bucket of the Go program: all gets hit with their times, and later hit in bundles."""
     puts = some(12)
     plugin = machine("a", layout="objects")
     put_all(plugin, puts)
@@ -31,23 +31,23 @@ def test_what_is_in_objects_is_found_and_bundled_for_the_next(machine, fake_s3, 
     assert expect_all(plugin, puts) == times
     counts = plugin.finish()
     assert counts["get_fault_hit"] == 12 and "get_misses" not in counts
-    assert "put_s3_action" not in counts  # nobody put anything
+    assert "put_s3_action" not in counts  # there was no put
     assert len(keys(fake_s3, "bundle")) == len(keys(fake_s3, "manifest")) == 1
-    for key in of_objects(fake_s3):
+    for key in objects_keys(fake_s3):
         del fake_s3.objects[key]
     plugin = machine("c")
     assert expect_all(plugin, puts) == times
     assert plugin.finish()["get_fault_hit"] == 12
 
 
-def test_what_is_in_both_is_asked_for_in_one(machine, fake_s3):
-    """Bundles first; the objects only for what no manifest names."""
+def test_bundles_are_asked_first(machine, fake_s3):
+    """Objects are requested only for actions that no manifest names."""
     bundled, single = some(4, "bundled"), some(4, "single")
     write_objects(fake_s3, single)
     fill(machine("a"), bundled)
     plugin = machine("b", layout="auto")
     expect_all(plugin, bundled)
-    assert not of_objects(fake_s3, requests=True)
+    assert not objects_keys(fake_s3, requests=True)
     expect_all(plugin, single)
     plugin.expect_miss(action_id("unknown"))
     counts = plugin.finish()
@@ -55,8 +55,8 @@ def test_what_is_in_both_is_asked_for_in_one(machine, fake_s3):
     assert counts["get_misses"] == counts["get_fault_miss"] == 1
 
 
-def test_upload_off_bundles_nothing_that_it_found(machine, fake_s3):
-    """Not even when enough for a bundle has been found in objects."""
+def test_upload_off_does_not_bundle_hits(machine, fake_s3):
+    """Not even if the hits in objects are enough for a bundle."""
     puts = {action_id(n): bytes([n]) * (7 << 20) for n in range(10)}
     write_objects(fake_s3, puts)
     plugin = machine("a", "--upload=off", layout="auto")
@@ -66,7 +66,7 @@ def test_upload_off_bundles_nothing_that_it_found(machine, fake_s3):
     assert counts["get_fault_hit"] == 10 and not fake_s3.count("PUT")
 
 
-def test_read_only_bundles_nothing_that_it_found(machine, fake_s3):
+def test_read_only_does_not_bundle_hits(machine, fake_s3):
     write_objects(fake_s3, some(3))
     plugin = machine("a", "--read-only", layout="auto")
     expect_all(plugin, some(3))
@@ -75,31 +75,31 @@ def test_read_only_bundles_nothing_that_it_found(machine, fake_s3):
 
 
 @pytest.mark.parametrize("filled", [False, True])
-def test_auto_asks_for_no_objects_where_there_are_none(machine, fake_s3, filled):
-    """An empty bucket, and one with bundles only: a miss is one without a request."""
+def test_auto_requests_no_objects_without_any(machine, fake_s3, filled):
+    """In an empty bucket, or one with bundles only, a miss needs no request."""
     if filled:
         fill(machine("a"), some(3))
     plugin = machine("b", layout="auto")
     for n in range(5):
         plugin.expect_miss(action_id(f"unknown {n}"))
     fill(plugin, some(3, "new"))
-    assert not of_objects(fake_s3, requests=True) and not of_objects(fake_s3)
+    assert not objects_keys(fake_s3, requests=True) and not objects_keys(fake_s3)
 
 
 def test_auto_puts_into_bundles_only(machine, fake_s3):
-    """Also where there are objects."""
+    """Also if the bucket has objects."""
     write_objects(fake_s3, some(3))
-    before = of_objects(fake_s3)
+    before = objects_keys(fake_s3)
     counts = fill(machine("a", layout="auto"), some(3, "new"))
-    assert counts["put_s3_action"] == 3 and of_objects(fake_s3) == before
+    assert counts["put_s3_action"] == 3 and objects_keys(fake_s3) == before
     plugin = machine("b")
     expect_all(plugin, some(3, "new"))
     plugin.finish()
 
 
 @pytest.mark.parametrize("upload", ["background", "off"])
-def test_both_is_seen_by_each(machine, fake_s3, flush_of, processes, upload):
-    """What a session in both puts is there in either layout."""
+def test_both_writes_both_layouts(machine, fake_s3, flush_of, processes, upload):
+    """The puts of a session with ``both`` are in either layout."""
     puts = some(8)
     plugin = machine("a", f"--upload={upload}", layout="both")
     put_all(plugin, puts)
@@ -119,7 +119,7 @@ def test_both_is_seen_by_each(machine, fake_s3, flush_of, processes, upload):
     assert record == f"{output_id(puts[action_id('x 4')])} {time_ns(times[4])}".encode()
 
 
-def test_both_sees_what_is_in_either(machine, fake_s3):
+def test_both_reads_both_layouts(machine, fake_s3):
     bundled, single = some(4, "bundled"), some(4, "single")
     fill(machine("a"), bundled)
     write_objects(fake_s3, single)
@@ -131,8 +131,8 @@ def test_both_sees_what_is_in_either(machine, fake_s3):
     assert counts["get_misses"] == 1 and counts["put_s3_action"] == 5  # each counts once
 
 
-def test_a_half_that_fails_is_left_for_flush(machine, fake_s3, flush_of):
-    """In both, an entry is done only when it is in both."""
+def test_failed_half_is_left_for_flush(machine, fake_s3, flush_of):
+    """With ``both`` an entry is uploaded once it is in both layouts."""
     puts = some(3)
     fake_s3.faulty = lambda method, key: method == "PUT" and key.startswith("output/")
     fake_s3.fail("403")
@@ -147,8 +147,8 @@ def test_a_half_that_fails_is_left_for_flush(machine, fake_s3, flush_of):
         assert plugin.finish()["get_fault_hit"] == 3
 
 
-def test_the_layout_objects_does_not_mind_bundles(machine, fake_s3):
-    """It neither sees nor asks for them, and does what it always did."""
+def test_layout_objects_ignores_bundles(machine, fake_s3):
+    """It requests no bundles and works as without them."""
     fill(machine("a"), some(3))
     del fake_s3.requests[:]
     plugin = machine("b", layout="objects")
@@ -156,8 +156,8 @@ def test_the_layout_objects_does_not_mind_bundles(machine, fake_s3):
     put_all(plugin, some(3, "new"))
     counts = plugin.finish()
     assert counts["put_s3_action"] == 3 and counts["get_fault_miss"] == 1
-    assert len(of_objects(fake_s3, requests=True)) == len(fake_s3.requests)
+    assert len(objects_keys(fake_s3, requests=True)) == len(fake_s3.requests)
     plugin = machine("c", layout="objects")
     expect_all(plugin, some(3, "new"))
     plugin.finish()
-    assert len(of_objects(fake_s3, requests=True)) == len(fake_s3.requests)
+    assert len(objects_keys(fake_s3, requests=True)) == len(fake_s3.requests)

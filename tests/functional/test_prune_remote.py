@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from bundle_sessions import expect_all, fill, get_all, in_bundles, keys, noise, put_all, some
+from bundle_sessions import bundle_gets, expect_all, fill, get_all, keys, noise, put_all, some
 from helpers import PROGRAM, wait_until
 
 DAY_S = 86400
@@ -123,14 +123,14 @@ def test_a_scattered_working_set_is_rewritten(machine, fake_s3, command):
     plugin = machine("before")
     get_all(plugin, everything)
     plugin.finish()
-    assert in_bundles(fake_s3) == 18
+    assert bundle_gets(fake_s3) == 18
     status, out, _ = command("prune", "--expiry=720h")
     assert status == 0 and "18 bundles rewritten" in out
     del fake_s3.requests[:]
     plugin = machine("after")
     expect_all(plugin, everything)
     plugin.finish()
-    assert in_bundles(fake_s3) == 1
+    assert bundle_gets(fake_s3) == 1
     assert len(keys(fake_s3, "bundle")) == 19  # the old ones stay for a day
 
 

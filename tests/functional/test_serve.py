@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from bundle_sessions import asked, expect_all, keys, put_all, some
+from bundle_sessions import expect_all, keys, put_all, some, take_requests
 from helpers import DEADLINE_S, PROGRAM, action_id, counters, wait_until
 from server_sessions import ask, free_port, unix_name
 
@@ -297,7 +297,7 @@ def test_another_machine_hits_the_uploads_of_a_server(
     client = tcp(second.port).hello()
     expect_all(client, puts)
     client.finish()
-    asked(fake_s3)
+    take_requests(fake_s3)
     assert second.stop() == 0
 
 

@@ -56,7 +56,10 @@ class Driver:
         return job.number
 
     def put(self, name, body=None, time_ns=TIME_NS, size=1000) -> int:
-        """Put the action ``name``, with its own body unless ``body`` is given; returns the job's number."""
+        """Put the action ``name``; returns the job's number.
+
+        The body is its own unless ``body`` names another.
+        """
         output = output_id((body or name).encode())
         job = jobs.UploadJob(
             self._next(), action_id(name), output, size, time_ns, f"/store/{output}"

@@ -11,7 +11,7 @@ BEGAN_S = 1_700_000_000.0
 
 
 class FakeBucket:
-    """``objects`` is {key: bytes}; ``calls`` are (method, key); ``faults`` {key: exception to raise}.
+    """``objects`` is {key: bytes}; ``calls`` are (method, key); ``faults`` {key: exception}.
 
     ``lengths`` {key: length} makes responses announce another length than the object has.
 

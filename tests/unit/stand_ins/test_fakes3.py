@@ -1,4 +1,4 @@
-"""FakeS3 answers a real client as S3 does, and fails when it is told to."""
+"""FakeS3 answers botocore's client as S3 does, and fails as it is told to."""
 
 import http.client
 import io
@@ -14,7 +14,7 @@ from s3transfer.manager import TransferConfig, TransferManager
 from fakes3 import MIN_PART_BYTES, FakeS3
 
 BODY = bytes(range(100))
-WEIRD = "a b+c%/<&>/ü?"
+SPECIAL_CHARS = "a b+c%/<&>/ü?"
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def s3():
 
 
 class Client:
-    """Calls of botocore's client by name, all on one bucket."""
+    """Calls methods of botocore's client, all for one bucket."""
 
     def __init__(self, client) -> None:
         self.client = client
@@ -41,7 +41,7 @@ class Client:
         return lambda **params: getattr(self.client, name)(Bucket="bucket", **params)
 
     def refusal(self, name, **params):
-        """(status, code) of a call that fails."""
+        """The (status, code) of a call that fails."""
         with pytest.raises(ClientError) as caught:
             getattr(self, name)(**params)
         response = caught.value.response
@@ -74,8 +74,8 @@ def prefixes(answer):
 
 
 class TestObjects:
-    @pytest.mark.parametrize("key", ["plain", WEIRD])
-    def test_what_is_put_is_got(self, s3, client, key):
+    @pytest.mark.parametrize("key", ["plain", SPECIAL_CHARS])
+    def test_put_and_get(self, s3, client, key):
         before = int(time.time())
         put = client.put_object(Key=key, Body=BODY)
         got = client.get_object(Key=key)
@@ -84,8 +84,8 @@ class TestObjects:
         assert before <= got["LastModified"].timestamp() <= s3.modified[key] <= time.time()
         assert s3.requests == [("PUT", key), ("GET", key), ("HEAD", key)] and s3.served == 3
 
-    def test_a_body_of_a_file_waits_for_100_continue(self, s3, client):
-        client.put_object(Key="k", Body=io.BytesIO(BODY))  # botocore asks for it then
+    def test_put_with_expect_100_continue(self, s3, client):
+        client.put_object(Key="k", Body=io.BytesIO(BODY))  # of a file: botocore sends Expect
         assert s3.objects == {"k": BODY}
         connection = http.client.HTTPConnection(s3.url.removeprefix("http://"), timeout=2)
         connection.putrequest("PUT", "/bucket/raw")
@@ -97,38 +97,38 @@ class TestObjects:
         assert connection.getresponse().status == 200 and s3.objects["raw"] == BODY
         connection.close()
 
-    def test_a_conditional_put_keeps_the_older_one(self, s3, client):
+    def test_conditional_put_keeps_an_existing_object(self, s3, client):
         client.put_object(Key="k", Body=BODY, IfNoneMatch="*")
         refusal = client.refusal("put_object", Key="k", Body=b"other", IfNoneMatch="*")
         assert refusal == (412, "PreconditionFailed") and s3.objects == {"k": BODY}
 
-    def test_a_missing_key_is_told_from_a_missing_bucket(self, s3, client):
+    def test_error_codes_of_missing_key_and_bucket(self, s3, client):
         assert client.refusal("get_object", Key="k") == (404, "NoSuchKey")
         assert client.refusal("head_object", Key="k") == (404, "404")
         s3.fail("NoSuchBucket")
         assert client.refusal("get_object", Key="k") == (404, "NoSuchBucket")
 
-    def test_what_it_does_not_know_is_not_implemented(self, client):
+    def test_unknown_call_is_not_implemented(self, client):
         assert client.refusal("get_bucket_acl") == (501, "NotImplemented")
 
     def test_delete(self, s3, client):
-        s3.objects.update(dict.fromkeys(("a", "b", WEIRD, "left"), BODY))
+        s3.objects.update(dict.fromkeys(("a", "b", SPECIAL_CHARS, "left"), BODY))
         for _ in range(2):  # the second finds nothing
             assert client.delete_object(Key="a")["ResponseMetadata"]["HTTPStatusCode"] == 204
-        order = {"Objects": [{"Key": "b"}, {"Key": WEIRD}, {"Key": "absent"}]}
+        order = {"Objects": [{"Key": "b"}, {"Key": SPECIAL_CHARS}, {"Key": "absent"}]}
         assert client.delete_objects(Delete=order)["Deleted"] == order["Objects"]
         assert "Deleted" not in client.delete_objects(Delete={**order, "Quiet": True})
         assert s3.objects == {"left": BODY} and list(s3.modified) == ["left"]
         assert s3.requests == [("DELETE", "a")] * 2 + [("POST", "?delete")] * 2
 
-    def test_no_more_than_1000_are_deleted_at_once(self, s3, client):
+    def test_delete_of_more_than_1000_keys(self, s3, client):
         order = {"Objects": [{"Key": str(n)} for n in range(1001)]}
         assert client.refusal("delete_objects", Delete=order) == (400, "MalformedXML")
 
 
 class TestRanges:
     @pytest.mark.parametrize(
-        "asked, start, end",
+        "requested, start, end",
         [
             ("0-0", 0, 1),
             ("10-19", 10, 20),
@@ -139,25 +139,25 @@ class TestRanges:
             ("-1000", 0, 100),
         ],
     )
-    def test_a_part(self, s3, client, asked, start, end):
+    def test_range(self, s3, client, requested, start, end):
         s3.objects["k"] = BODY
-        got = client.get_object(Key="k", Range=f"bytes={asked}")
+        got = client.get_object(Key="k", Range=f"bytes={requested}")
         assert got["Body"].read() == BODY[start:end] and got["ContentLength"] == end - start
         assert got["ContentRange"] == f"bytes {start}-{end - 1}/100"
         assert got["ResponseMetadata"]["HTTPStatusCode"] == 206
         assert got["ETag"] == client.get_object(Key="k")["ETag"]
 
-    @pytest.mark.parametrize("asked", ["100-", "100-200", "-0"])
-    def test_a_part_behind_the_end(self, s3, client, asked):
+    @pytest.mark.parametrize("requested", ["100-", "100-200", "-0"])
+    def test_range_after_the_end(self, s3, client, requested):
         s3.objects["k"] = BODY
-        refusal = client.refusal("get_object", Key="k", Range=f"bytes={asked}")
+        refusal = client.refusal("get_object", Key="k", Range=f"bytes={requested}")
         assert refusal == (416, "InvalidRange")
         assert client.refusal("get_object", Key="absent", Range="bytes=5-") == (404, "NoSuchKey")
 
-    @pytest.mark.parametrize("asked", ["bytes=9-8", "bytes=-", "lines=1-2", "bytes=0-1,3-4"])
-    def test_what_is_no_range_is_ignored(self, s3, client, asked):
+    @pytest.mark.parametrize("requested", ["bytes=9-8", "bytes=-", "lines=1-2", "bytes=0-1,3-4"])
+    def test_invalid_range_is_ignored(self, s3, client, requested):
         s3.objects["k"] = BODY
-        got = client.get_object(Key="k", Range=asked)
+        got = client.get_object(Key="k", Range=requested)
         assert got["Body"].read() == BODY and "ContentRange" not in got
 
     def test_damage(self, s3, client):
@@ -177,16 +177,16 @@ class TestRanges:
 
 
 class TestLists:
-    def test_what_is_told_of_an_object(self, s3, client):
-        s3.objects[WEIRD] = BODY
-        s3.modified[WEIRD] = 1_700_000_000.75
+    def test_listed_fields(self, s3, client):
+        s3.objects[SPECIAL_CHARS] = BODY
+        s3.modified[SPECIAL_CHARS] = 1_700_000_000.75
         (item,) = client.list_objects_v2(Prefix="a b+")["Contents"]
-        assert item["Key"] == WEIRD and item["Size"] == 100
+        assert item["Key"] == SPECIAL_CHARS and item["Size"] == 100
         assert item["LastModified"].timestamp() == 1_700_000_000
-        assert item["ETag"] == client.get_object(Key=WEIRD)["ETag"]
+        assert item["ETag"] == client.get_object(Key=SPECIAL_CHARS)["ETag"]
         assert s3.requests[0] == ("GET", "?list a b+")
 
-    def test_a_prefix_and_a_start(self, s3, client):
+    def test_prefix_and_start_after(self, s3, client):
         s3.objects.update(dict.fromkeys(["b/2", "a", "b/1", "b", "b/", "c"], BODY))
         assert client.keys() == ["a", "b", "b/", "b/1", "b/2", "c"]
         assert client.keys(Prefix="b/") == ["b/", "b/1", "b/2"]
@@ -207,7 +207,7 @@ class TestLists:
         assert wrong == (400, "InvalidArgument")
 
     @pytest.mark.parametrize("size", [1, 2, 3, 1000])
-    def test_a_delimiter(self, s3, client, size):
+    def test_delimiter(self, s3, client, size):
         s3.objects.update(dict.fromkeys(["p/a/1", "p/a/2", "p/b", "p/c/", "p/c/1/2", "q/1"], BODY))
         pages = client.client.get_paginator("list_objects_v2").paginate(
             Bucket="bucket", Prefix="p/", Delimiter="/", PaginationConfig={"PageSize": size}
@@ -217,7 +217,7 @@ class TestLists:
         assert [p for page in pages for p in prefixes(page)] == ["p/a/", "p/c/"]
         assert [i["Key"] for page in pages for i in page.get("Contents", ())] == ["p/b"]
 
-    def test_it_fails_and_is_not_damaged(self, s3, client):
+    def test_listings_fail_and_are_not_damaged(self, s3, client):
         s3.objects["k"] = BODY
         for damage in ("flip", "truncate", "die"):
             s3.fail(damage)
@@ -229,29 +229,29 @@ class TestLists:
 
 
 class Stream:
-    """What a pipe is to s3transfer: read alone."""
+    """A body for s3transfer that can only be read, like a pipe."""
 
     def __init__(self, data) -> None:
         self.read = io.BytesIO(data).read
 
 
 class TestMultipart:
-    def test_a_stream_through_s3transfer(self, s3, client):
+    def test_upload_of_a_stream_through_s3transfer(self, s3, client):
         body = bytes(range(256)) * (20_000_000 // 256)
         config = TransferConfig(multipart_threshold=8 << 20, multipart_chunksize=8 << 20)
         with TransferManager(client.client, config) as transfers:
-            transfers.upload(Stream(body), "bucket", WEIRD).result()
-        assert s3.objects == {WEIRD: body} and s3.uploads == {}
-        assert s3.requests[0] == s3.requests[-1] == ("POST", WEIRD)
-        assert s3.requests[1:-1] == [("PUT", WEIRD)] * 3
+            transfers.upload(Stream(body), "bucket", SPECIAL_CHARS).result()
+        assert s3.objects == {SPECIAL_CHARS: body} and s3.uploads == {}
+        assert s3.requests[0] == s3.requests[-1] == ("POST", SPECIAL_CHARS)
+        assert s3.requests[1:-1] == [("PUT", SPECIAL_CHARS)] * 3
 
-    def test_a_failed_part_aborts_the_upload(self, s3, client):
+    def test_failed_part_aborts_the_upload(self, s3, client):
         s3.fail_nth(3, "500")
         with TransferManager(client.client) as transfers, pytest.raises(ClientError):
             transfers.upload(Stream(bytes(20 << 20)), "bucket", "k").result()
         assert s3.requests[-1] == ("DELETE", "k") and s3.objects == s3.uploads == {}
 
-    def test_unfinished_ones_are_listed_and_aborted(self, s3, client):
+    def test_unfinished_uploads_are_listed_and_aborted(self, s3, client):
         ids = {
             key: client.create_multipart_upload(Key=key)["UploadId"] for key in ("p/2", "p/1", "q")
         }
@@ -269,7 +269,7 @@ class TestMultipart:
 
     @pytest.fixture
     def complete(self, client):
-        """complete(part numbers or (number, ETag)): parts 1 and 3 are there, 3 the smaller."""
+        """complete(part numbers): completes an upload of the parts 1 and 3; 3 is smaller."""
         upload = client.create_multipart_upload(Key="k")["UploadId"]
         bodies = {1: bytes(MIN_PART_BYTES), 3: BODY}
         etags = {}
@@ -286,7 +286,7 @@ class TestMultipart:
 
         return complete
 
-    def test_parts_become_an_object(self, s3, client, complete):
+    def test_complete_upload(self, s3, client, complete):
         etag = complete(1, 3)["ETag"]
         assert s3.objects == {"k": bytes(MIN_PART_BYTES) + BODY} and s3.uploads == {}
         assert client.head_object(Key="k")["ETag"] == etag and "k" in s3.modified
@@ -301,14 +301,14 @@ class TestMultipart:
             ((), None, "MalformedXML"),
         ],
     )
-    def test_parts_that_are_not_there(self, s3, client, complete, numbers, etag, code):
+    def test_complete_upload_with_wrong_parts(self, s3, client, complete, numbers, etag, code):
         def call(**params):
             return client.refusal("complete_multipart_upload", **params)
 
         assert complete(*numbers, call=call, etag=etag) == (400, code)
         assert s3.objects == {} and len(s3.uploads) == 1
 
-    def test_a_part_that_is_too_small(self, s3, client):
+    def test_complete_upload_with_a_small_part(self, s3, client):
         upload = {"Key": "k", "UploadId": client.create_multipart_upload(Key="k")["UploadId"]}
         parts = [
             {"PartNumber": n, "ETag": client.upload_part(PartNumber=n, Body=BODY, **upload)["ETag"]}
@@ -321,7 +321,7 @@ class TestMultipart:
 
 
 class TestFailNth:
-    def test_exactly_one_request_is_struck(self, s3, client):
+    def test_one_request_fails(self, s3, client):
         s3.objects["k"] = BODY
         client.get_object(Key="k")["Body"].read()
         s3.faulty = lambda method, key: False
@@ -335,13 +335,13 @@ class TestFailNth:
         assert client.refusal("list_objects_v2") == (404, "NoSuchBucket")
         assert client.keys() == ["k"] and s3.served == 7
 
-    def test_a_refusal_is_a_cut_connection_and_no_more(self, s3, client):
+    def test_refuse_closes_the_connection_only(self, s3, client):
         s3.fail_nth(1, "refuse")
         with pytest.raises(BotoCoreError):
             client.list_objects_v2()
         assert client.keys() == []
 
-    def test_among_many_threads(self, s3, client):
+    def test_requests_of_many_threads(self, s3, client):
         s3.objects["k"] = BODY
         s3.fail_nth(20, "403")
         errors = []

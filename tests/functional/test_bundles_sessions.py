@@ -1,28 +1,28 @@
-"""The layout bundles among many: scopes, prefetches, sessions that end at once."""
+"""The layout bundles with several sessions: scopes, prefetches, sessions that end together."""
 
-from bundle_sessions import asked, expect_all, fill, in_bundles, keys, noise, put_all, some
+from bundle_sessions import bundle_gets, expect_all, fill, keys, noise, put_all, some, take_requests
 from helpers import action_id, temporaries, wait_until
 
 # -- scopes ----------------------------------------------------------------------------------------
 
 
-def test_a_scope_without_a_set_starts_from_another_scopes(machine, fake_s3):
-    """And leaves a manifest of its own, which names what it used where it lies already."""
-    ours, more = some(6, "ours"), some(6, "more")
-    fill(machine("a"), ours | more)
+def test_new_scope_uses_entries_of_another_scope(machine, fake_s3):
+    """It writes its own manifest, which names the used entries in the existing bundle."""
+    used, unused = some(6, "used"), some(6, "unused")
+    fill(machine("a"), used | unused)
     plugin = machine("b", "--scope=theirs")
-    expect_all(plugin, ours)
+    expect_all(plugin, used)
     assert plugin.finish()["get_fault_hit"] == 6
     assert len(keys(fake_s3, "bundle")) == 1 and len(keys(fake_s3, "manifest")) == 2
-    asked(fake_s3)
+    take_requests(fake_s3)
     plugin = machine("c", "--scope=theirs")
-    expect_all(plugin, ours)
-    plugin.expect_miss(action_id("more 4"))
+    expect_all(plugin, used)
+    plugin.expect_miss(action_id("unused 4"))
     assert plugin.finish()["get_fault_hit"] == 6
-    assert len(asked(fake_s3)) == 3
+    assert len(take_requests(fake_s3)) == 3
 
 
-def test_a_scope_with_a_set_of_its_own_sees_no_other(machine):
+def test_scope_with_entries_ignores_other_scopes(machine):
     fill(machine("a"), {action_id("a"): b"ours", action_id("b"): b"ours too"})
     fill(machine("b", "--scope=theirs"), {action_id("a"): b"theirs"})
     for scope, body in (("ours", b"ours"), ("theirs", b"theirs")):
@@ -34,8 +34,8 @@ def test_a_scope_with_a_set_of_its_own_sees_no_other(machine):
     plugin.finish()
 
 
-def test_what_another_scope_has_as_well_is_named_in_both(machine, flush_of):
-    """Two branches made the same action, and the first is uploaded last, by a flush."""
+def test_entry_of_two_scopes_is_named_in_both(machine, flush_of):
+    """Two scopes put the same action, and the first scope is uploaded last, by a flush."""
     shared, own = {action_id("shared"): b"body"}, {action_id("own"): b"own"}
     fill(machine("a", "--upload=off", "--scope=first"), shared | own)
     fill(machine("b", "--scope=second"), shared)
@@ -48,61 +48,61 @@ def test_what_another_scope_has_as_well_is_named_in_both(machine, flush_of):
 # -- prefetching -----------------------------------------------------------------------------------
 
 
-def test_prefetch_limit_0_serves_gets_on_demand(machine, fake_s3):
-    """Nothing comes that nobody asked for."""
+def test_prefetch_limit_0_fetches_on_demand(machine, fake_s3):
+    """Nothing is fetched that no get asks for."""
     puts = noise(3, 2 << 20)  # ranges of their own
     fill(machine("a"), puts)
     plugin = machine("b", "--prefetch-limit=0")
     plugin.expect_miss(action_id("unknown"))  # the manifests are here
-    assert in_bundles(fake_s3) == 0
+    assert bundle_gets(fake_s3) == 0
     plugin.expect_hit(*list(puts.items())[1])
     counts = plugin.finish()
     assert counts["get_fault_hit"] == 1 and counts["get_fault_bytes"] < 3 << 20
-    assert in_bundles(fake_s3) == 1
+    assert bundle_gets(fake_s3) == 1
 
 
-def test_the_prefetch_limit_is_that_of_the_session(machine, fake_s3):
-    """Gets bring what they ask for, and do not have the limit begin anew."""
+def test_prefetch_limit_counts_once(machine, fake_s3):
+    """Gets beyond the limit are fetched on demand and do not begin a new prefetch."""
     puts = noise(4, 2 << 20)
     fill(machine("a"), puts)
     plugin = machine("b", "--prefetch-limit=3MiB")
     plugin.expect_miss(action_id("unknown"))
-    wait_until(lambda: in_bundles(fake_s3) == 1, "the one that is prefetched")
+    wait_until(lambda: bundle_gets(fake_s3) == 1, "the prefetch of one range")
     plugin.expect_hit(*list(puts.items())[1])
-    assert in_bundles(fake_s3) == 2
+    assert bundle_gets(fake_s3) == 2
     assert plugin.finish()["get_fault_bytes"] < 5 << 20
 
 
-def test_two_sessions_on_one_empty_directory_fetch_it_once(machine, fake_s3, tmp_path):
-    """One prefetches; what it brings serves both."""
+def test_two_sessions_on_one_directory_prefetch_once(machine, fake_s3, tmp_path):
+    """One session prefetches, and both have hits."""
     puts = noise(8, 1 << 20)
     fill(machine("a"), puts)
-    asked(fake_s3)
+    take_requests(fake_s3)
     expect_all(alone := machine("alone"), puts)
     alone.finish()
-    ranges = in_bundles(fake_s3)
-    asked(fake_s3)
+    ranges = bundle_gets(fake_s3)
+    take_requests(fake_s3)
 
     fake_s3.hold = lambda method, key: key.startswith("bundle/")
     first = machine("b")
     wait_until(lambda: fake_s3.held == ranges, "the first one's prefetch")
     second = machine("b")
-    second.expect_miss(action_id("unknown"))  # it knows the manifests
+    second.expect_miss(action_id("unknown"))  # its manifests are loaded
     assert fake_s3.held == ranges
     fake_s3.release()
     expect_all(first, puts)
     expect_all(second, puts)
     assert second.finish()["get_fault_hit"] == first.finish()["get_fault_hit"] == 8
-    assert in_bundles(fake_s3) == ranges > 1
+    assert bundle_gets(fake_s3) == ranges > 1
     assert not temporaries(tmp_path / "b")
 
 
-def test_ten_sessions_that_end_at_once_lose_nothing(machine, fake_s3):
-    """None knows of the others; the next sees what all of them put, and sums it up."""
+def test_ten_concurrent_sessions_lose_nothing(machine, fake_s3):
+    """The next session sees all their entries and writes one manifest that names them all."""
     everything, plugins = {}, []
     for n in range(10):
         plugins.append(machine(f"machine {n}"))
-        plugins[-1].expect_miss(action_id("unknown"))  # it has seen an empty bucket
+        plugins[-1].expect_miss(action_id("unknown"))  # it has loaded an empty bucket
     for n, plugin in enumerate(plugins):
         puts = some(4, f"of {n}") | {action_id(f"shared by {n}"): b"the same body"}
         put_all(plugin, puts)
@@ -116,8 +116,8 @@ def test_ten_sessions_that_end_at_once_lose_nothing(machine, fake_s3):
     put_all(plugin, {action_id("more"): b"more"})
     counts = plugin.finish()
     assert counts["get_fault_hit"] == len(everything) == 50 and "get_misses" not in counts
-    asked(fake_s3)
+    take_requests(fake_s3)
     plugin = machine("last")
     expect_all(plugin, everything)
     plugin.finish()
-    assert len([key for _, key in asked(fake_s3) if key.startswith("manifest/")]) == 1
+    assert len([key for _, key in take_requests(fake_s3) if key.startswith("manifest/")]) == 1
