@@ -1,4 +1,4 @@
-"""A bucket that fails: always a miss, counted, one warning at most, and nothing wrong is stored."""
+"""A bucket that fails: misses that are counted, at most one warning, and no damaged entries."""
 
 import time
 
@@ -12,7 +12,7 @@ NO_KEYS = dict.fromkeys(KEYS, "")
 
 
 def warnings(plugin) -> list:
-    """The lines of stderr; there are no others without -v."""
+    """The lines of stderr, which without -v are warnings."""
     return plugin.stderr.splitlines()
 
 
@@ -31,11 +31,9 @@ def test_a_failing_bucket_opens_the_breaker_with_one_warning(start, fake_s3, fau
     began = time.monotonic()
     for number in [plugin.get(action_id(n)) for n in range(4)]:
         assert plugin.answer(number)["Miss"]
-    assert time.monotonic() - began < 20  # a bucket that hangs is given up by its time-outs
+    assert time.monotonic() - began < 20  # a bucket that hangs is given up after its time-outs
     later = action_id("later")
-    plugin.expect_miss(
-        later
-    )  # at once, and without a request; what was under way may still try again
+    plugin.expect_miss(later)  # at once; only requests that had begun may still be repeated
     plugin.finish()
     assert not any(later in key for _, key in fake_s3.requests)
     (warning,) = warnings(plugin)
@@ -43,7 +41,7 @@ def test_a_failing_bucket_opens_the_breaker_with_one_warning(start, fake_s3, fau
 
 
 @pytest.mark.parametrize("fault", FAILURES[2:])
-def test_a_bucket_that_takes_no_uploads_opens_the_breaker_with_one_warning(start, fake_s3, fault):
+def test_failing_uploads_open_the_breaker_with_one_warning(start, fake_s3, fault):
     fake_s3.fail(fault)
     plugin = start(*fake_s3.flags(), "-u=2").hello()
     for n in range(12):
@@ -73,14 +71,14 @@ def test_a_damaged_body_is_a_counted_miss_and_not_stored(start, fake_s3, cache_d
     plugin.expect_miss(action_id("a"))
     assert stored_bodies(cache_dir) == {} and not list(cache_dir.glob("action/*/*"))
     fake_s3.fail(None)
-    plugin.expect_hit(action_id("a"), BODY)  # one failure turns nothing off
+    plugin.expect_hit(action_id("a"), BODY)  # one failure does not open the breaker
     counts = plugin.finish()
     assert counts.get("get_fault_damaged", 0) + counts.get("get_fault_error", 0) == 1
     assert counts["get_fault_hit"] == 1
     assert not list(cache_dir.glob("tmp/*"))
 
 
-def test_a_wrong_body_is_told_from_a_failure(start, fake_s3):
+def test_a_wrong_body_counts_as_damaged(start, fake_s3):
     fill(fake_s3, "a")
     fake_s3.faulty = lambda method, key: key.startswith("output/")
     fake_s3.fail("flip")
@@ -89,7 +87,7 @@ def test_a_wrong_body_is_told_from_a_failure(start, fake_s3):
     assert plugin.finish()["get_fault_damaged"] == 1
 
 
-def test_one_failure_is_tried_again(start, fake_s3):
+def test_one_failure_is_retried(start, fake_s3):
     fill(fake_s3, "a")
     first = []
     fake_s3.faulty = lambda method, key: not first and (first.append(key) or True)
@@ -100,8 +98,8 @@ def test_one_failure_is_tried_again(start, fake_s3):
     assert plugin.stderr == ""
 
 
-def works_without(plugin) -> None:
-    """It is a local cache, said in one line, and leaves with 0."""
+def assert_local_cache(plugin) -> None:
+    """Assert: the plugin works as a local cache, with one warning, and exits with 0."""
     plugin.hello()
     plugin.expect_miss(action_id("unknown"))
     for n in range(3):
@@ -115,7 +113,7 @@ def works_without(plugin) -> None:
 
 def test_missing_credentials_are_one_warning_and_a_local_cache(start, fake_s3):
     plugin = start(*fake_s3.flags(), environ=NO_KEYS)
-    works_without(plugin)
+    assert_local_cache(plugin)
     assert "credentials" in plugin.stderr and not fake_s3.requests
 
 
@@ -123,21 +121,21 @@ def test_missing_credentials_are_one_warning_and_a_local_cache(start, fake_s3):
 def test_refused_credentials_are_one_warning_and_a_local_cache(start, fake_s3, code):
     fake_s3.fail(code)
     plugin = start(*fake_s3.flags())
-    works_without(plugin)
+    assert_local_cache(plugin)
     assert code in plugin.stderr
 
 
 def test_no_such_bucket_is_one_warning_and_a_local_cache(start, moto_server):
     plugin = start(*moto_server.flags("there-is-no-such-bucket"))
-    works_without(plugin)
+    assert_local_cache(plugin)
     assert "NoSuchBucket" in plugin.stderr
 
 
-def test_an_endpoint_that_is_no_url_is_one_warning_and_a_local_cache(start):
-    works_without(start("--bucket=b", "--s3-endpoint-url=http://bad host:x/"))
+def test_an_invalid_endpoint_is_one_warning_and_a_local_cache(start):
+    assert_local_cache(start("--bucket=b", "--s3-endpoint-url=http://bad host:x/"))
 
 
-def test_uploads_that_fail_do_not_hold_up_close(start, fake_s3):
+def test_failing_uploads_do_not_delay_close(start, fake_s3):
     fake_s3.hold = lambda method, key: method == "PUT"
     plugin = start(*fake_s3.flags(), "-u=1").hello()
     for n in range(30):
@@ -147,4 +145,4 @@ def test_uploads_that_fail_do_not_hold_up_close(start, fake_s3):
     fake_s3.fail("500")
     fake_s3.release()
     plugin.answer(number)
-    assert fake_s3.count("PUT") <= 8  # four jobs at most, twice each
+    assert fake_s3.count("PUT") <= 8  # at most four jobs, two requests each

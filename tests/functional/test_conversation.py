@@ -1,4 +1,4 @@
-"""Hello, gets, puts and close, with the store alone and with a bucket behind it."""
+"""Hello, gets, puts and close, without and with a bucket."""
 
 import base64
 import os
@@ -18,7 +18,7 @@ def test_the_hello_line_comes_first_and_alone(start):
     plugin.finish()
 
 
-def test_a_get_of_what_is_not_there_is_a_miss(start):
+def test_a_get_of_an_unknown_action_is_a_miss(start):
     plugin = start().hello()
     plugin.expect_miss(action_id("unknown"))
     plugin.finish()
@@ -59,7 +59,7 @@ def test_an_empty_body(start):
     plugin.finish()
 
 
-def test_a_put_of_an_old_toolchain_names_its_output_object_id(start):
+def test_a_put_of_an_old_toolchain_has_an_object_id(start):
     plugin = start().hello()
     number = plugin.request(
         Command="put", ActionID=b64(action_id("a")), ObjectID=b64(output_id(b"")), BodySize=0
@@ -100,7 +100,7 @@ def test_files_are_readable_by_others_whatever_the_umask(start, cache_dir):
         assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
 
 
-def test_an_output_is_never_written_again(start, cache_dir):
+def test_an_output_is_written_once(start, cache_dir):
     plugin = start().hello()
     path = Path(plugin.expect_stored(action_id("a"), BODY)["DiskPath"])
     inode = path.stat().st_ino
@@ -109,7 +109,7 @@ def test_an_output_is_never_written_again(start, cache_dir):
     plugin.finish()
 
 
-def test_a_garbled_record_and_a_cut_body_are_misses_and_cleaned_away(start, cache_dir):
+def test_a_damaged_record_and_a_truncated_body_are_misses_and_removed(start, cache_dir):
     plugin = start().hello()
     plugin.expect_stored(action_id("a"), BODY)
     (record,) = cache_dir.glob("action/*/*")
@@ -134,7 +134,7 @@ def test_gets_of_one_action_are_one_fetch(start, fake_s3):
     fake_s3.hold = lambda method, key: key.startswith("action/")
     plugin = start(*fake_s3.flags()).hello()
     gets = [plugin.get(action) for _ in range(5)]
-    # Answers overtake: this one says that the gets before it have been read.
+    # The answer to this put overtakes; it shows that the gets before it have been read.
     plugin.answer(plugin.put(action_id("b"), b"local"))
     wait_until(lambda: fake_s3.held, "the fetch")
     assert not set(gets) & set(plugin.answers)
@@ -144,7 +144,7 @@ def test_gets_of_one_action_are_one_fetch(start, fake_s3):
     plugin.finish()
 
 
-def test_a_body_that_is_here_is_not_fetched_again(start, fake_s3):
+def test_a_body_in_the_store_is_not_fetched_again(start, fake_s3):
     action, output = action_id("a"), output_id(BODY)
     fake_s3.objects[f"action/{action[:2]}/{action}"] = f"{output} 1700000000000000001".encode()
     plugin = start(*fake_s3.flags(), "--read-only").hello()
@@ -186,7 +186,7 @@ def test_a_warm_session_starts_no_other_process(start, fake_s3, processes):
     plugin.expect_hit(action_id("a"), BODY)
     assert processes.running() == [plugin.pid]
     maps = Path(f"/proc/{plugin.pid}/maps").read_text()
-    assert "_ssl" not in maps and "_socket" not in maps  # what botocore would have loaded
+    assert "_ssl" not in maps and "_socket" not in maps  # botocore would load them
     plugin.finish()
     assert not fake_s3.requests
 
@@ -206,7 +206,7 @@ def test_no_process_holds_the_go_commands_pipes(start, fake_s3, processes):
     plugin.finish()
 
 
-def test_counters_by_their_names_and_a_line_for_a_person(start, fake_s3):
+def test_counters_and_the_summary_line(start, fake_s3):
     plugin = start(*fake_s3.flags(), "--metrics", "--min-upload-size=10").hello()
     plugin.answer(plugin.put(action_id("small"), b"123456789"))
     plugin.answer(plugin.put(action_id("a"), BODY))
@@ -215,7 +215,9 @@ def test_counters_by_their_names_and_a_line_for_a_person(start, fake_s3):
     plugin.expect_miss(action_id("unknown"))
     counts = plugin.finish()
     found = counts.pop("put_s3_found", 0)
-    assert found + counts.pop("put_s3_object") == 2  # the second may come before the first is there
+    assert (
+        found + counts.pop("put_s3_object") == 2
+    )  # the second may be checked before the first is stored
     assert counts == {
         "get_requests": 2,
         "get_hits": 1,
@@ -237,7 +239,7 @@ def test_counters_by_their_names_and_a_line_for_a_person(start, fake_s3):
     )
 
 
-def test_verbose_says_what_is_used_and_debug_logs_answers(start):
+def test_verbose_logs_the_start_and_debug_logs_answers(start):
     plugin = start("-v").hello()
     plugin.expect_miss(action_id("a"))
     plugin.finish()
@@ -252,7 +254,7 @@ def test_verbose_says_what_is_used_and_debug_logs_answers(start):
     assert "gocache_server: get_requests=1" in plugin.stderr
 
 
-def test_without_flags_it_is_silent_and_keeps_its_cache_with_the_user(processes, tmp_path):
+def test_without_flags_it_is_silent_and_uses_the_cache_directory_of_the_user(processes, tmp_path):
     environ = processes.environ(XDG_CACHE_HOME=str(tmp_path / "xdg"), GOCACHE_DIR="")
     plugin = Plugin([], environ, tmp_path / "stderr").hello()
     got = plugin.expect_stored(action_id("a"), BODY)

@@ -1,4 +1,4 @@
-"""How a session ends: signals, an end without close, and who still holds what."""
+"""Ends of a session: signals, stdin that ends without close, and which descriptors stay open."""
 
 import base64
 import os
@@ -16,7 +16,7 @@ BODY = b"what the build made" * 1000
 
 @pytest.fixture
 def uploading(start, fake_s3):
-    """A session with an entry stored, whose upload does not come to an end."""
+    """A session with one put, whose upload hangs."""
     fake_s3.hold = lambda method, key: method == "PUT"
     plugin = start(*fake_s3.flags()).hello()
     plugin.expect_stored(action_id("a"), BODY)
@@ -29,7 +29,7 @@ def interrupt(plugin) -> None:
     os.killpg(plugin.pid, signal.SIGINT)
 
 
-def test_an_end_without_close_uploads_and_lets_go_of_stdout_and_stderr_first(
+def test_after_an_end_without_close_uploads_go_on_with_stdout_and_stderr_closed(
     processes, fake_s3, cache_dir
 ):
     fake_s3.hold = lambda method, key: method == "PUT"
@@ -59,7 +59,7 @@ def test_an_end_without_close_uploads_and_lets_go_of_stdout_and_stderr_first(
             data += piece
         pipe.close()
         texts.append(data.decode())
-    # Both are at their end while the upload waits, and the program works on.
+    # Both have ended while the upload hangs and the process lives.
     assert process.poll() is None and not fake_s3.objects
     assert texts[0].count("DiskPath") == 1 and "put_requests=1" in texts[1]
     fake_s3.release()
@@ -67,18 +67,20 @@ def test_an_end_without_close_uploads_and_lets_go_of_stdout_and_stderr_first(
     assert len(fake_s3.objects) == 2
 
 
-def test_drain_timeout_bounds_an_end_without_close_too(start, fake_s3):
+def test_drain_timeout_bounds_an_end_without_close(start, fake_s3):
     fake_s3.hold = lambda method, key: method == "PUT"
     plugin = start(*fake_s3.flags(), "--drain-timeout=100ms").hello()
     plugin.expect_stored(action_id("a"), BODY)
     wait_until(lambda: fake_s3.held, "the upload")
     plugin.end_input()
     assert plugin.wait() == 0 and not fake_s3.objects
-    fake_s3.release()  # for whoever goes on with what remained
+    fake_s3.release()  # for the uploader of the rest
 
 
 @pytest.mark.parametrize("last", ["close", "end"])
-def test_sigint_is_ignored_and_after_it_nothing_is_waited_for(uploading, fake_s3, processes, last):
+def test_after_sigint_the_session_goes_on_and_close_does_not_wait(
+    uploading, fake_s3, processes, last
+):
     pool = processes.pool()
     interrupt(uploading)
     uploading.expect_hit(action_id("a"), BODY)
@@ -93,7 +95,7 @@ def test_sigint_is_ignored_and_after_it_nothing_is_waited_for(uploading, fake_s3
     assert not fake_s3.objects and uploading.stderr == ""
 
 
-def test_sigint_ends_the_waiting_that_has_begun(uploading, fake_s3, processes):
+def test_sigint_ends_a_close_that_waits(uploading, fake_s3, processes):
     number = uploading.close()
     assert uploading.silent(0.2)
     interrupt(uploading)
@@ -112,7 +114,7 @@ def test_sigint_while_the_pool_starts(start, fake_s3, processes):
     assert plugin.stderr == ""
 
 
-def test_sigint_that_cuts_a_request_short_says_nothing(start, cache_dir):
+def test_sigint_in_the_middle_of_a_request_prints_nothing(start, cache_dir):
     plugin = start().hello()
     plugin.begin_put(action_id("a"), output_id(BODY), len(BODY))
     plugin.send(b'"' + base64.b64encode(BODY)[:12000])
@@ -135,7 +137,7 @@ def test_sigterm_ends_at_once(uploading, fake_s3, processes, cache_dir):
     assert uploading.stderr == "" and not temporaries(cache_dir)
 
 
-def test_a_go_command_that_dies_leaves_nothing_behind(start, fake_s3, processes):
+def test_after_the_death_of_the_go_command_no_process_remains(start, fake_s3, processes):
     fake_s3.hold = lambda method, key: method == "GET"
     plugin = start(*fake_s3.flags()).hello()
     plugin.get(action_id("a"))
@@ -146,7 +148,7 @@ def test_a_go_command_that_dies_leaves_nothing_behind(start, fake_s3, processes)
     processes.expect_none()
 
 
-def test_a_client_that_reads_no_answers_does_not_lose_any(start):
+def test_a_client_that_reads_late_gets_all_answers(start):
     plugin = start().hello()
     plugin.expect_stored(action_id("a"), BODY)
     numbers = [plugin.get(action_id("a")) for _ in range(2000)]  # more than a pipe holds

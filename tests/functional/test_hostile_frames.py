@@ -1,4 +1,4 @@
-"""What no go command sends: an error or a clean exit with a clear line, and nothing elsewhere."""
+"""Requests that no go command sends: an error answer, or an exit with one line on stderr."""
 
 import base64
 import json
@@ -27,8 +27,8 @@ def put(**more) -> bytes:
 
 QUOTED = b'\n\n"' + base64.b64encode(BODY) + b'"\n'
 
-# The stream is lost: one clear line, exit status 1.
-LOST = {
+# The stream cannot be read on: one line on stderr, exit status 1.
+FATAL = {
     "not JSON": b"GET / HTTP/1.1\r\n\r\n",
     "binary": bytes(range(256)),
     "an array": b"[1]\n\n",
@@ -51,7 +51,7 @@ LOST = {
     "cut in a body": put() + QUOTED[:6],
 }
 
-# One request is refused; the next one is served.
+# One request is answered with an error; the next one is served.
 REFUSED = {
     "unknown command": b'{"ID":1,"Command":"delete"}\n\n',
     "no command": b'{"ID":1}\n\n',
@@ -75,8 +75,8 @@ REFUSED = {
 }
 
 
-def is_clean(plugin, tmp_path, cache_dir) -> None:
-    """No traceback, nothing half-written, no file of ours outside the cache directory."""
+def assert_clean(plugin, tmp_path, cache_dir) -> None:
+    """Assert: no traceback, no temporary file, no file outside the cache directory."""
     assert not re.search("traceback|Error:", plugin.stderr)
     assert not list(cache_dir.glob("tmp/*"))
     known = {"home", "tmp", "cache"}
@@ -91,23 +91,23 @@ def is_clean(plugin, tmp_path, cache_dir) -> None:
             )
 
 
-@pytest.mark.parametrize("stream", LOST.values(), ids=LOST)
-def test_a_lost_stream_ends_with_one_clear_line(start, cache_dir, tmp_path, stream):
+@pytest.mark.parametrize("stream", FATAL.values(), ids=FATAL)
+def test_an_invalid_stream_ends_with_one_line_on_stderr(start, cache_dir, tmp_path, stream):
     plugin = start().hello()
     try:
         plugin.send(stream)
         plugin.end_input()
     except BrokenPipeError:
-        pass  # it had read enough
+        pass  # the plugin ended before it had read everything
     assert plugin.line() is None
     assert plugin.wait() == 1
     (line,) = plugin.stderr.splitlines()
     assert line.startswith("go-cache-plugin: ")
-    is_clean(plugin, tmp_path, cache_dir)
+    assert_clean(plugin, tmp_path, cache_dir)
 
 
 @pytest.mark.parametrize("request_", REFUSED.values(), ids=REFUSED)
-def test_a_refused_request_leaves_the_next_one_unharmed(start, cache_dir, tmp_path, request_):
+def test_a_refused_request_does_not_affect_the_next_one(start, cache_dir, tmp_path, request_):
     plugin = start().hello()
     plugin.send(request_)
     assert plugin.answer(1)["Err"]
@@ -116,15 +116,15 @@ def test_a_refused_request_leaves_the_next_one_unharmed(start, cache_dir, tmp_pa
     plugin.expect_stored(action_id("b"), BODY)
     plugin.finish()
     assert plugin.stderr == ""
-    is_clean(plugin, tmp_path, cache_dir)
+    assert_clean(plugin, tmp_path, cache_dir)
 
 
 @pytest.mark.parametrize("size", [1, 2, 64])
-def test_ids_of_any_length_are_names_below_the_cache_directory(start, cache_dir, tmp_path, size):
+def test_ids_of_any_length_become_names_below_the_cache_directory(start, cache_dir, tmp_path, size):
     plugin = start().hello()
     plugin.expect_stored((b"../" * 30)[:size].hex(), BODY)
     plugin.finish()
-    is_clean(plugin, tmp_path, cache_dir)
+    assert_clean(plugin, tmp_path, cache_dir)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_ids_of_any_length_are_names_below_the_cache_directory(start, cache_dir,
         '{"ID":1,"Command":"\\u0067et","ActionID":"%s"}\n',
     ],
 )
-def test_any_legal_spelling_of_a_request_is_served(start, text):
+def test_any_valid_json_of_a_request_is_accepted(start, text):
     plugin = start().hello()
     plugin.send((text % b64(action_id("a"))).encode())
     assert plugin.answer(1) == {"ID": 1, "Miss": True}
@@ -146,7 +146,7 @@ def test_any_legal_spelling_of_a_request_is_served(start, text):
 
 frames = st.one_of(
     st.binary(max_size=200),
-    st.sampled_from([*LOST.values(), *REFUSED.values()]).flatmap(
+    st.sampled_from([*FATAL.values(), *REFUSED.values()]).flatmap(
         lambda data: st.integers(0, min(len(data), 400)).map(lambda end: data[:end])
     ),
     st.builds(
@@ -173,7 +173,7 @@ frames = st.one_of(
     suppress_health_check=list(HealthCheck),
 )
 @given(stream=st.lists(frames, min_size=1, max_size=4).map(b"".join))
-def test_whatever_comes_in_only_answers_come_out(start, cache_dir, tmp_path, stream):
+def test_any_input_gives_answers_only(start, cache_dir, tmp_path, stream):
     plugin = start()
     plugin.hello()
     try:
@@ -185,4 +185,4 @@ def test_whatever_comes_in_only_answers_come_out(start, cache_dir, tmp_path, str
         assert type(answer["ID"]) is int
     assert plugin.wait() in (0, 1)
     assert len(plugin.stderr.splitlines()) == (1 if plugin.wait() else 0)
-    is_clean(plugin, tmp_path, cache_dir)
+    assert_clean(plugin, tmp_path, cache_dir)

@@ -1,4 +1,4 @@
-"""SIGKILL of every process at its worst moment: no partial entry, nothing lost but the fetch."""
+"""SIGKILL of each process at its worst moment: no partial entry; only the fetch is lost."""
 
 import base64
 import shutil
@@ -33,13 +33,13 @@ def test_a_fetch_whose_process_is_killed_is_a_miss(start, fake_s3, processes, ca
     assert plugin.answer(number)["Miss"]
     assert stored_bodies(cache_dir) == {}
     fake_s3.release()
-    plugin.expect_hit(action_id("a"), BODY)  # another has taken its place
+    plugin.expect_hit(action_id("a"), BODY)  # by a new process
     assert plugin.finish()["get_fault_error"] == 1
     processes.expect_none()
 
 
 @pytest.mark.parametrize("victims", ["workers", "pool"])
-def test_an_upload_whose_process_is_killed_is_made_by_another(start, fake_s3, processes, victims):
+def test_an_upload_whose_process_is_killed_is_repeated(start, fake_s3, processes, victims):
     fake_s3.hold = lambda method, key: method == "PUT"
     plugin = start(*fake_s3.flags(), "--metrics").hello()
     for n in range(3):
@@ -60,7 +60,7 @@ def test_workers_that_keep_dying_are_given_up_with_one_warning(start, fake_s3, p
     plugin = start(*fake_s3.flags()).hello()
     for n in range(3):
         number = plugin.get(action_id(n))
-        wait_until(lambda: fake_s3.held == n + 1, "the fetch")
+        wait_until(lambda count=n + 1: fake_s3.held == count, "the fetch")
         kill_all(processes.workers())
         assert plugin.answer(number)["Miss"]
     plugin.expect_miss(action_id("more"))
@@ -68,7 +68,8 @@ def test_workers_that_keep_dying_are_given_up_with_one_warning(start, fake_s3, p
     plugin.finish()
     assert fake_s3.held == 3
     assert any(
-        "bucket is not used: its worker processes keep dying" in line for line in plugin.stderr.splitlines()
+        "bucket is not used: its worker processes keep dying" in line
+        for line in plugin.stderr.splitlines()
     )
 
 
@@ -77,7 +78,7 @@ def test_a_pool_that_keeps_dying_is_given_up_with_one_warning(start, fake_s3, pr
     plugin = start(*fake_s3.flags()).hello()
     for n in range(3):
         number = plugin.get(action_id(n))
-        wait_until(lambda: fake_s3.held == n + 1, "the fetch")
+        wait_until(lambda count=n + 1: fake_s3.held == count, "the fetch")
         kill_all(processes.pool())
         assert plugin.answer(number)["Miss"]
     plugin.expect_miss(action_id("more"))
@@ -112,7 +113,7 @@ def test_the_front_killed_while_it_uploads(start, fake_s3, processes, cache_dir,
     plugin.kill()
     processes.expect_none()
     names = {key.partition("/")[0] for key in fake_s3.objects}
-    assert "action" not in names  # no record before its output
+    assert "action" not in names  # the record is uploaded after its output
     fake_s3.release()
     plugin = start(*fake_s3.flags()).hello()
     plugin.expect_hit(action_id("a"), BODY)  # stored before it was answered

@@ -1,4 +1,4 @@
-"""A machine for tests: a store, and a remote behind a pool that does its tasks when told to."""
+"""A machine for tests: a store, a plan and a remote, in one process and one thread."""
 
 import marshal
 from collections import deque
@@ -16,21 +16,22 @@ BODY = b"package main\n" * 5000
 
 
 def crossed(message):
-    """What the other process gets."""
+    """The message as another process would receive it."""
     return jobs.unpack(marshal.loads(marshal.dumps(jobs.pack(message))))
 
 
 class Machine:
-    """One machine with a session: its local cache, and its way to the bucket that all share.
+    """One machine with one session: a local cache at ``root``, and a plan over ``bucket``.
 
-    ``received`` and ``sent`` are bytes over the network. ``scopes`` are those of scope.find.
+    Several machines may share the bucket. ``received`` and ``sent`` are bytes over the network.
+    ``scopes`` are the scopes of the session, as from scope.find.
     """
 
     def __init__(self, layout, bucket, root, scopes=(SCOPE,)) -> None:
         options = Options(layout=layout, prefix="prefix")
         self.cache = LocalCache(Store(str(root)), spill=False)
         self.received = self.sent = 0
-        self.expected = None  # the Expected that was told of last
+        self.expected = None  # the latest Expected
         self.remote = Remote(options, bucket, self.cache)
         self._tasks = deque()
         self._results = {}  # number: result
@@ -39,7 +40,7 @@ class Machine:
         self._plan = make_plan(options, self, self.cache.store, tuple(scopes))
         self._plan.begin(0)
 
-    # -- what the plan wants of its pool
+    # -- the PlanHost of the plan
 
     def submit(self, _, task) -> None:
         self._tasks.append(crossed(task))
@@ -60,17 +61,17 @@ class Machine:
             task = self._tasks.popleft()
             self._plan.done(task, crossed(worker.perform(self.remote, task)))
 
-    # -- the front
+    # -- jobs as a front sends them
 
     def _do(self, do, kind, *fields):
-        """The number of a job of the front's, and what it is answered with, perhaps only later."""
+        """Send a job; returns its number, and its result or None if that comes later."""
         self._number += 1
         do(crossed(kind(self._number, *fields)))
         self._run()
         return self._number, self._results.pop(self._number, None)
 
     def begin(self) -> None:
-        """Learn what the bucket has."""
+        """Load the manifests of the bucket."""
         self._plan.prefetch()
         self._run()
 
@@ -81,7 +82,7 @@ class Machine:
         return result
 
     def upload(self, name, body=BODY, time_ns=TIME_NS, path=None) -> jobs.UploadResult:
-        """Put an entry, by default into the local store, and end the session that did so."""
+        """Store an entry unless ``path`` is its body, upload it, and end the session."""
         path = path or put(self.cache, name, body, time_ns)
         action, output = action_id(name), output_id(body)
         number, result = self._do(

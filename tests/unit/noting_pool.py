@@ -1,8 +1,8 @@
-"""In place of the Supervisor, for a plan."""
+"""A stand-in for the Supervisor in tests of plans."""
 
 
 class NotingPool:
-    """Notes what a plan wants of it."""
+    """A PlanHost that records the submitted tasks and the reported messages."""
 
     def __init__(self) -> None:
         self.tasks, self.messages = [], []

@@ -1,4 +1,4 @@
-"""transfers.py and pool_access.py: what becomes of each result, and of uploads that are not to be."""
+"""front/transfers.py and front/pool_access.py: the effect of every result and every option."""
 
 import errno
 import json
@@ -24,7 +24,7 @@ A = action_id("a")
 
 
 class Pool:
-    """In place of a PoolClient: notes its jobs, each under its number."""
+    """A fake PoolClient that records its jobs by number; ``say`` delivers a message of the pool."""
 
     def __init__(self, configuration, loop, on_message) -> None:
         self.alive, self.configuration, self.say = True, configuration, on_message
@@ -59,7 +59,7 @@ class Pool:
         self.asked += 1
 
     def abandon(self):
-        """As a PoolClient does: what was not answered is lost."""
+        """As PoolClient: unanswered jobs are lost."""
         self.alive = False
         for number in self.jobs:
             self.say(jobs.FileResult(number, jobs.LOST, 0, ""))
@@ -72,7 +72,7 @@ class Pool:
 
 
 class Session:
-    """In place of a Session: what it is to answer, as {number: answer or None for a miss}."""
+    """A fake Session that records answers: {number: answer, or None for a miss}."""
 
     def __init__(self) -> None:
         self.outstanding, self.answers, self.flushes = 0, {}, 0
@@ -88,7 +88,7 @@ class Session:
 
 
 class Driver:
-    """A front with an PoolAccess, and the pool that it makes."""
+    """A fake Front with a PoolAccess, and the pools that it starts."""
 
     def __init__(self, root, monkeypatch, **options) -> None:
         self.pools, self.warnings, self.uses, self.now, self.refuses = [], [], [], 100.0, None
@@ -110,7 +110,7 @@ class Driver:
             mark_open=lambda: None,
             warn=self.warnings.append,
         )
-        self.link = PoolAccess(self.front)
+        self.access = PoolAccess(self.front)
         self.session = Session()
 
     def _make_pool(self, configuration, loop, on_message):
@@ -120,7 +120,7 @@ class Driver:
         return self.pools[-1]
 
     def attach(self, *scopes):
-        return self.link.attach(Counters(), lambda: scopes or ("s",))
+        return self.access.attach(Counters(), lambda: scopes or ("s",))
 
     @property
     def pool(self):
@@ -132,7 +132,7 @@ class Driver:
             transfers.fetch(self.session, number, action)
 
     def result(self, number, status, **fields):
-        """Have a FetchResult of the action a said."""
+        """Deliver a FetchResult of the action A."""
         result = jobs.FetchResult(number, A, status, None, 0, 0, None, 0, "why")
         self.pool.say(result._replace(**fields))
 
@@ -158,7 +158,7 @@ def driver(make):
 
 
 def counted(transfers) -> dict:
-    """What is not 0."""
+    """The counters that are not 0."""
     return {
         name: getattr(transfers.counters, name)
         for name in Counters.__slots__
@@ -169,8 +169,8 @@ def counted(transfers) -> dict:
 # -- gets ------------------------------------------------------------------------------------------
 
 
-def test_a_hit_answers_all_who_wait(driver):
-    """Each with its number; the bytes of the network count once. The next get asks again."""
+def test_a_hit_answers_all_waiting_gets(driver):
+    """Each get by its own number; network bytes count once. The next get is a new fetch."""
     transfers = driver.attach()
     driver.fetch(transfers, 1, 2)
     assert driver.pool.kinds() == ["begin", "fetch"] and driver.session.outstanding == 2
@@ -202,18 +202,18 @@ def test_a_hit_answers_all_who_wait(driver):
         (jobs.LOST, "get_fault_error"),
     ],
 )
-def test_what_does_not_come_is_a_miss(driver, status, counter):
-    """For all who wait; why it is counts once a fetch."""
+def test_a_failed_fetch_is_a_miss(driver, status, counter):
+    """All waiting gets miss; the reason counts once for the fetch."""
     transfers = driver.attach()
     driver.fetch(transfers, 1, 2)
     driver.result(2, status)
     assert driver.session.answers == {1: None, 2: None} and driver.session.outstanding == 0
     assert counted(transfers) == {counter: 1}
-    assert driver.link.has_answered is (status in (jobs.MISS, jobs.DAMAGED))
+    assert driver.access.has_answered is (status in (jobs.MISS, jobs.DAMAGED))
 
 
-def test_what_has_arrived_is_looked_for(driver):
-    """In the store, where a worker has put it."""
+def test_an_arrived_entry_is_looked_up(driver):
+    """ARRIVED: the worker has stored the entry, and the answer comes from the store."""
     transfers = driver.attach()
     driver.fetch(transfers, 1)
     path = put(driver.cache, "a", BODY)
@@ -222,8 +222,8 @@ def test_what_has_arrived_is_looked_for(driver):
     assert counted(transfers) == {"get_fault_hit": 1, "get_hits": 1, "get_hit_bytes": len(BODY)}
 
 
-def test_what_has_arrived_and_is_old_is_used(driver):
-    """Its clock says so; where a prune was faster, it is a miss."""
+def test_an_arrived_entry_with_an_old_mtime_is_touched(driver):
+    """If its body was pruned meanwhile, the get is a miss."""
     transfers = driver.attach()
     put(driver.cache, "a", BODY)
     driver.front.stale_before = float("inf")
@@ -236,8 +236,8 @@ def test_what_has_arrived_and_is_old_is_used(driver):
     assert driver.session.answers[2] is None and transfers.counters.get_fault_error == 1
 
 
-def test_what_has_arrived_and_went_again_is_a_miss(driver):
-    """One failure, however many waited."""
+def test_an_arrived_entry_that_is_gone_is_a_miss(driver):
+    """It counts as one error for any number of waiting gets."""
     transfers = driver.attach()
     driver.fetch(transfers, 1, 2)
     driver.result(2, jobs.ARRIVED)
@@ -245,8 +245,8 @@ def test_what_has_arrived_and_went_again_is_a_miss(driver):
     assert counted(transfers) == {"get_fault_error": 1}
 
 
-def test_results_nobody_waits_for(driver):
-    """Twice, or of another number: nothing is counted or answered."""
+def test_unexpected_results_are_ignored(driver):
+    """A second result, or one with an unknown number, is neither counted nor answered."""
     transfers = driver.attach()
     driver.fetch(transfers, 1)
     for number in (99, 2, 2):
@@ -255,7 +255,7 @@ def test_results_nobody_waits_for(driver):
 
 
 def test_sessions_of_one_transfers_are_answered_apart(driver):
-    """Who waits is the Session, not the Transfers alone."""
+    """A get is answered through the session that it came from."""
     transfers, other = driver.attach(), Session()
     driver.fetch(transfers, 1)
     transfers.fetch(other, 7, A)
@@ -265,7 +265,7 @@ def test_sessions_of_one_transfers_are_answered_apart(driver):
 
 
 def test_prefetch_is_for_bundles(make):
-    """The objects layout does not know what will be asked for, and needs no pool for that."""
+    """With the objects layout prefetch does nothing and starts no pool."""
     driver = make()
     driver.attach().prefetch()
     assert not driver.pools
@@ -274,15 +274,15 @@ def test_prefetch_is_for_bundles(make):
     assert driver.pool.jobs == {1: ("begin", ("x", "y")), 2: ("prefetch", 1)}
 
 
-def test_what_is_expected_is_noted_by_session(make):
-    """A hit takes it off; what the bucket has not is a miss, until another pool may know more."""
+def test_expected_actions_belong_to_a_session(make):
+    """A hit removes its action from them; an action outside a complete bucket is a miss at once."""
     driver = make(layout="bundles")
     first, second = driver.attach(), driver.attach()
     driver.fetch(first, 1)
     driver.fetch(second, 2)
     driver.pool.say(jobs.Expected([A], [action_id("b")], True, 1))
     driver.pool.say(jobs.Expected([], [], False, 77))
-    assert first.expected == {A} and second.expected is None and driver.link.has_answered
+    assert first.expected == {A} and second.expected is None and driver.access.has_answered
     driver.fetch(first, 3, action=action_id("b"))
     driver.fetch(first, 4, action=action_id("c"))
     assert driver.session.answers == {4: None} and driver.pool.kinds().count("fetch") == 3
@@ -291,8 +291,8 @@ def test_what_is_expected_is_noted_by_session(make):
     assert first.expected == set() and first.used == [A] and second.used == []
 
 
-def test_objects_have_neither_scopes_nor_used(driver):
-    """All sessions share the one plan."""
+def test_the_objects_layout_has_neither_scopes_nor_used_actions(driver):
+    """All sessions have the scope "", so that they share one plan."""
     transfers = driver.attach("x", "y")
     driver.fetch(transfers, 1)
     assert driver.pool.jobs[1] == ("begin", ("",)) and transfers.used is None
@@ -304,7 +304,7 @@ def test_objects_have_neither_scopes_nor_used(driver):
 
 
 def test_one_pool_for_all_sessions(driver):
-    """Each tells it of itself once."""
+    """Each session begins once in the pool."""
     both = driver.attach(), driver.attach()
     for number in range(3):
         for transfers in both:
@@ -313,12 +313,12 @@ def test_one_pool_for_all_sessions(driver):
 
 
 def test_a_pool_that_cannot_be_started(driver):
-    """One warning, misses at once, and another try after a while."""
+    """One warning, and misses at once; a session after the pause tries again."""
     driver.refuses = OSError(errno.EMFILE, "Too many open files")
     transfers = driver.attach()
     driver.fetch(transfers, 1, 2)
     assert driver.session.answers == {1: None, 2: None} and len(driver.warnings) == 1
-    assert driver.session.outstanding == 0 and not driver.link.usable
+    assert driver.session.outstanding == 0 and not driver.access.usable
     driver.refuses = None
     driver.fetch(driver.attach(), 3)
     assert not driver.pools
@@ -327,8 +327,8 @@ def test_a_pool_that_cannot_be_started(driver):
     assert driver.pool.kinds() == ["begin", "fetch"] and driver.session.outstanding == 1
 
 
-def test_a_pool_that_died_for_good(driver):
-    """It is a warning; a session that ends then asks it nothing."""
+def test_a_pool_that_died_too_often(driver):
+    """One warning; a session that ends later sends no job."""
     transfers = driver.attach()
     driver.fetch(transfers, 1)
     driver.pool.alive = False
@@ -339,48 +339,48 @@ def test_a_pool_that_died_for_good(driver):
     assert "finish" not in driver.pool.kinds() and not transfers.pending
 
 
-def test_a_store_that_cannot_be_written(make):
-    """Workers write where the front does, and nothing is fetched ahead."""
+def test_a_store_that_is_not_writable(make):
+    """Workers write to the directory of the session, and do not prefetch."""
     driver = make()
     driver.front.writable = False
     driver.cache._writable = False
-    driver.link.pool()
+    driver.access.pool()
     (fields,) = driver.pool.configuration
     assert fields["cache_dir"] == driver.cache.first_store().root
     assert fields["cache_dir"] != driver.front.store.root and fields["prefetch_limit_bytes"] == 0
 
 
-def test_bytes_of_no_job_are_of_the_session_or_of_all(driver):
-    """Once a session has ended, or where none was named, they are the front's."""
+def test_transferred_bytes_count_for_their_session(driver):
+    """Those of an ended or unknown session count for the front."""
     transfers = driver.attach()
     driver.fetch(transfers, 1)
     driver.pool.say(jobs.Transferred(5, 6, 7, 1))
     assert counted(transfers) == {"get_fault_bytes": 5, "put_s3_bytes": 6, "get_fault_damaged": 7}
     driver.pool.say(jobs.Transferred(1, 0, 0, 99))
-    driver.link.end(transfers)
+    driver.access.end(transfers)
     driver.pool.say(jobs.Transferred(10, 0, 0, 1))
     assert driver.front.counters.get_fault_bytes == 11 and transfers.counters.get_fault_bytes == 5
 
 
-def test_how_long_jobs_took(driver):
-    """From the job to its result, by kind, where anybody wants to know."""
-    driver.link.latencies = {"FetchResult": Histogram()}
+def test_latencies(driver):
+    """Of the kinds of results that have a histogram, from the job to its result."""
+    driver.access.latencies = {"FetchResult": Histogram()}
     transfers = driver.attach()
     driver.fetch(transfers, 1)
     driver.put(transfers, "b")
     driver.now += 0.07
     driver.result(2, jobs.MISS)
     driver.uploaded(3)
-    histogram = driver.link.latencies["FetchResult"]
+    histogram = driver.access.latencies["FetchResult"]
     assert sum(histogram.counts) == 1 and histogram.sum_s == pytest.approx(0.07)
 
 
 def test_status(driver):
-    """It comes to all who asked; without a pool there is none."""
+    """One PoolStatus answers all calls of ask_status; without a pool it returns False."""
     heard = []
-    assert driver.link.ask_status(heard.append) is False
-    driver.link.pool()
-    assert driver.link.ask_status(heard.append) and driver.link.ask_status(heard.append)
+    assert driver.access.ask_status(heard.append) is False
+    driver.access.pool()
+    assert driver.access.ask_status(heard.append) and driver.access.ask_status(heard.append)
     status = jobs.PoolStatus({}, {}, 3, {})
     driver.pool.say(status)
     assert heard == [status, status]
@@ -392,7 +392,7 @@ def test_status(driver):
 
 
 def test_an_upload_is_in_the_spool_until_it_is_done(driver):
-    """It is pending until then."""
+    """It counts as pending until then."""
     transfers = driver.attach()
     driver.put(transfers)
     assert driver.pool.jobs[2] == ("upload", 1, A, False)
@@ -401,7 +401,7 @@ def test_an_upload_is_in_the_spool_until_it_is_done(driver):
     driver.uploaded(2)
     assert transfers.pending == 0 and driver.spooled() == 0
     transfers.release()
-    assert not driver.link.left_spooled and not driver.link.upload_failed
+    assert not driver.access.left_spooled and not driver.access.upload_failed
     assert counted(transfers) == {"put_s3_action": 1, "put_s3_object": 1, "put_s3_bytes": 19}
 
 
@@ -417,15 +417,15 @@ def test_an_upload_is_in_the_spool_until_it_is_done(driver):
         (jobs.LOST, False, {"put_s3_error": 1}, True),
     ],
 )
-def test_uploads_that_did_not_go(driver, status, found, counts, is_kept):
-    """They are not pending any more; what another may upload stays in the spool."""
+def test_results_of_uploads(driver, status, found, counts, is_kept):
+    """None is pending after its result; entries to be tried again stay in the spool."""
     transfers = driver.attach()
     driver.put(transfers)
     driver.uploaded(2, status, found, 0)
     assert transfers.pending == 0 and counted(transfers) == counts
-    assert (driver.spooled() == 1) is is_kept is driver.link.upload_failed
+    assert (driver.spooled() == 1) is is_kept is driver.access.upload_failed
     transfers.release()
-    assert driver.link.left_spooled is is_kept and (driver.spooled() == 1) is is_kept
+    assert driver.access.left_spooled is is_kept and (driver.spooled() == 1) is is_kept
 
 
 @pytest.mark.parametrize(
@@ -436,8 +436,8 @@ def test_uploads_that_did_not_go(driver, status, found, counts, is_kept):
         ({"upload": "off"}, "put_s3_skipped", 1),
     ],
 )
-def test_puts_that_are_not_to_be_uploaded(make, options, counter, spooled):
-    """No pool is made for them. (What is off may be uploaded by ``flush``.)"""
+def test_puts_that_are_not_uploaded(make, options, counter, spooled):
+    """They start no pool. With --upload=off they are spooled for ``flush``."""
     driver = make(**options)
     transfers = driver.attach()
     driver.put(transfers)
@@ -446,16 +446,16 @@ def test_puts_that_are_not_to_be_uploaded(make, options, counter, spooled):
     assert driver.spooled() == spooled
 
 
-def test_the_least_size_is_uploaded(make):
-    """The bound itself is not too small."""
+def test_a_body_of_min_upload_size_is_uploaded(make):
+    """Only smaller bodies are skipped."""
     driver = make(min_upload_bytes=len(BODY))
     driver.put(driver.attach())
     assert driver.pool.kinds() == ["begin", "upload"]
 
 
 @pytest.mark.parametrize("worked", [False, True])
-def test_puts_while_the_bucket_is_of_no_use(driver, worked):
-    """They are spooled where it has answered once: it may do so again."""
+def test_puts_while_the_bucket_is_disabled(driver, worked):
+    """They are spooled if the bucket has ever answered."""
     transfers = driver.attach()
     driver.fetch(transfers, 1)
     driver.result(2, jobs.MISS if worked else jobs.FAILED)
@@ -465,8 +465,8 @@ def test_puts_while_the_bucket_is_of_no_use(driver, worked):
     assert transfers.counters.put_s3_skipped == 1 and driver.spooled() == worked
 
 
-def test_what_is_damaged_in_the_bucket_is_replaced(driver):
-    """By whichever session puts that output."""
+def test_a_damaged_output_is_replaced(driver):
+    """By the next put of that output, in any session."""
     first, second = driver.attach(), driver.attach()
     driver.fetch(first, 1)
     driver.result(2, jobs.DAMAGED, output=OUT)
@@ -475,8 +475,8 @@ def test_what_is_damaged_in_the_bucket_is_replaced(driver):
     assert [job[3] for job in driver.pool.jobs.values() if job[0] == "upload"] == [True, False]
 
 
-def test_a_spool_that_takes_nothing(driver, monkeypatch):
-    """The upload goes without, and is pending all the same."""
+def test_a_spool_that_cannot_be_written(driver, monkeypatch):
+    """The entry is uploaded, and counts as pending, without a place in the spool."""
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -487,37 +487,37 @@ def test_a_spool_that_takes_nothing(driver, monkeypatch):
     assert driver.pool.kinds() == ["begin", "upload"] and transfers.pending == 1
     driver.uploaded(2)
     transfers.release()
-    assert not transfers.pending and not driver.link.left_spooled
+    assert not transfers.pending and not driver.access.left_spooled
 
 
-def test_spools_of_sessions_are_apart(driver):
-    """What one leaves is its own."""
+def test_each_session_has_its_own_spool(driver):
+    """An upload that failed in one session is left by that session only."""
     first, second = driver.attach(), driver.attach()
     driver.put(first)
     driver.put(second, "b", b"other")
     driver.uploaded(4)
     second.release()
-    assert not driver.link.left_spooled and first.pending == 1 and driver.spooled() == 1
+    assert not driver.access.left_spooled and first.pending == 1 and driver.spooled() == 1
     driver.uploaded(2, jobs.FAILED)
     first.release()
-    assert driver.link.left_spooled and driver.spooled() == 1
+    assert driver.access.left_spooled and driver.spooled() == 1
 
 
-def test_results_that_come_after_the_spool_was_let_go_of(driver):
-    """They count, and trouble nobody."""
+def test_results_after_the_release_of_the_spool(driver):
+    """They are counted; the entry stays in the spool."""
     transfers = driver.attach()
     driver.put(transfers)
     transfers.release()
     driver.uploaded(2)
     assert transfers.pending == 0 and transfers.counters.put_s3_object == 1
-    assert driver.link.left_spooled
+    assert driver.access.left_spooled
 
 
 # -- the end ---------------------------------------------------------------------------------------
 
 
 def test_the_manifest_is_pending_too(make):
-    """Its actions are those used, by put or get, each once and in order."""
+    """Its actions are those of gets and puts, each once, in the order of first use."""
     driver = make(layout="bundles")
     transfers = driver.attach()
     transfers.used += [action_id("x"), A, action_id("x")]
@@ -537,8 +537,8 @@ def test_the_manifest_is_pending_too(make):
 
 
 @pytest.mark.parametrize("options", [{"upload": "off"}, {"read_only": True}])
-def test_an_end_that_writes_nothing(make, options):
-    """The pool hears of it, and nobody waits, nor is anything marked."""
+def test_a_session_that_writes_nothing(make, options):
+    """The pool gets a FinishJob; nothing is pending, and nothing is marked as ending."""
     driver = make(layout="bundles", **options)
     transfers = driver.attach()
     driver.fetch(transfers, 1)
@@ -548,41 +548,41 @@ def test_an_end_that_writes_nothing(make, options):
     assert not os.path.exists(f"{driver.front.store.root}/spool")
 
 
-def test_uploaders_where_uploads_are_wanted(make, monkeypatch):
-    """And only where a spool is."""
+def test_when_an_uploader_is_started(make, monkeypatch):
+    """Only if uploads are wanted, the bucket is usable and there is a spool."""
     from cacheplugin.pool import uploader
 
     monkeypatch.setattr(uploader, "start_detached", lambda options: 4711)
     driver = make()
-    assert driver.link.start_uploader() is None
+    assert driver.access.start_uploader() is None
     transfers = driver.attach()
     driver.put(transfers)
-    assert driver.link.start_uploader() == 4711
+    assert driver.access.start_uploader() == 4711
     driver.pool.say(jobs.Disabled("access denied"))
-    assert driver.link.start_uploader() is None
+    assert driver.access.start_uploader() is None
     for options in ({"upload": "off"}, {"read_only": True}):
-        assert make(**options).link.start_uploader() is None
+        assert make(**options).access.start_uploader() is None
 
 
-# -- files that are no entries ---------------------------------------------------------------------
+# -- files outside the store -----------------------------------------------------------------------
 
 
 def ask_for_files(driver) -> list:
-    """Have one fetched and one uploaded; returns what they are answered with, in its order."""
+    """Fetch one file and upload one; returns the list to which results will be added."""
     results = []
-    driver.link.fetch_file("module/ab/abcd", "/cache/tmp/1", 1000, results.append)
-    driver.link.upload_file("module/ab/abcd", "/cache/module/ab/abcd", True, results.append)
+    driver.access.fetch_file("module/ab/abcd", "/cache/tmp/1", 1000, results.append)
+    driver.access.upload_file("module/ab/abcd", "/cache/module/ab/abcd", True, results.append)
     return results
 
 
 def test_files_need_no_session(driver):
-    """The pool is started for them, and each is answered with what the pool says, once."""
+    """They start the pool; each callback gets its result, once."""
     results = ask_for_files(driver)
     assert driver.pool.jobs == {
         1: ("fetch_file", "module/ab/abcd", "/cache/tmp/1", 1000),
         2: ("upload_file", "module/ab/abcd", "/cache/module/ab/abcd", True),
     }
-    assert results == [] and not driver.link.has_answered
+    assert results == [] and not driver.access.has_answered
     uploaded, fetched = jobs.FileResult(2, jobs.STORED, 5, ""), jobs.FileResult(1, jobs.HIT, 9, "")
     for result in (uploaded, fetched, fetched, jobs.FileResult(99, jobs.HIT, 1, "")):
         driver.pool.say(result)
@@ -604,26 +604,26 @@ def test_files_need_no_session(driver):
         (jobs.UNUSABLE, False),
     ],
 )
-def test_files_tell_whether_the_bucket_works(driver, status, worked):
-    """As other jobs do; a failure is for who asked, and no warning."""
+def test_results_of_files_show_whether_the_bucket_answers(driver, status, worked):
+    """A failure is passed to the callback only; there is no warning."""
     results = ask_for_files(driver)
     for number in (1, 2):
         driver.pool.say(jobs.FileResult(number, status, 0, "why"))
     assert [result.status for result in results] == [status] * 2
-    assert driver.link.has_answered is worked and not driver.warnings and driver.link.usable
+    assert driver.access.has_answered is worked and not driver.warnings and driver.access.usable
 
 
-def test_files_take_their_time(driver):
-    """It is told where it is wanted."""
-    driver.link.latencies = {"FileResult": Histogram()}
+def test_latencies_of_files(driver):
+    """They are measured if there is a histogram for FileResult."""
+    driver.access.latencies = {"FileResult": Histogram()}
     ask_for_files(driver)
     driver.now += 5
     driver.pool.say(jobs.FileResult(1, jobs.HIT, 1, ""))
-    assert driver.link.latencies["FileResult"].sum_s == 5
+    assert driver.access.latencies["FileResult"].sum_s == 5
 
 
-def test_files_while_the_bucket_is_of_no_use(driver):
-    """Each is answered at once, and no pool is asked; after the pause there is another pool."""
+def test_files_while_the_bucket_is_disabled(driver):
+    """Each is answered at once, without a job; after the pause a new pool is started."""
     results = ask_for_files(driver)
     driver.pool.say(jobs.Disabled("access denied"))
     for number in (1, 2):
@@ -636,14 +636,14 @@ def test_files_while_the_bucket_is_of_no_use(driver):
     driver.pool.alive = False
     driver.now += 2
     later = ask_for_files(driver)
-    old, new = driver.pools
-    assert new.kinds() == ["fetch_file", "upload_file"] and later == [] and driver.link.usable
+    _, new = driver.pools
+    assert new.kinds() == ["fetch_file", "upload_file"] and later == [] and driver.access.usable
     new.say(jobs.FileResult(1, jobs.HIT, 3, ""))
     assert [result.status for result in later] == [jobs.HIT] and len(results) == 2
 
 
-def test_files_where_no_pool_can_be_started(driver):
-    """One warning a try, and an answer to each."""
+def test_files_when_no_pool_can_be_started(driver):
+    """One warning for each attempt to start it, and a result for each file."""
     driver.refuses = OSError(errno.EMFILE, "Too many open files")
     assert [result.status for result in ask_for_files(driver)] == [jobs.SKIPPED] * 2
     assert len(driver.warnings) == 1
@@ -653,18 +653,18 @@ def test_files_where_no_pool_can_be_started(driver):
 
 
 def test_files_of_a_pool_that_dies(driver):
-    """They are lost, which is told to who waits, and it may ask again at once."""
+    """Their result is LOST; a new job may be sent at once."""
     results = ask_for_files(driver)
     for number in (1, 2):
         driver.pool.say(jobs.FileResult(number, jobs.LOST, 0, ""))
     assert [result.status for result in results] == [jobs.LOST] * 2
     again = []
-    driver.link.fetch_file("k", "/p", 1000, again.append)
+    driver.access.fetch_file("k", "/p", 1000, again.append)
     assert driver.pool.jobs[3] == ("fetch_file", "k", "/p", 1000) and again == []
 
 
-def test_files_of_a_pool_that_is_given_up(driver, monkeypatch):
-    """One that hangs without a word is let go of after the pause, and what it had is lost."""
+def test_files_of_a_pool_that_is_abandoned(driver, monkeypatch):
+    """A pool that is disabled and hangs is abandoned after the pause; its files are LOST."""
     monkeypatch.setattr(pool_access.os, "waitpid", lambda *_: (0, 0))
     results = ask_for_files(driver)
     driver.pool.process_id = 4711

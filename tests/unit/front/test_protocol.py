@@ -1,6 +1,7 @@
-"""protocol.py: every rule about frames, however the stream is cut, and the answers."""
+"""front/protocol.py: every rule for requests, streams cut at any place, and the answers."""
 
 import base64
+import itertools
 import json
 import tracemalloc
 
@@ -32,7 +33,7 @@ def b64(raw: bytes) -> str:
 
 
 def frame(fields: dict, body: bytes = b"", **style) -> bytes:
-    """A request as JSON in a given style, a blank line, and the body's line where there is one."""
+    """A request as JSON in a given style, a blank line, and a line with the body if it has one."""
     style = style or {"separators": (",", ":")}
     text = json.dumps(fields, **style).encode() + b"\n\n"
     return text + (b'"%b"\n' % base64.b64encode(body) if body else b"")
@@ -64,11 +65,11 @@ CLOSE_EVENT = (CLOSE, 1)
 
 def pieces(data: bytes, cuts):
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    return [data[start:end] for start, end in zip(edges, edges[1:])]
+    return [data[start:end] for start, end in itertools.pairwise(edges)]
 
 
 def joined(events) -> list:
-    """Events with the CHUNKs of a good body as one; those of a bad or unfinished one left out."""
+    """The events with the CHUNKs of each valid body as one CHUNK; without other CHUNKs."""
     result, body = [], b""
     for event in events:
         if event[0] == CHUNK:
@@ -104,12 +105,12 @@ SESSION_EVENTS = [
 
 
 def test_pipelined_session_whole():
-    """Requests that arrive in one read come out in their order."""
+    """Requests that arrive in one read give their events in order."""
     assert parse(SESSION) == SESSION_EVENTS
 
 
 def test_pipelined_session_byte_by_byte():
-    """The same session, one byte a read, gives the same events."""
+    """The same session, read one byte at a time, gives the same events."""
     assert parse_bytewise(SESSION) == SESSION_EVENTS
 
 
@@ -121,19 +122,19 @@ def test_pipelined_session_in_pieces(size):
 
 @given(st.lists(st.integers(0, len(SESSION)), max_size=8))
 def test_pipelined_session_split_anywhere(cuts):
-    """Wherever the session is cut, the events are the same."""
+    """Reads of any random sizes give the same events."""
     assert parse(SESSION, cuts) == SESSION_EVENTS
 
 
-def test_go_frames_need_no_json(monkeypatch):
-    """The go command's own frames never take the path that imports json."""
+def test_requests_of_the_go_command_need_no_json(monkeypatch):
+    """Requests as the go command writes them are parsed without importing json."""
     monkeypatch.setattr(protocol, "_request", lambda text: pytest.fail(f"not plain: {text!r}"))
     assert parse(SESSION) == SESSION_EVENTS
     assert parse_bytewise(SESSION) == SESSION_EVENTS
 
 
 def test_one_newline_is_enough():
-    """A request is answered once its line is whole: the blank line after it is not waited for."""
+    """A request is complete at the end of its line, before the blank line that follows."""
     parser = Parser()
     assert parser.feed(get()[:-2]) == []
     assert parser.feed(b"\n") == [GET_EVENT]
@@ -141,14 +142,14 @@ def test_one_newline_is_enough():
 
 
 def test_empty_body_has_no_line():
-    """A put without BodySize, or with 0, is whole at once; what follows is the next request."""
+    """A put with BodySize 0, or without BodySize, has no body; the next request follows."""
     explicit = put()[:-3] + b',"BodySize":0}\n\n'
     for header in (put(), explicit):
         assert parse(header + get()) == [*put_events(), GET_EVENT]
 
 
 def test_put_is_announced_before_its_body():
-    """PUT comes with the header, each CHUNK with the bytes that carry it, END with the quote."""
+    """PUT comes with the header, each CHUNK with its bytes, END with the closing quote."""
     header, body = put(7, b"abcdef").split(b'\n\n"')
     parser = Parser()
     assert parser.feed(header + b"\n") == [(PUT, 7, ACTION.hex(), OUTPUT.hex(), 6)]
@@ -160,7 +161,7 @@ def test_put_is_announced_before_its_body():
 
 @pytest.mark.parametrize("number", [0, 1, 10**18, MAX_INT64])
 def test_request_numbers(number):
-    """IDs from 0 to the largest int64 come out as they went in."""
+    """IDs from 0 to the largest int64 are accepted."""
     assert parse(get(number) + put(number, b"b") + close(number)) == [
         (GET, number, ACTION.hex()),
         *put_events(number, b"b"),
@@ -170,7 +171,7 @@ def test_request_numbers(number):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 32, 63, 64])
 def test_ids_of_1_to_64_bytes(size):
-    """Ids of 1 to 64 bytes are accepted, as lower-case hex."""
+    """Ids of 1 to 64 bytes are accepted; events have them in lower-case hex."""
     raw = b"\xab" * size
     assert parse(get(1, raw)) == [(GET, 1, "ab" * size)]
     assert parse(put(1, b"b", raw, raw)) == put_events(1, b"b", raw, raw)
@@ -178,7 +179,7 @@ def test_ids_of_1_to_64_bytes(size):
 
 @pytest.mark.parametrize("size", [0, 65, 66, 300])
 def test_ids_of_other_lengths_are_rejected(size):
-    """Ids of 0 or more than 64 bytes reject that request alone; its body is swallowed."""
+    """An id of 0 or more than 64 bytes rejects its request; the body is skipped."""
     raw = b"a" * size
     for bad, name in (
         (get(8, raw), "ActionID"),
@@ -197,7 +198,7 @@ def test_ids_of_other_lengths_are_rejected(size):
     ["QUJ", "QUJD=", "QUI", "QU I=", "QUI=\n", "QUJDR=", "_-8=", "!!!!", "=", "QUI=QUI=", "QUJé"],
 )
 def test_ids_in_wrong_base64_are_rejected(spelling):
-    """Only padded, standard base64 is an id."""
+    """Ids must be standard base64 with padding."""
     fields = {"ID": 8, "Command": "get", "ActionID": spelling}
     for text in (frame(fields), frame(fields, ensure_ascii=False)):
         assert parse(text + get()) == [
@@ -207,14 +208,14 @@ def test_ids_in_wrong_base64_are_rejected(spelling):
 
 
 @pytest.mark.parametrize("value", [None, 7, 1.5, True, [], {}, ["QUI="]])
-def test_ids_that_are_no_strings_are_rejected(value):
-    """An id that is no string rejects its request."""
+def test_ids_of_other_types_are_rejected(value):
+    """An id that is not a string, or is missing, rejects its request."""
     reject = [(REJECT, 8, "ActionID is not base64 of 1 to 64 bytes"), GET_EVENT]
     assert parse(frame({"ID": 8, "Command": "get", "ActionID": value}) + get()) == reject
     assert parse(frame({"ID": 8, "Command": "get"}) + get()) == reject
 
 
-# -- other spellings of the same -------------------------------------------------------------------
+# -- other spellings of requests -------------------------------------------------------------------
 
 FIELDS = {
     "ID": 9,
@@ -227,7 +228,7 @@ FIELDS = {
 
 @given(st.permutations(list(FIELDS)), st.sampled_from([None, 0, 1, "\t", "\r\n "]), st.booleans())
 def test_any_key_order_and_whitespace(order, indent, extra):
-    """Keys in any order, on one line or many, with fields nobody knows: the same request."""
+    """Key order, white space and unknown fields do not change a request."""
     fields = {key: FIELDS[key] for key in order}
     if extra:
         fields = {"x": {"y": ['}"{', "\\"]}, **fields, "Z": None}
@@ -243,14 +244,14 @@ def test_any_key_order_and_whitespace(order, indent, extra):
     st.binary(min_size=1, max_size=64),
     st.binary(max_size=40),
 )
-def test_fast_path_and_json_path_agree(number, action, output, body):
-    """A request as go spells it, and with one space more, is the same request."""
+def test_plain_parser_and_json_parser_agree(number, action, output, body):
+    """One more space makes the parser use json; the events stay the same."""
     for plain in (get(number, action), put(number, body, action, output), close(number)):
         assert parse(plain.replace(b"{", b"{ ", 1)) == parse(plain)
 
 
-def test_object_id_of_old_toolchains():
-    """Go 1.21 to 1.23 send ObjectID in place of OutputID."""
+def test_object_id_from_old_toolchains():
+    """Go 1.21 to 1.23 send ObjectID instead of OutputID."""
     fields = {"ID": 9, "Command": "put", "ActionID": b64(ACTION), "ObjectID": b64(OUTPUT)}
     assert parse(frame({**fields, "BodySize": 3}, b"abc")) == put_events(9, b"abc")
     assert parse(frame(fields)) == put_events(9)
@@ -258,7 +259,7 @@ def test_object_id_of_old_toolchains():
 
 @pytest.mark.parametrize("space", [b"", b" ", b"\n", b"\r\n", b"\t \n\n\n"])
 def test_whitespace_between_requests_and_bodies(space):
-    """Any JSON whitespace may stand before, between and after requests and bodies."""
+    """JSON white space is allowed before, between and after requests and bodies."""
     header, body = put(2, b"abc").split(b"\n\n")
     data = space + header + space + body.strip() + space + get() + space
     expected = [*put_events(2, b"abc"), GET_EVENT]
@@ -267,20 +268,20 @@ def test_whitespace_between_requests_and_bodies(space):
 
 
 def test_two_requests_on_one_line():
-    """Requests need nothing between them."""
+    """Requests need no separator."""
     data = get(1).strip() + get(2).strip() + close(3)
     assert parse(data) == [(GET, 1, ACTION.hex()), (GET, 2, ACTION.hex()), (CLOSE, 3)]
 
 
 def test_escapes_in_strings():
-    """JSON's own escapes are read, also where they look like the end of the object."""
+    """JSON escapes are decoded, also if they look like the end of the object."""
     data = b'{"ID":1,"x":"}\\"}\\\\","Comm\\u0061nd":"g\\u0065t","ActionID":"AA=\\u003d"}\n'
     assert parse(data) == [(GET, 1, "00")]
     assert parse_bytewise(data) == [(GET, 1, "00")]
 
 
-def test_last_of_two_equal_keys_counts():
-    """As in the go command's own JSON, the last of two equal keys is the one."""
+def test_last_of_duplicate_keys_wins():
+    """The last of duplicate keys wins, as in Go's encoding/json."""
     data = b'{"ID":1,"ID":2,"Command":"get","Command":"close"}\n'
     assert parse(data) == [(CLOSE, 2)]
 
@@ -290,13 +291,13 @@ def test_last_of_two_equal_keys_counts():
 
 @given(st.binary(min_size=1, max_size=200), st.lists(st.integers(0, 500), max_size=6))
 def test_any_body_split_anywhere(body, cuts):
-    """A body comes out as it went in, wherever the stream is cut."""
+    """A body is decoded to the same bytes for reads of any sizes."""
     assert parse(put(3, body) + get(), cuts) == [*put_events(3, body), GET_EVENT]
 
 
 @pytest.mark.parametrize("claimed", [1, 4, 6, 10**6, MAX_INT64])
-def test_body_of_another_size_than_announced(claimed):
-    """The parser gives the body that is there; who takes it compares it with the size."""
+def test_body_size_is_not_checked(claimed):
+    """The parser returns the whole body whatever BodySize says; the writer checks the size."""
     data = frame({**FIELDS, "BodySize": claimed}, b"hello")
     assert parse(data + get()) == [
         (PUT, 9, ACTION.hex(), OUTPUT.hex(), claimed),
@@ -307,7 +308,7 @@ def test_body_of_another_size_than_announced(claimed):
 
 
 def test_empty_string_as_body():
-    """BodySize above 0 and an empty string: a body of no bytes."""
+    """An empty string as body with BodySize above 0 gives no CHUNK."""
     data = frame({**FIELDS, "BodySize": 3}) + b'""\n' + get()
     assert parse(data) == [(PUT, 9, ACTION.hex(), OUTPUT.hex(), 3), (END, None), GET_EVENT]
 
@@ -337,8 +338,8 @@ def test_empty_string_as_body():
         b"QUJDQQ=",
     ],
 )
-def test_wrong_base64_fails_that_put_alone(encoded):
-    """A body that is not base64 ends with a reason, and the stream goes on."""
+def test_invalid_base64_fails_one_put(encoded):
+    """A body that is not base64 ends with a reason; the next request is parsed."""
     data = frame(FIELDS) + b'"%b"\n' % encoded + get()
     expected = [
         (PUT, 9, ACTION.hex(), OUTPUT.hex(), 5),
@@ -349,8 +350,8 @@ def test_wrong_base64_fails_that_put_alone(encoded):
         assert events == expected
 
 
-def test_body_that_is_no_string_is_fatal():
-    """Where the body should begin there must be a quote: else nobody knows where it ends."""
+def test_body_that_is_not_a_string_is_fatal():
+    """A body must begin with a quote: the end of anything else is unknown."""
     assert parse(frame(FIELDS) + b"null\n" + get())[1:] == [
         (FATAL, "expected a JSON string with the body")
     ]
@@ -359,8 +360,8 @@ def test_body_that_is_no_string_is_fatal():
 
 @pytest.mark.parametrize("command", ["get", "close", "trim", "", None, 5])
 @pytest.mark.parametrize("body", [b"", b"some body", b"x" * 10000])
-def test_body_of_a_request_that_takes_none(command, body):
-    """Unknown commands are rejected; a body nobody wants is swallowed."""
+def test_body_of_a_request_without_use_for_it(command, body):
+    """The body of a get, a close or an unknown command is skipped."""
     fields = {"ID": 1, "Command": command, "ActionID": b64(ACTION), "BodySize": len(body)}
     known = {"get": GET_EVENT, "close": CLOSE_EVENT}
     first = known.get(command, (REJECT, 1, "unknown command"))
@@ -369,18 +370,18 @@ def test_body_of_a_request_that_takes_none(command, body):
     assert parse_bytewise(data) == [first, GET_EVENT]
 
 
-def test_swallowed_body_may_be_garbage():
-    """The body of a rejected request need not even be base64."""
+def test_skipped_body_may_be_invalid():
+    """The body of a rejected request is skipped even if it is not base64."""
     data = frame({"ID": 1, "Command": "x", "BodySize": 9}) + b'"!!! \xff"\n' + get()
     assert parse(data) == [(REJECT, 1, "unknown command"), GET_EVENT]
 
 
 def test_memory_stays_bounded_for_a_large_body():
-    """32 MB of body pass in pieces of 64 kB and never take more than a few pieces of memory."""
+    """A body of 32 MB, read in pieces of 64 kB, needs less than 1 MB of memory."""
     fields = {**FIELDS, "BodySize": 32 << 20}
     parser = Parser()
     parser.feed(frame(fields) + b'"AAAA')
-    piece = base64.b64encode(bytes(48 << 10))[:-4] + b"AAA"  # out of step with the four
+    piece = base64.b64encode(bytes(48 << 10))[:-4] + b"AAA"  # pieces are not multiples of four
     received = 3
     tracemalloc.start()
     try:
@@ -393,7 +394,7 @@ def test_memory_stays_bounded_for_a_large_body():
     assert peak < 1 << 20
 
 
-# -- what breaks the stream ------------------------------------------------------------------------
+# -- invalid streams -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -401,11 +402,11 @@ def test_memory_stays_bounded_for_a_large_body():
     ["-1", "-0.0", "1.0", "1e3", str(MAX_INT64 + 1), "9" * 5000, "true", "null", '"1"', "[]"],
 )
 @pytest.mark.parametrize("field", ["ID", "BodySize"])
-def test_numbers_that_are_none(field, number):
-    """Without a whole number from 0 to 2**63 - 1 in ID and BodySize the stream is lost."""
+def test_invalid_numbers_are_fatal(field, number):
+    """ID and BodySize must be whole numbers from 0 to 2**63 - 1."""
     fields = {"ID": "1", "BodySize": "1", field: number}
-    text = "{%s}\n" % ",".join(f'"{key}":{value}' for key, value in fields.items())
-    events = parse(text.encode() + get())
+    text = ",".join(f'"{key}":{value}' for key, value in fields.items())
+    events = parse(b"{%b}\n" % text.encode() + get())
     assert len(events) == 1 and events[0][0] == FATAL
 
 
@@ -441,8 +442,8 @@ def test_numbers_that_are_none(field, number):
         b'{"x":' * 9000 + b"1" + b"}" * 9000,
     ],
 )
-def test_what_is_no_request_is_fatal(text):
-    """Bytes that are no request end the stream with one clear reason; nothing after them counts."""
+def test_invalid_requests_are_fatal(text):
+    """Bytes that are not a request give FATAL with a printable reason, and no later event."""
     data = get(5) + text + b"\n" + get()
     whole = parse(data)
     assert [event[0] for event in whole] == [GET, FATAL]
@@ -451,8 +452,8 @@ def test_what_is_no_request_is_fatal(text):
     assert parse(data, range(0, len(data), 777)) == whole
 
 
-def test_nothing_is_taken_after_a_fatal_error():
-    """A dead parser swallows what comes, keeps none of it and is not at a boundary."""
+def test_no_events_after_a_fatal_error():
+    """After FATAL the parser ignores and does not keep bytes, and is not at a boundary."""
     parser = Parser()
     assert parser.feed(b"x\n")[0][0] == FATAL
     assert parser.feed(SESSION) == []
@@ -472,22 +473,22 @@ def test_nothing_is_taken_after_a_fatal_error():
     ],
 )
 def test_oversized_request_is_fatal(data, step):
-    """A request of more than 64 kB is refused, whole or in pieces, ended or not."""
+    """A request of more than 64 kB is fatal, complete or not, in one read or in many."""
     events = parse(data, range(0, len(data), step) if step else ())
     assert events == [(FATAL, f"a request is longer than {MAX_HEADER_BYTES} bytes")]
 
 
 @pytest.mark.parametrize("step", [None, 1000, 65535])
-def test_largest_request_is_read(step):
-    """A request of exactly 64 kB is still one, and blank space around it does not count."""
+def test_largest_request_is_accepted(step):
+    """A request of exactly 64 kB is accepted; white space around it does not count."""
     start, end = b'{"ID":1,"Command":"close","x":"', b'"}'
     text = start + b"a" * (MAX_HEADER_BYTES - len(start) - len(end)) + end
     data = b" " * 70000 + b"\n" + text + b"\n" + b"\n" * 70000 + get()
     assert parse(data, range(0, len(data), step) if step else ()) == [CLOSE_EVENT, GET_EVENT]
 
 
-def test_unfinished_header_is_kept_within_bounds():
-    """A header that never ends cannot fill the memory."""
+def test_unfinished_header_is_bounded():
+    """The parser keeps at most 128 kB of a header that never ends."""
     parser = Parser()
     kept = 0
     for _ in range(100):
@@ -497,7 +498,7 @@ def test_unfinished_header_is_kept_within_bounds():
 
 
 def test_at_boundary():
-    """The stream may end between requests, and nowhere else."""
+    """at_boundary is true between requests only."""
     parser = Parser()
     assert parser.at_boundary
     data = put(1, b"abc") + get(2)
@@ -511,7 +512,7 @@ def test_at_boundary():
     assert ends == [body_end, body_end + 1, get_end, get_end + 1]
 
 
-# -- anything at all -------------------------------------------------------------------------------
+# -- random streams --------------------------------------------------------------------------------
 
 FRAGMENTS = [
     get(),
@@ -559,7 +560,7 @@ CUTS = st.lists(st.integers(0, 5000), max_size=12)
     [-8],
 )
 def test_split_stream_gives_the_events_of_the_whole(fragments, cuts):
-    """Good or bad, a stream means the same wherever it is cut, and feed never raises."""
+    """Valid or not, a stream gives the same events for reads of any sizes; feed never raises."""
     data = b"".join(fragments)
     assert parse(data, cuts) == parse(data)
     assert parse_bytewise(data) == parse(data)
@@ -567,15 +568,15 @@ def test_split_stream_gives_the_events_of_the_whole(fragments, cuts):
 
 @given(st.binary(max_size=300), CUTS)
 def test_feed_never_raises_on_noise(data, cuts):
-    """Arbitrary bytes give events of known kinds; after FATAL there is none."""
+    """Random bytes give events of known kinds, and none after FATAL."""
     events = parse(data, cuts)
     assert all(GET <= event[0] <= FATAL for event in events)
     assert all(event[0] != FATAL for event in events[:-1])
 
 
 @given(STREAMS)
-def test_ids_that_come_out_are_safe_names(fragments):
-    """What is used as a file name is hex and nothing else."""
+def test_ids_are_safe_file_names(fragments):
+    """Ids in events, which become file names, are hex digits only."""
     for event in parse(b"".join(fragments)):
         if event[0] in (GET, PUT):
             for name in event[2 : 3 if event[0] == GET else 4]:
@@ -590,21 +591,21 @@ PATHS = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 def decoded(answer: str) -> dict:
-    """An answer's fields, once it is seen to be one line of JSON that UTF-8 can carry."""
+    """The fields of an answer, which must be one line of JSON in UTF-8."""
     line = answer.encode("utf-8")
     assert line.endswith(b"\n") and line.count(b"\n") == 1
     return json.loads(line)
 
 
 def test_hello():
-    """The first line says what the plugin can do, under ID 0."""
+    """The hello line lists the known commands under ID 0."""
     hello = decoded(protocol.HELLO.decode())
     assert hello == {"ID": 0, "KnownCommands": ["get", "put", "close"]}
 
 
 @given(NUMBERS, st.binary(min_size=32, max_size=32), NUMBERS, st.integers(0, MAX_TIME_NS), PATHS)
 def test_hit_answer(number, output, size, time_ns, path):
-    """A hit carries ID, OutputID, Size, Time and DiskPath, of the types the go command reads."""
+    """A hit has ID, OutputID, Size, Time and DiskPath, of the types that the go command reads."""
     time = timestamp(time_ns)
     answer = protocol.hit_answer(number, output.hex(), size, time, protocol.json_text(path))
     assert decoded(answer) == {
@@ -618,7 +619,7 @@ def test_hit_answer(number, output, size, time_ns, path):
 
 @given(NUMBERS, PATHS)
 def test_other_answers(number, text):
-    """Misses, puts, closes and errors say what they should, whatever stands in their text."""
+    """Answers to misses, puts, closes and errors are valid JSON with any text in them."""
     assert decoded(protocol.miss_answer(number)) == {"ID": number, "Miss": True}
     assert decoded(protocol.close_answer(number)) == {"ID": number}
     assert decoded(protocol.error_answer(number, text)) == {"ID": number, "Err": text}

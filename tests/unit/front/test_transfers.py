@@ -1,8 +1,9 @@
-"""pool_access.py and transfers.py: what sessions have of S3, over a pool that only notes its jobs."""
+"""front/pool_access.py and front/transfers.py with several sessions and a fake pool."""
 
 import os
 import shutil
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -20,9 +21,9 @@ BODY = b"what the build made"
 
 
 class Pool:
-    """In place of a PoolClient; ``say`` has its pool say something."""
+    """A fake PoolClient that records its jobs; ``say`` delivers a message of the pool."""
 
-    made = []
+    made: ClassVar[list] = []
 
     def __init__(self, _, loop, on_message) -> None:
         self.alive, self.process_id = True, os.posix_spawn(shutil.which("true"), ["true"], {})
@@ -51,13 +52,13 @@ class Pool:
 
 
 class Session:
-    """In place of a Session: notes what it is to answer."""
+    """A fake Session that records the numbers of gets that missed."""
 
     def __init__(self) -> None:
-        self.outstanding, self.said = 0, []
+        self.outstanding, self.missed = 0, []
 
     def answer_miss(self, number) -> None:
-        self.said.append(number)
+        self.missed.append(number)
 
     def flush(self) -> None:
         pass
@@ -65,7 +66,7 @@ class Session:
 
 @pytest.fixture
 def front(tmp_path, monkeypatch):
-    """What an PoolAccess has of a front; ``now`` is its clock."""
+    """A fake Front for PoolAccess; ``now`` is its monotonic clock."""
     monkeypatch.setattr(client, "PoolClient", Pool)
     monkeypatch.setattr(Pool, "made", [])
     front = SimpleNamespace(
@@ -82,25 +83,25 @@ def front(tmp_path, monkeypatch):
     return front
 
 
-def attach(link, scope="s"):
-    return link.attach(Counters(), lambda: (scope,))
+def attach(access, scope="s"):
+    return access.attach(Counters(), lambda: (scope,))
 
 
 def missed(number, name="a"):
     return jobs.FetchResult(number, action_id(name), jobs.MISS, None, 0, 0, None, 0, "")
 
 
-def test_a_session_of_hits_has_no_pool(front):
-    """Neither its beginning nor its end needs one."""
+def test_a_session_without_misses_starts_no_pool(front):
+    """Neither attach nor finish starts one."""
     transfers = attach(PoolAccess(front))
     transfers.finish()
     assert not Pool.made and not transfers.pending
 
 
 def test_results_go_to_the_session_that_asked(front):
-    """One fetch an action and session; each session's counters count its own."""
-    link = PoolAccess(front)
-    sessions, both = (Session(), Session()), (attach(link), attach(link, "t"))
+    """Each session has its own fetch of an action, and its own counters."""
+    access = PoolAccess(front)
+    sessions, both = (Session(), Session()), (attach(access), attach(access, "t"))
     for session, transfers in zip(sessions, both):
         transfers.fetch(session, 1, action_id("a"))
         transfers.fetch(session, 2, action_id("a"))
@@ -109,26 +110,26 @@ def test_results_go_to_the_session_that_asked(front):
     assert kinds == ["begin", "fetch"] * 2
     assert [session.outstanding for session in sessions] == [2, 2]
     pool.say(missed(4))
-    assert [session.said for session in sessions] == [[], [1, 2]]
+    assert [session.missed for session in sessions] == [[], [1, 2]]
     assert [session.outstanding for session in sessions] == [2, 0]
     assert both[0].counters.get_fault_miss == 0 and both[1].counters.get_fault_miss == 1
 
 
-def test_what_bundles_do_not_have_is_a_miss_at_once(front):
-    """For the session that was told so."""
-    link, session = PoolAccess(front), Session()
-    transfers = attach(link)
+def test_an_action_missing_from_a_complete_bucket_is_a_miss_at_once(front):
+    """After Expected with ``complete``, gets of other actions are answered without a fetch."""
+    access, session = PoolAccess(front), Session()
+    transfers = attach(access)
     transfers.fetch(session, 1, action_id("a"))
     (pool,) = Pool.made
     pool.say(jobs.Expected([action_id("a")], [], True, 1))
     transfers.fetch(session, 2, action_id("b"))
-    assert session.said == [2] and len(pool.jobs) == 2
+    assert session.missed == [2] and len(pool.jobs) == 2
 
 
 def test_a_put_is_in_the_spool_until_it_is_uploaded(front, tmp_path):
-    """The session is pending until its manifest is written; then nothing is left."""
-    link, transfers = PoolAccess(front), None
-    transfers = attach(link)
+    """The manifest counts as pending as well; release then leaves no journal."""
+    access, transfers = PoolAccess(front), None
+    transfers = attach(access)
     path = put(LocalCache(front.store), "a", BODY)
     transfers.upload(action_id("a"), output_id(BODY), len(BODY), 7, path)
     journals = lambda: list(tmp_path.glob("spool/*/*/journal"))  # noqa: E731
@@ -141,27 +142,27 @@ def test_a_put_is_in_the_spool_until_it_is_uploaded(front, tmp_path):
     pool.say(jobs.FinishResult(3, jobs.STORED, ""))
     assert not transfers.pending
     transfers.release()
-    assert journals() == [] and not link.left_spooled and transfers.counters.put_s3_object == 1
+    assert journals() == [] and not access.left_spooled and transfers.counters.put_s3_object == 1
 
 
-def test_a_bucket_of_no_use_is_tried_again(front):
-    """For a session that begins after the pause, with a pool of its own; not before, nor for others."""
-    link, session = PoolAccess(front), Session()
-    old = attach(link)
+def test_a_disabled_bucket_is_tried_again(front):
+    """A session that begins after the pause starts a new pool; older sessions then use it too."""
+    access, session = PoolAccess(front), Session()
+    old = attach(access)
     old.fetch(session, 1, action_id("a"))
     first = Pool.made[0]
     first.say(missed(2))
     first.say(jobs.Disabled("no credentials"))
     old.fetch(session, 2, action_id("b"))
-    attach(link).fetch(session, 3, action_id("c"))
-    assert session.said == [1, 2, 3] and len(Pool.made) == 1
+    attach(access).fetch(session, 3, action_id("c"))
+    assert session.missed == [1, 2, 3] and len(Pool.made) == 1
     front.now += 61
-    attach(link).fetch(session, 4, action_id("d"))
-    assert session.said == [1, 2, 3] and len(Pool.made) == 2 and not first.alive
+    attach(access).fetch(session, 4, action_id("d"))
+    assert session.missed == [1, 2, 3] and len(Pool.made) == 2 and not first.alive
     old.fetch(session, 5, action_id("e"))
     old.finish()
     assert first.jobs[-1][0] == "fetch"
     second = [job[0] for job in Pool.made[1].jobs]
     assert second == ["begin", "fetch", "begin", "fetch", "finish"]
-    old.fetch(session, 6, action_id("f"))  # behind its close
-    assert session.said[-1] == 6 and len(Pool.made[1].jobs) == 5
+    old.fetch(session, 6, action_id("f"))  # after its finish: a miss without a job
+    assert session.missed[-1] == 6 and len(Pool.made[1].jobs) == 5

@@ -1,4 +1,4 @@
-"""poollink.py: what is answered and what is sent again when the pool dies; files among it."""
+"""pool/client.py: which jobs are answered, lost or sent again when the pool dies."""
 
 import os
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from entries import action_id, output_id
 
 
 class Pool:
-    """The other end of a PoolClient's pipes, in place of a process."""
+    """A fake pool process: the other ends of the pipes of a PoolClient."""
 
     def __init__(self, file_actions) -> None:
         (jobs_fd, results_fd, log_fd) = (os.dup(action[1]) for action in file_actions)
@@ -21,7 +21,7 @@ class Pool:
         self.configuration = None
 
     def heard(self) -> list:
-        """The jobs that came."""
+        """The jobs that were received since the last call."""
         messages = self._jobs.receive()
         if self.configuration is None and messages:
             self.configuration = messages.pop(0)
@@ -36,7 +36,7 @@ class Pool:
 
 
 class Driver:
-    """A PoolClient, its pools, and what it says to the front."""
+    """A PoolClient, its fake pools, and the messages that it passed to the front."""
 
     def __init__(self, monkeypatch) -> None:
         self.pools, self.messages, self.watched = [], [], {}
@@ -46,7 +46,7 @@ class Driver:
             watch=lambda fd, _, call: self.watched.update({fd: call}),
             unwatch=lambda fd: self.watched.pop(fd, None),
         )
-        self.link = PoolClient(({"bucket": "b"},), loop, self.messages.append)
+        self.client = PoolClient(({"bucket": "b"},), loop, self.messages.append)
 
     def _spawn(self, module, argument, file_actions):
         assert (module, argument) == ("cacheplugin.pool.supervisor", "")
@@ -58,8 +58,8 @@ class Driver:
         return self.pools[-1]
 
     def turn(self) -> list:
-        """Have the link hear; returns what it said to the front since the last turn."""
-        self.link._on_results(None)
+        """Let the client receive; returns the messages to the front since the last turn."""
+        self.client._on_results(None)
         messages, self.messages[:] = self.messages[:], []
         return messages
 
@@ -68,8 +68,8 @@ class Driver:
         return self.turn()
 
     def close(self) -> None:
-        if self.link.alive:
-            self.link.close()
+        if self.client.alive:
+            self.client.close()
             self.pool.die()
 
 
@@ -81,16 +81,16 @@ def driver(monkeypatch):
 
 
 def test_files(driver):
-    """Each is a job of its own number, sent at once, and answered once."""
+    """Each is sent at once, with its own number, and is answered once."""
     fetch, upload = (
-        driver.link.fetch_file("k", "/p", 1000),
-        driver.link.upload_file("k", "/p", True),
+        driver.client.fetch_file("k", "/p", 1000),
+        driver.client.upload_file("k", "/p", True),
     )
     assert driver.pool.heard() == [
         jobs.FileFetchJob(fetch, "k", "/p", 1000),
         jobs.FileUploadJob(upload, "k", "/p", True),
     ]
-    assert fetch != upload and driver.link.uploads_pending == 0
+    assert fetch != upload and driver.client.uploads_pending == 0
     results = [
         jobs.FileResult(upload, jobs.STORED, 1, ""),
         jobs.FileResult(fetch, jobs.MISS, 0, ""),
@@ -101,51 +101,57 @@ def test_files(driver):
 
 
 def test_files_of_a_pool_that_died(driver):
-    """They are lost both ways, while an entry's upload goes to the next pool; new ones go there."""
-    session = driver.link.begin(("s",))
+    """Files are lost, fetched or uploaded; the upload of an entry is sent to the next pool."""
+    session = driver.client.begin(("s",))
     entry = SimpleNamespace(
         action=action_id("a"), output=output_id(b"x"), size=1, time_ns=7, path="/x"
     )
-    put = driver.link.upload(session, entry)
-    files = [driver.link.fetch_file("k", "/p", 1000), driver.link.upload_file("k", "/p", False)]
+    put = driver.client.upload(session, entry)
+    files = [driver.client.fetch_file("k", "/p", 1000), driver.client.upload_file("k", "/p", False)]
     assert driver.die() == [jobs.FileResult(number, jobs.LOST, 0, "") for number in files]
     assert len(driver.pools) == 2
     again = driver.pool.heard()
     assert [type(job) for job in again] == [jobs.BeginJob, jobs.UploadJob]
     assert again[1].number == put
-    number = driver.link.fetch_file("k", "/p", 1000)
+    number = driver.client.fetch_file("k", "/p", 1000)
     driver.pool.say(jobs.FileResult(number, jobs.HIT, 1, ""))
     assert driver.turn() == [jobs.FileResult(number, jobs.HIT, 1, "")]
 
 
-def test_files_of_a_pool_that_died_for_good(driver):
-    """First it is said that the bucket is of no use, then each is lost."""
+def test_files_of_a_pool_that_died_too_often(driver):
+    """The front gets Disabled first, then a LOST result for each file."""
     for _ in range(MAX_STARTS - 1):
         assert driver.die() == []
-    numbers = [driver.link.fetch_file("k", "/p", 1000), driver.link.upload_file("k", "/p", True)]
+    numbers = [
+        driver.client.fetch_file("k", "/p", 1000),
+        driver.client.upload_file("k", "/p", True),
+    ]
     disabled, *results = driver.die()
-    assert isinstance(disabled, jobs.Disabled) and not driver.link.alive
+    assert isinstance(disabled, jobs.Disabled) and not driver.client.alive
     assert len(driver.pools) == MAX_STARTS
     assert results == [jobs.FileResult(number, jobs.LOST, 0, "") for number in numbers]
 
 
-def test_who_hears_that_it_is_lost_may_ask_again(driver):
-    """At once: that goes to the next pool, and is not lost with the first."""
-    driver.link._on_message = lambda message: (
+def test_the_callback_of_a_lost_job_may_send_another(driver):
+    """The new job goes to the next pool."""
+    driver.client._on_message = lambda message: (
         driver.messages.append(message)
-        or (driver.link.fetch_file("k", "/again", 1000) if len(driver.messages) == 1 else None)
+        or (driver.client.fetch_file("k", "/again", 1000) if len(driver.messages) == 1 else None)
     )
-    driver.link.fetch_file("k", "/p", 1000)
+    driver.client.fetch_file("k", "/p", 1000)
     assert len(driver.die()) == 1
     (job,) = driver.pool.heard()
     assert job.path == "/again"
 
 
 def test_files_of_a_pool_that_is_abandoned(driver):
-    """As those of one that died, but for the next pool."""
-    numbers = [driver.link.fetch_file("k", "/p", 1000), driver.link.upload_file("k", "/p", True)]
+    """They are lost, and no other pool is started."""
+    numbers = [
+        driver.client.fetch_file("k", "/p", 1000),
+        driver.client.upload_file("k", "/p", True),
+    ]
     pool = driver.pool
-    driver.link.abandon()
+    driver.client.abandon()
     pool.die()
     assert driver.messages == [jobs.FileResult(number, jobs.LOST, 0, "") for number in numbers]
-    assert not driver.link.alive and len(driver.pools) == 1 and not driver.watched
+    assert not driver.client.alive and len(driver.pools) == 1 and not driver.watched

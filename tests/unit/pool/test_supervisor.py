@@ -1,4 +1,4 @@
-"""pool.py: which sessions share a plan, and when a plan is let go of."""
+"""pool/supervisor.py: plans and their sessions; tasks, workers and the circuit breaker."""
 
 import marshal
 import os
@@ -17,7 +17,7 @@ from entries import action_id, output_id
 
 
 class ScriptedPlan(Plan):
-    """One that is open and over as a test says, and notes what it gets."""
+    """A plan that records its jobs; tests set whether it is open, needed and due."""
 
     def __init__(self, supervisor, scopes) -> None:
         super().__init__(supervisor, scopes)
@@ -55,7 +55,7 @@ class ScriptedPlan(Plan):
 
 
 class Driver:
-    """Plays the front of a Supervisor without workers; ``plans`` are those that were made."""
+    """The front of a Supervisor without workers; ``plans`` are the plans that it made."""
 
     def __init__(self, root, monkeypatch, make_plan, **options) -> None:
         self.plans, self.heard = [], []
@@ -104,7 +104,7 @@ def objects(tmp_path, monkeypatch):
 
 
 def test_sessions_of_the_same_scopes_share_a_plan(driver):
-    """The same in the same order; scopes come as a list where they crossed a process."""
+    """If the scopes are the same in the same order, as a tuple or (from the front) as a list."""
     driver.begin(1)
     driver.begin(2, scopes=["a", "b"])
     driver.begin(3, scopes=("b", "a"))
@@ -114,7 +114,7 @@ def test_sessions_of_the_same_scopes_share_a_plan(driver):
 
 
 def test_jobs_go_to_the_plan_of_their_session(driver):
-    """And nowhere else."""
+    """No other plan gets them."""
     driver.begin(1)
     driver.begin(2, scopes=("c",))
     fetch = jobs.FetchJob(5, action_id("a"), 2)
@@ -126,8 +126,8 @@ def test_jobs_go_to_the_plan_of_their_session(driver):
     assert first.got == ["prefetch", finish] and second.got == [fetch, upload]
 
 
-def test_a_plan_that_is_not_open_is_joined_by_nobody(driver):
-    """Who comes then has a new one, and shares that; each ends by itself."""
+def test_no_session_joins_a_plan_that_is_not_open(driver):
+    """Later sessions share a new plan; the two plans end independently."""
     driver.begin(1)
     driver.plans[0].opens = False
     driver.begin(2, 3)
@@ -140,7 +140,7 @@ def test_a_plan_that_is_not_open_is_joined_by_nobody(driver):
 
 
 def test_plans_of_the_same_scopes_end_in_any_order(driver):
-    """Also the newer one first, and the older one while there is no other."""
+    """The newer plan may end first."""
     driver.begin(1)
     driver.plans[0].opens = False
     driver.begin(2)
@@ -151,8 +151,8 @@ def test_plans_of_the_same_scopes_end_in_any_order(driver):
     assert not driver.pool._plans and (old.stopped, new.stopped) == (1, 1)
 
 
-def test_a_plan_is_let_go_of_once_it_is_over(driver):
-    """Not with its last session, where something is still to do; who comes until then joins."""
+def test_a_plan_is_dropped_when_it_is_over(driver):
+    """While it has work left, it stays without sessions, and a new session joins it."""
     driver.begin(1)
     (plan,) = driver.plans
     plan.is_needed = True
@@ -168,8 +168,8 @@ def test_a_plan_is_let_go_of_once_it_is_over(driver):
     assert len(driver.plans) == 2 and plan.sessions == set()
 
 
-def test_the_next_of_all_plans_is_waited_for(driver):
-    """No longer than until the first of them wants to do something."""
+def test_the_loop_waits_for_the_earliest_plan(driver):
+    """It waits without limit if no plan is due; every plan is called in each turn."""
     assert driver.pool._timeout_ms() is None
     driver.begin(1)
     driver.begin(2, scopes=("c",))
@@ -183,8 +183,8 @@ def test_the_next_of_all_plans_is_waited_for(driver):
     assert [plan.times for plan in driver.plans] == [count + 1 for count in before]
 
 
-def test_what_comes_behind_the_end_of_a_session_is_answered(driver):
-    """Each job once, as not tried; the pool lives on, and so does the plan of the others."""
+def test_jobs_after_the_end_of_their_session_are_skipped(driver):
+    """Each is answered once with SKIPPED; the plan of other sessions is not affected."""
     driver.begin(1, 2)
     driver.end(1)
     upload = jobs.UploadJob(6, action_id("a"), output_id(b"x"), 1, 7, "/x", session=1)
@@ -197,15 +197,15 @@ def test_what_comes_behind_the_end_of_a_session_is_answered(driver):
 
 
 def test_status_of_a_pool_without_work(driver):
-    """It is answered at once."""
+    """The answer comes at once, with zeros."""
     driver.take(jobs.StatusJob())
     (status,) = driver.heard
     assert status.workers == 0 and set(status.queued) == set(status.running) == set(status.breakers)
     assert {*status.queued.values(), *status.running.values()} == {0}
 
 
-def test_tasks_of_a_plan_that_is_over_end_in_it(objects):
-    """A fetch that outlives its session is answered, and not taken for one of the next plan's."""
+def test_tasks_may_outlive_their_plan(objects):
+    """A fetch that ends after its session is answered, and not confused with the next plan's."""
     objects.begin(1, scopes=("",))
     first = jobs.FetchJob(5, action_id("a"), 1)
     objects.take(first)
@@ -221,8 +221,8 @@ def test_tasks_of_a_plan_that_is_over_end_in_it(objects):
     assert [one.number for one in objects.heard[1:]] == [5, 6] and not objects.pool._owners
 
 
-def test_sessions_of_single_objects_end_apart(objects):
-    """Each when its own uploads are done, in whatever order that is."""
+def test_sessions_of_the_objects_layout_end_independently(objects):
+    """Each ends when its own uploads are done, in any order."""
     objects.begin(1, 2, scopes=("",))
     puts = [
         jobs.UploadJob(one, action_id(str(one)), output_id(b"x"), 1, 7, "/x", session=one)
@@ -239,14 +239,14 @@ def test_sessions_of_single_objects_end_apart(objects):
     assert not objects.pool._plans and len(objects.plans) == 1
 
 
-# -- files that are no entries ---------------------------------------------------------------------
+# -- files outside the store -----------------------------------------------------------------------
 
 FETCH_FILE = jobs.FileFetchJob(5, "module/ab/abcd", "/cache/tmp/1", 1000)
 UPLOAD_FILE = jobs.FileUploadJob(6, "module/ab/abcd", "/cache/module/ab/abcd", False)
 
 
 class Worker:
-    """In place of a worker process, and of the connection to it: notes what it is sent."""
+    """A fake worker process and connection; records the tasks that it is sent."""
 
     def __init__(self, fd) -> None:
         self.tasks, self.sent, self.connection, self._fd = {}, [], self, fd
@@ -264,7 +264,7 @@ class Worker:
 
 @pytest.fixture
 def worker(driver, monkeypatch):
-    """The one worker of the driver's pool."""
+    """The only worker of the driver's supervisor."""
     worker = Worker(driver.fds[0])
 
     def choose():
@@ -277,13 +277,13 @@ def worker(driver, monkeypatch):
 
 
 def finish(driver, worker, result) -> None:
-    """Have the worker say a result."""
+    """Deliver a result of the worker."""
     worker.recv_bytes = lambda: marshal.dumps(jobs.pack(result))
     driver.pool._on_result(worker)
 
 
 def test_files_belong_to_no_session(driver, worker):
-    """They need none, and no plan; each is done by a worker, and its result is the front's."""
+    """A worker does each, without a plan, and the front gets its result."""
     driver.take(FETCH_FILE, UPLOAD_FILE)
     assert not driver.plans and driver.heard == []
     assert driver.pool._status().queued == {jobs.FETCHING: 1, jobs.UPLOADING: 1}
@@ -297,7 +297,7 @@ def test_files_belong_to_no_session(driver, worker):
 
 
 def test_files_beside_sessions(driver, worker):
-    """The end of a session is none of theirs, and they leave its plan alone."""
+    """They do not end with a session, and its plan gets none of them."""
     driver.begin(1)
     driver.take(FETCH_FILE)
     driver.end(1)
@@ -309,7 +309,7 @@ def test_files_beside_sessions(driver, worker):
 
 
 def test_files_of_a_worker_that_dies(driver, worker):
-    """A fetch is lost; an upload is given to the next worker, a few times."""
+    """A fetch is lost; an upload is given to the next worker, up to UPLOAD_TRIES times."""
     driver.take(FETCH_FILE, UPLOAD_FILE)
     driver.pool._dispatch()
     driver.pool._on_worker_death(worker)
@@ -324,8 +324,8 @@ def test_files_of_a_worker_that_dies(driver, worker):
     assert not driver.pool._owners and set(driver.pool._running.values()) == {0}
 
 
-def test_files_of_a_bucket_that_is_of_no_use(driver, worker):
-    """What waits and what is under way is answered, and so is what comes then; once each."""
+def test_files_of_a_disabled_bucket(driver, worker):
+    """Queued, running and later files are answered with SKIPPED, once each."""
     driver.take(FETCH_FILE)
     driver.pool._dispatch()
     driver.take(UPLOAD_FILE)
@@ -343,7 +343,7 @@ def test_files_of_a_bucket_that_is_of_no_use(driver, worker):
 
 
 def test_files_open_and_close_the_breaker(driver, worker):
-    """Their failures count as all do; the fetch that tries again is answered before it does."""
+    """Their failures count; the fetch that is the probe is answered before it runs."""
     driver.pool._options = Options(bucket="b")
     for number in range(10, 13):
         driver.take(FETCH_FILE._replace(number=number))
@@ -366,7 +366,7 @@ def test_files_open_and_close_the_breaker(driver, worker):
 
 
 def test_files_keep_to_the_limits(driver, worker):
-    """So many at once, and uploads wait for fetches, as entries do."""
+    """The limits of tasks at once hold, and uploads wait for queued fetches."""
     driver.pool._options = Options(fetches_at_once=2, uploads_at_once=1)
     driver.take(UPLOAD_FILE, *(FETCH_FILE._replace(number=number) for number in (10, 11, 12)))
     driver.pool._dispatch()

@@ -1,4 +1,4 @@
-"""worker.py: whatever happens to a job becomes a result."""
+"""pool/worker.py: every outcome of a task becomes a result."""
 
 import pytest
 
@@ -11,7 +11,7 @@ UPLOAD = jobs.UploadJob(2, "ab" * 32, "cd" * 32, 5, 7, "/x")
 
 
 class Remote:
-    """Answers every task with ``answer``, or raises it."""
+    """A fake Remote: returns ``answer`` for every task, or raises it if it is an exception."""
 
     def __init__(self, answer) -> None:
         self.answer = answer
@@ -23,7 +23,7 @@ class Remote:
 
 
 def test_result():
-    """What the remote answers is the result."""
+    """The result of the remote is passed on."""
     result = jobs.UploadResult(2, jobs.STORED, True, 0, "")
     assert worker.perform(Remote(result), UPLOAD) is result
 
@@ -43,7 +43,7 @@ def test_result():
     ids=repr,
 )
 def test_errors(error, of_a_fetch, of_an_upload):
-    """Every error is a status and its text; none comes out."""
+    """Every exception becomes a status and a reason; perform raises none."""
     fetched = worker.perform(Remote(error), FETCH)
     assert (fetched.number, fetched.action, fetched.status) == (1, FETCH.action, of_a_fetch)
     uploaded = worker.perform(Remote(error), UPLOAD)
