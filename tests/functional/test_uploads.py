@@ -22,7 +22,7 @@ BODY = b"what the build made" * 1000
 
 @pytest.fixture
 def begin_flush(begin_flush_of):
-    """begin_flush(*flags) starts ``flush`` on the cache directory of the test; returns the Popen."""
+    """begin_flush(*flags) starts ``flush`` on the cache directory of the test; returns a Popen."""
     return functools.partial(begin_flush_of, "cache")
 
 
@@ -558,7 +558,7 @@ def test_flush_of_a_directory_without_a_spool(start, flush, cache_dir):
 
 
 def test_unfinished_multipart_uploads_are_aborted(processes, cache_dir, tmp_path, bucket, flush):
-    """After a kill between two parts flush aborts the upload of this output only, and repeats it."""
+    """After a kill between two parts flush aborts the upload of that output, and repeats it."""
     body = random.Random(1).randbytes(40 << 20)
     output = output_id(body)
     key = f"output/{output[:2]}/{output}"
