@@ -83,9 +83,9 @@ class Lab:
         """The metrics of a build of the workload.
 
         ``program`` is GOCACHEPROG. ``go_cache`` is GOCACHE, by default an empty directory.
-        ``watch`` is for processes.run. Returns wall_s, cpu_s, peak_bytes; with ``net`` also requests,
-        connections, up_bytes and down_bytes; and under "counters" the counters that the program
-        printed, if it has --metrics. Raises Failed if the build fails.
+        ``watch`` is for processes.run. Returns wall_s, cpu_s and peak_bytes; with ``net`` also
+        requests, connections, up_bytes and down_bytes; and under "counters" the counters that the
+        program printed, if it has --metrics. Raises Failed if the build fails.
         """
         workload = self.workload
         os.sync()  # no run pays for the writes of another run
