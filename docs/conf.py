@@ -18,6 +18,7 @@ version = release
 extensions = ["options_table"]
 exclude_patterns = ["_build"]
 nitpicky = True
+smartquotes = False  # it would turn the dashes of flags into typographic ones
 html_theme = "furo"
 html_title = f"{project} {release}"
 html_copy_source = False
