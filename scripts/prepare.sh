@@ -24,7 +24,8 @@ install_project() {
     rm -rf build go_cache_plugin.egg-info
 }
 
-unset PYTHONPATH PIP_USER || true
+# Without bytecode every process would compile the program once more.
+unset PYTHONPATH PIP_USER PYTHONDONTWRITEBYTECODE || true
 
 case "$PWD" in
 *[\ :]*) fail "cannot work under $PWD: neither #! lines nor PATH take a space or colon" ;;
@@ -36,8 +37,13 @@ python3 -c 'import ensurepip, venv' 2>/dev/null ||
 
 # The path is in it because a .venv that was moved or copied does not work.
 stamp="$(cksum <setup.cfg) $(python3 -V) $PWD"
+sources=$(find cacheplugin bin setup.py setup.cfg pyproject.toml README.rst -type f ! -name '*.pyc' |
+    LC_ALL=C sort | xargs cksum | cksum)
 if [ "$(cat .venv/stamp 2>/dev/null)" = "$stamp" ] && .venv/bin/python -c '' 2>/dev/null; then
-    install_project --no-deps --force-reinstall .
+    if [ "$(cat .venv/sources 2>/dev/null)" != "$sources" ]; then
+        rm -f .venv/sources
+        install_project --no-deps --force-reinstall .
+    fi
 else
     echo "$0: making .venv, once" >&2
     python3 -m venv --clear .venv || fail "python3 -m venv .venv fails"
@@ -45,6 +51,7 @@ else
     install_project '.[test,lint]'
     echo "$stamp" >.venv/stamp
 fi
+echo "$sources" >.venv/sources
 
 have_go=yes
 if go_is_new go; then

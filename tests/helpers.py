@@ -20,6 +20,8 @@ DEADLINE_S = 30
 GO_TIMEOUT_S = 90
 NOBODY = 65534
 _MARK = "CACHE_TEST_MARK"
+# Set by scripts/test --coverage, for the processes that are started.
+_COVERAGE = {"COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"}
 
 
 def wait_until(condition, what: str, timeout_s: float = DEADLINE_S):
@@ -51,6 +53,7 @@ class Processes:
             "AWS_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
             **KEYS,
+            **{name: os.environ[name] for name in _COVERAGE & os.environ.keys()},
             **more,
         }
 
