@@ -16,8 +16,8 @@ from shared import made_once, run_directory
 settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
 settings.load_profile("fixed")
 
-# `nohup` and `command &` in a script start a process with SIGINT ignored, and exec passes that on to
-# every program that a test starts. Tests that press Ctrl-C need the default.
+# `nohup`, and `command &` in a script, start a process with SIGINT ignored. Every program that a
+# test starts would inherit that, and tests that press Ctrl-C would fail.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

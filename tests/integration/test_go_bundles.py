@@ -1,4 +1,4 @@
-"""The real go command and the layout bundles: filled by one machine, served to a fresh one."""
+"""The real go command with the layout bundles: one machine fills the bucket, others use it."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ def flags_of(bucket) -> list:
 
 
 def flush(go) -> str:
-    """What the command flush says; it leaves nothing."""
+    """Run the command flush; returns its output."""
     done = subprocess.run(
         [PROGRAM, "flush", f"--cache-dir={go.cache_dir}"],
         env=go.environ(),
@@ -28,24 +28,24 @@ def flush(go) -> str:
 
 
 def reset(go, std) -> None:
-    """A fresh machine, which has std. The processes of the last build may still write for a moment."""
+    """Make a fresh machine with std alone, once the processes of the last build have ended."""
     go.processes.expect_none()
     shutil.rmtree(go.cache_dir)
     shutil.copytree(std, go.cache_dir)
 
 
 def expect_from_bundles(counts) -> None:
-    """Nothing was missed, nothing was put, and something came from the bucket."""
+    """No miss, no put, and at least one hit from the bucket."""
     assert counts["get_fault_hit"] > 0
     assert counts["get_hits"] == counts["get_requests"]
     assert not {"get_misses", "put_requests", "put_s3_action", "get_fault_damaged"} & set(counts)
 
 
-# -- all of it -------------------------------------------------------------------------------------
+# -- all packages ---------------------------------------------------------------------------------
 
 
 def test_a_cold_build_fills_the_bucket(cold):
-    """Few objects for many entries, compressed."""
+    """Many entries are stored in one bundle and one manifest, compressed."""
     counts = cold.cold
     assert counts["put_requests"] > 50 and "get_hits" not in counts
     assert counts["put_s3_action"] == counts["put_requests"] and "put_s3_error" not in counts
@@ -71,7 +71,7 @@ def test_a_fresh_machine_is_served_by_the_bucket_alone(go, cold, bucket):
 
 @pytest.mark.parametrize("layout", ["bundles", "auto"])
 def test_a_fresh_machine_needs_few_requests(go, cold, fake_s3, layout):
-    """For hundreds of entries; and what it never asks for is not fetched one by one either."""
+    """At most 12 requests for hundreds of entries, and none for a second build."""
     fake_s3.objects.update(cold.objects)
     go.module = cold.module
     go.plugin += fake_s3.flags(layout=layout)
@@ -93,7 +93,7 @@ def change(go, name, text="// A further line.\n") -> None:
 
 
 def test_after_a_change_only_what_depends_on_it_is_put(go_with_std, std_cache, bucket):
-    """Everybody depends on the leaf; the root is used by nobody. The rest comes from bundles."""
+    """A change of the leaf affects all packages, a change of the root only itself."""
     go = go_with_std
     go.plugin += flags_of(bucket)
     first = counters(go.build().stderr)
@@ -123,13 +123,13 @@ def on_branch(go, name) -> None:
 
 
 def manifests(fake_s3) -> dict:
-    """{scope in keys: how many manifests it has}"""
+    """{scope, as in keys: number of its manifests}"""
     scopes = [key.split("/")[1] for key in fake_s3.objects if key.startswith("manifest/")]
     return {scope: scopes.count(scope) for scope in scopes}
 
 
 def test_a_new_branch_starts_from_the_set_of_the_default_branch(go_with_std, std_cache, fake_s3):
-    """It hits all, has a set of its own from then on, and the default branch does not see that."""
+    """Its first build hits all. Its changes go to its own manifests, which main does not use."""
     go = go_with_std
     go.plugin += fake_s3.flags(layout="bundles")
     on_branch(go, "main")
@@ -169,11 +169,11 @@ def test_results_of_go_test_and_go_vet_come_from_bundles(go_with_test_std, test_
     reset(go, test_std_cache)
     counts = counters(go.run("vet", "./...").stderr)
     assert counts["get_fault_hit"] > 0
-    assert "put_requests" not in counts  # what is a miss is the vet program, which is never put
+    assert "put_requests" not in counts  # the vet tool always misses: it is never put
 
 
 def test_a_job_that_ends_with_a_flush(go_with_std, std_cache, fake_s3):
-    """--upload=background: no command waits, and flush has it all in the bucket."""
+    """With --upload=background no go command waits, and flush uploads all entries."""
     go = go_with_std
     go.plugin += [*fake_s3.flags(layout="bundles"), "--upload=background"]
     fake_s3.hold = lambda method, key: method == "PUT"
@@ -188,7 +188,7 @@ def test_a_job_that_ends_with_a_flush(go_with_std, std_cache, fake_s3):
 
 
 def test_sigkill_in_the_middle_of_a_build(go_with_std, std_cache, fake_s3):
-    """The build fails; the next one, a flush and a fresh machine know nothing of it."""
+    """The build fails; the next build, a flush and a fresh machine are not affected."""
     go = go_with_std
     go.plugin += fake_s3.flags(layout="bundles")
     build = go.start("build", "./...")

@@ -23,7 +23,7 @@ func main() {
 
 
 def test_cold_then_warm_then_from_s3_alone(go_of_many, bucket):
-    """The main job: the first build fills the bucket, and the bucket alone serves the last."""
+    """The first build fills the bucket; the last build takes everything from the bucket."""
     go = go_of_many
     go.plugin += bucket.flags
     cold = counters(go.build().stderr)
@@ -47,7 +47,8 @@ def test_the_bucket_reads_back_as_described(go_with_std, bucket):
     go = go_with_std
     go.plugin += [*bucket.flags, "--prefix=team/x"]
     puts = counters(go.build().stderr)["put_requests"]
-    actions = [key for key in bucket.keys() if key.startswith("team/x/action/")]
+    keys = bucket.keys()
+    actions = [key for key in keys if key.startswith("team/x/action/")]
     assert len(actions) == puts > 0
     for key in actions:
         output, time_ns = bucket.read(key).decode().split(" ")
@@ -92,7 +93,7 @@ def test_vet(go_with_test_std, fake_s3):
     go.plugin += fake_s3.flags()
     go.run("vet", "./...")
     again = counters(go.run("vet", "./...").stderr)
-    assert "put_requests" not in again  # what is a miss is the vet program, which is never put
+    assert "put_requests" not in again  # the vet tool always misses: it is never put
     (go.module / "words" / "bad.go").write_text(
         'package words\n\nimport "fmt"\n\nfunc Bad() { fmt.Printf("%d", "x") }\n'
     )
@@ -108,8 +109,10 @@ def test_the_paths_of_list_export_exist_after_exit(go_with_std, fake_s3, std_cac
     listing = ["list", "-export", "-deps", "-f", "{{if .Export}}{{.Export}}{{end}}", "./..."]
     paths = go.run(*listing).stdout.split()
     assert len(paths) > 20 and all(Path(path).stat().st_size for path in paths)
-    go.processes.expect_none()  # what list does not wait for is uploaded all the same
-    put = {key for method, key in fake_s3.requests if method == "PUT"}  # one may be tried again
+    go.processes.expect_none()  # uploads go on after the go command has exited
+    put = {
+        key for method, key in fake_s3.requests if method == "PUT"
+    }  # a set: a request may be retried
     assert put and put == set(fake_s3.objects)
     shutil.rmtree(go.cache_dir)
     shutil.copytree(std_cache, go.cache_dir)
@@ -131,7 +134,7 @@ def test_cgo(go_with_std):
     tool.unlink()
     again = counters(go.run("build", "-o", tool, ".", **environ).stderr)
     subprocess.run([tool], check=True, timeout=30)
-    # The program itself is a miss and never put; go indexes sources once they are two seconds old.
+    # The linked program always misses, and so does an index of sources younger than two seconds.
     assert again["get_local_hit"] > 100 and again["get_misses"] <= 2
 
 

@@ -1,4 +1,4 @@
-"""A build passes whatever S3 does; the damage is counted and nothing wrong is stored."""
+"""A build passes whatever S3 does; faults are counted and no wrong body is stored."""
 
 import shutil
 
@@ -10,7 +10,7 @@ from helpers import KEYS, counters, kill, output_id, stored_bodies, temporaries,
 
 @pytest.fixture
 def filled(go_with_std, fake_s3, std_cache):
-    """A Go whose own packages are in the bucket, and not in its cache directory."""
+    """A Go whose packages are in the bucket and not in its cache directory, which has std."""
     go = go_with_std
     go.plugin += fake_s3.flags()
     go.build()

@@ -1,4 +1,4 @@
-"""The real go command through ``connect`` and a server: builds, tests, vets, kills, the end."""
+"""The real go command with ``connect`` and a server: build, test, vet, kills, shutdown."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ import pytest
 from helpers import PROGRAM, counters, kill, wait_until, write_module
 from server_sessions import Server, free_port, hold_unix_name
 
-# It imports no package that std_cache lacks: package os takes longer than all the rest.
+# It imports only packages of std_cache: package os alone takes seconds to compile.
 MAIN = """package main
 
 import "example.com/tool/words/number"
@@ -20,7 +20,7 @@ func main() { print(number.Text(NUMBER)) }
 
 
 class Served:
-    """``go`` through a server on its cache directory; ``way`` is how connect comes to it."""
+    """A Go that uses a server on its cache directory; ``way``: how connect reaches it."""
 
     def __init__(self, go, way="unix") -> None:
         self.go = go
@@ -31,7 +31,7 @@ class Served:
         self._servers = []
 
     def serve(self, *flags, cache_dir=None) -> Server:
-        """Start a server; the one before it has to be gone."""
+        """Start a server. The previous one must have ended."""
         server = Server(
             [f"--cache-dir={cache_dir or self.go.cache_dir}", f"--plugin={self.port}", *flags],
             self.go.processes.environ(),
@@ -58,7 +58,7 @@ class Served:
         )
 
     def run(self, *argv, **more) -> str:
-        """What a go command says on stderr and stdout; it has to pass."""
+        """Run a go command, which must pass; returns its stdout and stderr."""
         return passes(self.start(*argv, **more))
 
     def close(self) -> None:
@@ -69,6 +69,7 @@ class Served:
 
 
 def passes(process) -> str:
+    """Wait for a process, which must exit with 0; returns its stdout and stderr."""
     out, err = process.communicate(timeout=90)
     assert process.returncode == 0, err
     return out + err
@@ -89,7 +90,7 @@ def served():
 
 
 def write_programs(module, count) -> list:
-    """So many programs in the module, each of which prints its number; their directories."""
+    """Add ``count`` programs to the module; each prints its number. Returns their directories."""
     names = [f"print{number}" for number in range(count)]
     sources = {
         f"{name}/main.go": MAIN.replace("NUMBER", str(number)) for number, name in enumerate(names)
@@ -100,7 +101,7 @@ def write_programs(module, count) -> list:
 
 @pytest.mark.parametrize("way", ["unix", "tcp"])
 def test_build_test_and_vet(go_with_test_std, served, tmp_path, way):
-    """The first time all is made, the second time all is found, test results as well."""
+    """The second time everything is a hit, test results included."""
     through = served(go_with_test_std, way)
     server = through.serve()
     assert ("no Unix socket" in server.stderr) == (way == "tcp")
@@ -110,7 +111,7 @@ def test_build_test_and_vet(go_with_test_std, served, tmp_path, way):
     through.run("vet", "./...")
     shutil.rmtree(through.go.environ()["GOCACHE"], ignore_errors=True)
     again = through.run("build", "./...")
-    if way == "unix":  # by TCP the server does not know who wants counters
+    if way == "unix":  # over TCP connect cannot ask for counters
         counts = counters(again)
         assert counts["get_local_hit"] == counts["get_requests"] and not counts.get("put_requests")
     assert "(cached)" in through.run("test", "./...")
@@ -118,7 +119,7 @@ def test_build_test_and_vet(go_with_test_std, served, tmp_path, way):
 
 
 def test_eight_builds_at_once(go_with_std, std_cache, served, fake_s3, tmp_path):
-    """All make what they should, and leave it to a fresh machine by the bucket."""
+    """Each builds its program, and a fresh machine finds the packages in the bucket."""
     through = served(go_with_std)
     server = through.serve(*fake_s3.flags(layout="bundles"), "--scope=s")
     names = write_programs(through.go.module, 8)
@@ -136,8 +137,10 @@ def test_eight_builds_at_once(go_with_std, std_cache, served, fake_s3, tmp_path)
     assert counts["get_fault_hit"] > 0 and server.stop() == 0
 
 
-def test_kills_of_a_go_command_a_worker_and_the_pool_harm_no_other(go_with_std, served, fake_s3):
-    """Beside a build whose process is killed, and with S3's own processes killed, builds pass."""
+def test_kills_of_a_go_command_a_worker_and_the_pool_affect_no_other_build(
+    go_with_std, served, fake_s3
+):
+    """Builds pass beside a build that is killed, and after its pool and workers are killed."""
     through = served(go_with_std)
     names = write_programs(through.go.module, 3)
     fake_s3.hold = lambda method, key: method == "GET"
@@ -157,8 +160,10 @@ def test_kills_of_a_go_command_a_worker_and_the_pool_harm_no_other(go_with_std, 
     assert server.stop() == 0
 
 
-def test_a_killed_server_is_told_of_and_its_successor_goes_on(go_with_std, served, fake_s3):
-    """The build under way fails with a line of connect's; the next server has its uploads."""
+def test_a_killed_server_is_reported_and_the_next_one_uploads_its_entries(
+    go_with_std, served, fake_s3
+):
+    """The running build fails with an error of connect; the next server does its uploads."""
     through = served(go_with_std)
     flags = fake_s3.flags()
     fake_s3.hold = lambda method, key: method == "PUT"
@@ -171,7 +176,7 @@ def test_a_killed_server_is_told_of_and_its_successor_goes_on(go_with_std, serve
     held = fake_s3.held
     wait_until(lambda: fake_s3.held > held, "a get that waits for S3")
     server.kill()
-    out, err = build.communicate(timeout=20)
+    _, err = build.communicate(timeout=20)
     assert build.returncode != 0
     assert f"the server on port {through.port} has closed the connection" in err
     fake_s3.release()
@@ -185,7 +190,7 @@ def test_a_killed_server_is_told_of_and_its_successor_goes_on(go_with_std, serve
 
 
 def test_sigterm_in_the_middle_of_builds(go_with_std, std_cache, served, fake_s3, tmp_path):
-    """Builds under way finish, what they made is uploaded, and the server exits with 0."""
+    """Running builds finish, their entries are uploaded, and the server exits with 0."""
     through = served(go_with_std)
     fake_s3.hold = lambda method, key: method == "GET"
     server = through.serve(*fake_s3.flags())

@@ -85,6 +85,7 @@ def test_delay(echo):
     assert ROUND_TRIP_MS <= min(others) <= 1.2 * ROUND_TRIP_MS
 
 
+@pytest.mark.alone
 def test_delay_does_not_limit_throughput(echo):
     """Many pieces are on their way at the same time, and arrive in order."""
     data = os.urandom(8 << 20)
@@ -101,6 +102,7 @@ def test_delay_does_not_limit_throughput(echo):
     assert counts["bytes_up"] == counts["bytes_down"] == len(data) + 1
 
 
+@pytest.mark.alone
 def test_rate_is_shared_by_all_connections(echo):
     """Two connections together do not exceed the rate."""
     size = 1_000_000
