@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkProcess
     from typing import Any
 
-    from ..remote.contracts import SessionPlan, TaskOwner
+    from ..remote.contracts import TaskOwner
+    from ..remote.plan import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -94,9 +95,9 @@ class Supervisor:
         self._options = Options()
         self._store: Store
         self._remote: layouts.Remote | None = None  # None if the bucket is unusable
-        self._plans: list[SessionPlan] = []  # until they are over
-        self._latest: dict[tuple[str, ...], SessionPlan] = {}  # by scopes: which new sessions join
-        self._plan_of: dict[int, SessionPlan] = {}  # by session, until it ends
+        self._plans: list[Plan] = []  # until they are over
+        self._latest: dict[tuple[str, ...], Plan] = {}  # by scopes: which new sessions join
+        self._plan_of: dict[int, Plan] = {}  # by session, until it ends
         self._owners: dict[int, TaskOwner] = {}  # by number of the task
         self._file_jobs = _FileJobs(self)
         self._workers: dict[int, _Worker] = {}  # by descriptor of the connection

@@ -40,47 +40,6 @@ class PlanHost(Protocol):
         """Send a result or a notice to the front."""
 
 
-class SessionPlan(TaskOwner, Protocol):
-    """Turns the jobs of sessions with the same scopes into tasks; see plan.py.
-
-    Implemented by plan.ObjectsPlan and bundles.plan.BundlesPlan; used by the Supervisor.
-    """
-
-    scopes: tuple[str, ...]
-
-    @property
-    def is_open(self) -> bool:
-        """Whether a session that begins now may join."""
-
-    @property
-    def is_over(self) -> bool:
-        """Whether no session and no task is left."""
-
-    def begin(self, session: int) -> None:
-        """A session joins; its jobs follow."""
-
-    def prefetch(self) -> None:
-        """Fetch what the sessions will ask for, if the layout knows it."""
-
-    def fetch(self, job: jobs.FetchJob) -> None:
-        """Answer a FetchJob, now or later, by ``report``."""
-
-    def upload(self, job: jobs.UploadJob) -> None:
-        """Answer an UploadJob, now or later, by ``report``."""
-
-    def finish(self, job: jobs.FinishJob) -> None:
-        """The session has ended; answer its FinishJob once everything it writes is done."""
-
-    def stop(self) -> None:
-        """The plan is no longer needed; begin nothing more."""
-
-    def timeout_s(self) -> float | None:
-        """Seconds until ``on_time`` is due, None for never."""
-
-    def on_time(self) -> None:
-        """Do what is due by now; called at least once ``timeout_s`` has passed."""
-
-
 class Bucket(Protocol):
     """What layouts, prune and stats use of a bucket.
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Plan:
-    """The base of all plans. ``scopes`` are those of BeginJob."""
+    """What the Supervisor uses of a plan, and its base class. ``scopes`` are those of BeginJob."""
 
     def __init__(self, pool: PlanHost, scopes: tuple[str, ...]) -> None:
         self.scopes = scopes

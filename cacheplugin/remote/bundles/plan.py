@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-JOIN_S = 60  # a session that begins later than this after the plan gets a plan with newer manifests
+JOIN_S = 60  # sessions that begin later get another plan, which loads newer manifests
 
 _numbers = itertools.count(1)  # of the tasks of all plans
 

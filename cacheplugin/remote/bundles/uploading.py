@@ -1,7 +1,7 @@
 """The half of the plan for puts: gathers them into bundles and names them in manifests.
 
-A body is uploaded once: a put whose body is in a bundle, or will be in one that is being made, only
-adds a row. A put is answered as uploaded once a manifest that names it is in the bucket.
+A body is uploaded once: a put whose body is in a bundle, written or still gathered, only adds a
+row. A put is answered as uploaded once a manifest that names it is in the bucket.
 """
 
 from __future__ import annotations
