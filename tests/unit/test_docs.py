@@ -113,7 +113,7 @@ def test_every_counter_and_metric_is_documented():
 
 
 # Calls whose text a user sees; their argument, or the first one, is the text.
-PRINTS = ("say", "_say", "warn", "fail", "warning", "error", "exception", "_fatal")
+PRINTS = ("say", "_say", "warn", "fail", "warning", "error", "exception", "_fatal", "report")
 RAISES = (
     "UsageError",
     "ProtocolError",
