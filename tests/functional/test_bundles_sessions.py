@@ -50,10 +50,10 @@ def test_entry_of_two_scopes_is_named_in_both(machine, flush_of):
 
 def test_prefetch_limit_0_fetches_on_demand(machine, fake_s3):
     """Nothing is fetched that no get asks for."""
-    puts = noise(3, 2 << 20)  # ranges of their own
+    puts = noise(3, 2 << 20)  # each body has its own range
     fill(machine("a"), puts)
     plugin = machine("b", "--prefetch-limit=0")
-    plugin.expect_miss(action_id("unknown"))  # the manifests are here
+    plugin.expect_miss(action_id("unknown"))  # answered once the manifests are loaded
     assert bundle_gets(fake_s3) == 0
     plugin.expect_hit(*list(puts.items())[1])
     counts = plugin.finish()
