@@ -189,7 +189,7 @@ class Uploader:
         scopes = (fields["scope"],)
         session = pool.begin(scopes)
         while puts and not self._is_late():
-            # With bundles, puts leave the spool slice by slice: a killed uploader repeats one slice.
+            # With bundles, puts leave the spool slice by slice: a killed uploader repeats one.
             size = 0
             # The next session begins before this one ends: the pool then keeps what it has read.
             uploading, session = session, pool.begin(scopes)

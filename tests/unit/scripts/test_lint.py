@@ -16,7 +16,7 @@ CLEAN = (
 
 @pytest.fixture
 def tree(tmp_path):
-    """A checkout with this one's scripts/lint and configuration, .venv, and a package of one module.
+    """A checkout with our scripts/lint and configuration, .venv, and a package of one module.
 
     Its scripts/prepare.sh does nothing, because .venv is there and is not to be made anew.
     """
