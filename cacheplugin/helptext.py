@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import textwrap
 
-from .options import FLAGS, Flag, format_of
+from .option_values import FORMATS
+from .options import FLAGS, Flag
 from .tuples import NamedTuple
 
 _INDENT = 26
@@ -55,6 +56,10 @@ _TEXTS = {
     "region": "the bucket's AWS region",
     "s3-endpoint-url": "the URL of an S3 service other than AWS",
     "s3-path-style": "put the bucket's name into the path of URLs, not into the host name",
+    "s3-profile": "the profile of ~/.aws to use for the bucket alone",
+    "s3-sse": "how S3 encrypts what is uploaded",
+    "s3-sse-kms-key-id": "the KMS key for that; implies --s3-sse=aws:kms",
+    "s3-requester-pays": "accept that you pay for requests to somebody else's bucket",
     "prefix": "a prefix for all keys in the bucket; a slash is added, and a//b/ becomes a/b",
     "min-upload-size": "do not upload bodies smaller than this",
     "upload": "when to upload. wait: the go command waits for uploads when it ends; background: "
@@ -100,6 +105,9 @@ _EMPTY_DEFAULTS = {
     "bucket": "none: the cache is local only",
     "region": "AWS_REGION, the profile's or the bucket's own",
     "s3-endpoint-url": "AWS",
+    "s3-profile": "AWS_PROFILE or the default profile",
+    "s3-sse": "as the bucket is set up",
+    "s3-sse-kms-key-id": "the bucket's own or that of AWS",
     "prefix": "none",
     "drain-timeout": "no limit",
     "scope": "the main module, platform and branch",
@@ -119,11 +127,12 @@ _PLACEHOLDERS = {
     "databases": "LIST",
     "prefix": "TEXT",
     "proxies": "LIST",
+    "sse": "ALGORITHM",
     "upload": "MODE",
 }
 
 # The kinds whose format stands in the usage beside each flag.
-_FORMATS_SHOWN = ("layout", "proxies", "databases", "patterns")
+_FORMATS_SHOWN = ("layout", "sse", "proxies", "databases", "patterns")
 
 
 class OptionRow(NamedTuple):
@@ -143,7 +152,7 @@ def option_rows() -> list[OptionRow]:
         OptionRow(
             flag.spelling,
             flag.variable or "",
-            format_of(flag.kind),
+            FORMATS[flag.kind],
             _default(flag),
             flag.commands,
             _TEXTS[flag.name],
@@ -156,8 +165,8 @@ def usage() -> str:
     """What ``help`` prints."""
     return _USAGE.format(
         options="\n".join(_sections()),
-        time=format_of("time"),
-        size=format_of("size"),
+        time=FORMATS["time"],
+        size=FORMATS["size"],
         topics=", ".join(TOPICS),
     )
 
@@ -218,7 +227,7 @@ def _entry(flag: Flag) -> str:
     notes = "; ".join(filter(None, (flag.variable, default)))
     body = _TEXTS[flag.name]
     if flag.kind in _FORMATS_SHOWN:
-        body += f": {format_of(flag.kind)}"
+        body += f": {FORMATS[flag.kind]}"
     if notes:
         body += f"  [{notes}]"
     lines = textwrap.wrap(

@@ -5,7 +5,8 @@ variable counts as unset. Flags take one or two dashes, as ``--flag=value`` or `
 boolean is ``--flag`` or ``--flag=true|false|1|0|t|f``.
 
 The go command waits while this module is imported, so it imports nothing heavy. Positional words
-are left to cli.py, which has docopt; the help texts are in helptext.py.
+are left to cli.py, which has docopt; the help texts are in helptext.py; the values of options that
+few command lines have are parsed in option_values.py.
 """
 
 import os
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 class Flag:
     """One option: its flag without dashes, its variable, its field of Options, and its default.
 
-    ``variable`` is None for an option without one. ``kind`` is a key of _KINDS. ``commands`` are
-    the only commands that take the flag; empty: every command takes it. A plain class, because a
-    named tuple would cost an import.
+    ``variable`` is None for an option without one. ``kind`` is a key of FORMATS in
+    option_values.py. ``commands`` are the only commands that take the flag; empty: every command
+    takes it. A plain class, because a named tuple would cost an import.
     """
 
     __slots__ = ("commands", "default", "field", "kind", "name", "variable")
@@ -58,6 +59,10 @@ FLAGS = (
     Flag("region", "GOCACHE_S3_REGION", "region", "name", ""),
     Flag("s3-endpoint-url", "GOCACHE_S3_ENDPOINT_URL", "endpoint_url", "url", ""),
     Flag("s3-path-style", "GOCACHE_S3_PATH_STYLE", "path_style", "bool", False),
+    Flag("s3-profile", "GOCACHE_S3_PROFILE", "s3_profile", "name", ""),
+    Flag("s3-sse", "GOCACHE_S3_SSE", "s3_sse", "sse", ""),
+    Flag("s3-sse-kms-key-id", "GOCACHE_S3_SSE_KMS_KEY_ID", "s3_sse_kms_key_id", "name", ""),
+    Flag("s3-requester-pays", "GOCACHE_S3_REQUESTER_PAYS", "s3_requester_pays", "bool", False),
     Flag("prefix", "GOCACHE_KEY_PREFIX", "prefix", "prefix", ""),
     Flag("min-upload-size", "GOCACHE_MIN_SIZE", "min_upload_bytes", "bytes", 0),
     Flag("upload", "GOCACHE_UPLOAD", "upload", "upload", "wait"),
@@ -104,9 +109,6 @@ FLAGS = (
     Flag("timeout", None, "timeout_s", "time", None, ("flush",)),
 )
 
-UPLOAD_MODES = ("wait", "background", "off")
-LAYOUTS = ("auto", "bundles", "objects", "both")
-
 # Flags of the Go program that this one does not have yet. They get an error of their own.
 LATER_FLAGS = ("revproxy",)
 
@@ -129,11 +131,15 @@ class Options:
     region: str
     endpoint_url: str
     path_style: bool
+    s3_profile: str  # "": AWS_PROFILE or the default profile
+    s3_sse: str  # "" or one of SSE_ALGORITHMS of option_values.py
+    s3_sse_kms_key_id: str
+    s3_requester_pays: bool
     prefix: str  # as clean_prefix returns it
     min_upload_bytes: int
-    upload: str  # one of UPLOAD_MODES
+    upload: str  # one of UPLOAD_MODES of option_values.py
     drain_timeout_s: "float | None"  # None: no limit
-    layout: str  # one of LAYOUTS
+    layout: str  # one of LAYOUTS of option_values.py
     scope: str
     prefetch_limit_bytes: int
     read_only: bool
@@ -193,11 +199,19 @@ def load(argv: "Sequence[str]", environ: "Mapping[str, str]") -> "tuple[list[str
         if text is not None:
             if flag.commands and (words or [""])[0] not in (*flag.commands, "help"):
                 raise UsageError(f"{flag.spelling} works only with {', '.join(flag.commands)}")
-            fields[flag.field] = _parse(flag.kind, text, flag.spelling)
+            value = _parse(flag.kind, text, flag.spelling)
         elif flag.variable and environ.get(flag.variable):
-            fields[flag.field] = _parse(flag.kind, environ[flag.variable], flag.variable)
+            value = _parse(flag.kind, environ[flag.variable], flag.variable)
+        else:
+            continue
+        if value is not None:
+            fields[flag.field] = value
     if "cache_dir" not in fields:
         fields["cache_dir"] = _default_cache_dir(environ)
+    if fields.get("s3_sse_kms_key_id") and not fields.get("s3_sse", "").startswith("aws:kms"):
+        if fields.get("s3_sse"):
+            raise UsageError(f"--s3-sse-kms-key-id: --s3-sse={fields['s3_sse']} takes no key id")
+        fields["s3_sse"] = "aws:kms"
     if fields.get("debug"):
         fields["verbose"] = True
     if fields.get("verbose"):
@@ -248,17 +262,21 @@ def is_given(name: str, argv: "Sequence[str]", environ: "Mapping[str, str]") -> 
 
 
 def _parse(kind: str, text: str, origin: str) -> "Any":
-    """The value of a text. Raises UsageError, with ``origin``, a flag or variable, in its text."""
-    parse, expected = _KINDS[kind]
+    """The value of a text; None stands for the default.
+
+    Raises UsageError, with ``origin``, a flag or variable, in its text.
+    """
+    parse = _COMMON_KINDS.get(kind)
     try:
-        return parse(text)
+        if parse is not None:
+            return parse(text)
+        from .option_values import PARSERS
+
+        return PARSERS[kind](text)
     except ValueError:
-        raise UsageError(f"{origin}: {text!r} is not {expected}") from None
+        from .option_values import FORMATS
 
-
-def format_of(kind: str) -> str:
-    """What values of a kind look like, in words with an article."""
-    return _KINDS[kind][1]
+        raise UsageError(f"{origin}: {text!r} is not {FORMATS[kind]}") from None
 
 
 def _boolean(text: str) -> bool:
@@ -269,28 +287,6 @@ def _boolean(text: str) -> bool:
     raise ValueError(text)
 
 
-def _whole_number(text: str, least: int, most: int) -> int:
-    if text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most:
-        return int(text)
-    raise ValueError(text)
-
-
-def _port(text: str) -> int:
-    return _whole_number(text, 1, 65535)
-
-
-def _one_of(text: str, words: "tuple[str, ...]") -> str:
-    if text not in words:
-        raise ValueError(text)
-    return text
-
-
-def _url(text: str) -> str:
-    if text and not text.startswith(("http://", "https://")):
-        raise ValueError(text)
-    return text
-
-
 def _path(text: str) -> str:
     """An absolute path. Only UTF-8, because the go command reads paths as JSON."""
     if not text or "\0" in text:
@@ -299,49 +295,10 @@ def _path(text: str) -> str:
     return os.path.abspath(text)
 
 
-def parse_duration(text: str) -> float:
-    """Seconds of a duration in the format of Go's time.ParseDuration, not negative.
-
-    Raises ValueError.
-    """
-    units = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
-    total, rest = 0.0, text.removeprefix("+")
-    if not rest:
+def _url(text: str) -> str:
+    if text and not text.startswith(("http://", "https://")):
         raise ValueError(text)
-    if rest == "0":
-        return 0.0
-    while rest:
-        digits = len(rest) - len(rest.lstrip("0123456789."))
-        unit = len(rest) - digits - len(rest[digits:].lstrip("hmsuµμn"))
-        number, name, rest = rest[:digits], rest[digits : digits + unit], rest[digits + unit :]
-        if name not in units or number in ("", "."):
-            raise ValueError(text)
-        total += float(number) * units[name]
-    if total > 1e9:
-        raise ValueError(text)
-    return total
-
-
-def parse_size(text: str) -> int:
-    """Bytes of a whole number with or without a unit from K to T: 500M, 20GB, 20GiB.
-
-    Raises ValueError.
-    """
-    number = text.rstrip("KMGTkiBb")
-    unit = text[len(number) :].upper().removesuffix("B")
-    power = ("", "K", "M", "G", "T").index(unit.removesuffix("I"))
-    if not (number.isascii() and number.isdigit()) or len(number) > 15 or unit == "I":
-        raise ValueError(text)
-    return int(int(number) * (1024 if unit.endswith("I") else 1000) ** power)
-
-
-def parse_address(text: str) -> "tuple[str, int]":
-    """(host, port) of ``[host]:port``; without a host it is 127.0.0.1. Raises ValueError."""
-    host, colon, port = text.rpartition(":")
-    bare = host[1:-1] if host[:1] == "[" and host[-1:] == "]" else host
-    if not colon or (":" in host and bare == host):
-        raise ValueError(text)
-    return bare or "127.0.0.1", _port(port)
+    return text
 
 
 def clean_prefix(text: str) -> str:
@@ -373,25 +330,13 @@ def _default_cache_dir(environ: "Mapping[str, str]") -> str:
     return str(_parse("path", path, "the default cache directory"))
 
 
-# {kind: (parser, format)}; errors and the help show the format.
-_KINDS: "dict[str, tuple[Callable[[str], Any], str]]" = {
-    "path": (_path, "a path in UTF-8"),
-    "name": (str, "a name"),
-    "text": (str, "a text"),
-    "url": (_url, "an http:// or https:// URL"),
-    "bool": (_boolean, "a boolean (true, false, 1, 0, t, f)"),
-    "prefix": (clean_prefix, "a prefix of keys"),
-    "bytes": (lambda text: _whole_number(text, 0, 2**63 - 1), "a number of bytes"),
-    "size": (parse_size, "a size such as 500M or 20GiB"),
-    "count": (lambda text: _whole_number(text, 1, 1024), "a whole number from 1 to 1024"),
-    "mask": (lambda text: _whole_number(text, 0, 7), "a whole number from 0 to 7"),
-    "port": (_port, "a port from 1 to 65535"),
-    "address": (parse_address, "an address such as :8080 or 127.0.0.1:8080 (port 1 to 65535)"),
-    "time": (parse_duration, "a duration such as 90s or 1h30m"),
-    "upload": (lambda text: _one_of(text, UPLOAD_MODES), f"one of {', '.join(UPLOAD_MODES)}"),
-    "layout": (lambda text: _one_of(text, LAYOUTS), f"one of {', '.join(LAYOUTS)}"),
-    # web/modproxy/goproxy.py parses these three, because it may also take them from go env.
-    "proxies": (str, "a list as in GOPROXY: URL,URL|URL,off"),
-    "databases": (str, "a list of NAME or 'NAME URL', or off"),
-    "patterns": (str, "a list of patterns as in GOPRIVATE"),
+# The kinds of options that most command lines have. The other kinds are in option_values.py, which
+# is imported for them alone.
+_COMMON_KINDS: "dict[str, Callable[[str], Any]]" = {
+    "path": _path,
+    "name": str,
+    "text": str,
+    "bool": _boolean,
+    "url": _url,
+    "prefix": clean_prefix,
 }

@@ -22,7 +22,6 @@ import time
 
 import xxhash
 
-from ..options import LAYOUTS
 from .locks import try_lock
 from .tree import Store, unlink_quietly
 
@@ -277,6 +276,8 @@ def describe(store: Store) -> list[str]:
 
 def read_target(directory: str) -> "dict[str, Any]":
     """Return the TARGET_FIELDS of a target directory. Raises OSError, ValueError."""
+    from ..option_values import LAYOUTS  # here, because a build only writes targets
+
     with open(f"{directory}/target", encoding="utf-8") as file:
         fields: dict[str, Any] = json.load(file)
     if (

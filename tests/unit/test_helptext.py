@@ -7,7 +7,8 @@ import pytest
 
 from cacheplugin import helptext
 from cacheplugin.helptext import TOPICS, option_rows, usage
-from cacheplugin.options import FLAGS, format_of, load
+from cacheplugin.option_values import FORMATS
+from cacheplugin.options import FLAGS, load
 
 BY_SPELLING = {flag.spelling: flag for flag in FLAGS}
 
@@ -36,7 +37,7 @@ def usage_entries() -> dict:
 def test_rows_are_those_of_the_table():
     """There is one row for each flag, with its variable, format and commands."""
     assert [(row.flag, row.variable, row.format, row.commands) for row in option_rows()] == [
-        (flag.spelling, flag.variable or "", format_of(flag.kind), flag.commands) for flag in FLAGS
+        (flag.spelling, flag.variable or "", FORMATS[flag.kind], flag.commands) for flag in FLAGS
     ]
     assert all(row.text and row.default for row in option_rows())
 

@@ -64,7 +64,18 @@ HEAVY = [
 ]
 # Modules that can be loaded before or while a go command is served.
 HOT = [
-    *("main", "options", "errors", "console", "tuples", "log", "loop", "metrics", "breaker"),
+    *(
+        "main",
+        "options",
+        "option_values",
+        "errors",
+        "console",
+        "tuples",
+        "log",
+        "loop",
+        "metrics",
+        "breaker",
+    ),
     *("scope", "store.*", "front.*", "ipc.*", "pool.client", "pool.uploader"),
     *("server.connect", "server.fd_passing"),
 ]

@@ -80,3 +80,13 @@ def test_variables_of_serve_are_allowed_everywhere():
 def test_flags_of_several_commands():
     """The error about a flag of several commands names all of them."""
     assert error(["verify", "--remote"]) == "--remote works only with prune, stats"
+
+
+def test_a_kms_key_implies_kms():
+    """--s3-sse-kms-key-id needs no --s3-sse; with AES256, which takes no key, it is an error."""
+    chosen = load(["--s3-sse-kms-key-id=k"], HOME)[1]
+    assert (chosen.s3_sse, chosen.s3_sse_kms_key_id) == ("aws:kms", "k")
+    assert (
+        load(["--s3-sse-kms-key-id=k", "--s3-sse=aws:kms:dsse"], HOME)[1].s3_sse == "aws:kms:dsse"
+    )
+    assert "takes no key id" in error(["--s3-sse-kms-key-id=k", "--s3-sse=AES256"])
