@@ -88,7 +88,8 @@ class Lab:
         program printed, if it has --metrics. Raises Failed if the build fails.
         """
         workload = self.workload
-        os.sync()  # no run pays for the writes of another run
+        if self.sizes.syncs:
+            os.sync()  # no run pays for the writes of another run
         if net:
             net.reset()
         env = go_environment(go_cache or self.fresh("go"), program)

@@ -8,6 +8,7 @@ class Sizes(NamedTuple):
 
     runs: int  # of each case, after the warm-ups
     warmups: int
+    syncs: bool  # write all to the disk before each measurement; takes seconds on a busy machine
     workload: str
     round_trips_ms: tuple[float, ...]
     large_mb: int
@@ -27,6 +28,7 @@ SIZES = {
     "full": Sizes(
         runs=7,
         warmups=1,
+        syncs=True,
         workload="std",
         round_trips_ms=(0.0, 5.0, 20.0, 50.0),
         large_mb=256,
@@ -44,6 +46,7 @@ SIZES = {
     "quick": Sizes(
         runs=2,
         warmups=0,
+        syncs=True,
         workload="std:encoding/json",
         round_trips_ms=(0.0, 20.0),
         large_mb=32,
@@ -61,6 +64,7 @@ SIZES = {
     "smoke": Sizes(
         runs=1,
         warmups=0,
+        syncs=False,
         workload="std:unicode/...",
         round_trips_ms=(20.0,),
         large_mb=1,

@@ -26,7 +26,7 @@ _BODY_BYTES = 1300  # the median size in a build of std
 def prune(lab):
     """Deciding what to remove, beside find; removing it, beside rm; puts and gets meanwhile."""
     size = lab.sizes.prune_actions
-    tree = Tree(lab.fresh("tree"), size)
+    tree = Tree(lab.fresh("tree"), size, lab.sizes.syncs)
     yield deciding("prune", f"{size} actions, deciding", tree)
     expired = f"{tree.root}.expired"
     with open(expired, "w") as file:

@@ -13,7 +13,7 @@ from ..trees import Tree, deciding
 def scale(lab):
     """Stores of many entries: start-up, a hit, and prune without removals."""
     for entries in lab.sizes.scale_entries:
-        tree = Tree(lab.fresh("scale"), entries)
+        tree = Tree(lab.fresh("scale"), entries, lab.sizes.syncs)
         wanted = tree.fresh()
 
         def hits(tree=tree, wanted=wanted):

@@ -36,7 +36,7 @@ def bench(tmp_path, *arguments):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=250,
     )
     path = out / "report.json"
     assert path.exists(), done.stderr

@@ -227,6 +227,7 @@ def test_the_newest_list_is_used_after_the_disk_was_full(modproxy, upstream, ful
     assert proxy.get(LIST).text.split()[-1] == newest.version
 
 
+@pytest.mark.alone  # the other client must read 12 MiB without a pause of a second
 def test_a_client_that_does_not_read_is_disconnected(modproxy, upstream):
     large = large_module(upstream, 12 << 20)
     proxy = modproxy("--client-timeout=1s", "--idle-exit=1s")

@@ -70,6 +70,7 @@ def test_json(machine, fake_s3, command):
     assert done["kept_bytes"] == found["bundle_bytes"]
 
 
+@pytest.mark.alone  # two commands must end within the time-out of a request
 def test_a_session_survives_the_prune_of_its_bundles(machine, fake_s3, command):
     """Deleted entries are misses and are uploaded again; no command fails."""
     fill(machine("first"), PUTS)

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import uuid
 from collections import namedtuple
 from pathlib import Path
@@ -271,7 +272,8 @@ def bucket(request):
 
 
 # module: its directory. objects: {key: body} of the bucket. cold, warm: counters of two builds.
-Cold = namedtuple("Cold", "module objects cold warm")
+# seconds: of the first build.
+Cold = namedtuple("Cold", "module objects cold warm seconds")
 
 
 @pytest.fixture(scope="session")
@@ -283,9 +285,12 @@ def cold(request, go_command, tmp_path_factory):
         bucket = s3servers.Bucket(server, "bundles-of-a-cold-build")
         go = Go(go_command, Processes(path), write_module(path / "module", SOURCES), path / "cache")
         go.plugin += server.flags(bucket.name, layout="bundles")
-        counts = [counters(go.build().stderr) for _ in range(2)]
+        begin = time.monotonic()
+        cold = counters(go.build().stderr)
+        seconds = time.monotonic() - begin
+        warm = counters(go.build().stderr)
         go.processes.expect_none()
-        (path / "counters.json").write_text(json.dumps(counts))
+        (path / "cold.json").write_text(json.dumps([cold, warm, seconds]))
         keys = bucket.keys()
         for key in keys:
             (path / "bucket" / key).parent.mkdir(parents=True, exist_ok=True)
@@ -294,5 +299,4 @@ def cold(request, go_command, tmp_path_factory):
     path = made_once(tmp_path_factory, "cold", make)
     files = [file for file in (path / "bucket").rglob("*") if file.is_file()]
     objects = {str(file.relative_to(path / "bucket")): file.read_bytes() for file in files}
-    counts = json.loads((path / "counters.json").read_text())
-    return Cold(path / "module", objects, *counts)
+    return Cold(path / "module", objects, *json.loads((path / "cold.json").read_text()))

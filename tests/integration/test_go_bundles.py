@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from cacheplugin.remote.bundles.uploading import IDLE_S
 from helpers import PROGRAM, counters, kill, output_id, stored_bodies, temporaries, wait_until
 
 
@@ -49,7 +50,10 @@ def test_a_cold_build_fills_the_bucket(cold):
     counts = cold.cold
     assert counts["put_requests"] > 50 and "get_hits" not in counts
     assert counts["put_s3_action"] == counts["put_requests"] and "put_s3_error" not in counts
-    assert sorted(key.partition("/")[0] for key in cold.objects) == ["bundle", "manifest"]
+    kinds = [key.partition("/")[0] for key in cold.objects]
+    # A slow compilation may exceed IDLE_S without a put, which closes a bundle.
+    assert kinds.count("manifest") == 1
+    assert 1 <= kinds.count("bundle") == len(kinds) - 1 <= 1 + cold.seconds // IDLE_S
     assert sum(map(len, cold.objects.values())) < counts["put_bytes"] / 2
     assert cold.warm["get_local_hit"] == cold.warm["get_requests"]
     assert "put_requests" not in cold.warm

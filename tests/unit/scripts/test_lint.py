@@ -50,7 +50,7 @@ def lint(tree, planted=""):
     ("planted", "said"),
     [
         ("import os\n", "F401"),
-        ("\n\ndef half( number: int )->float:\n    return number/2\n", "Would reformat"),
+        ("\n\ndef half( number: int )->float:\n    return number/2\n", "would be reformatted"),
     ],
     ids=["unused import", "format"],
 )
