@@ -256,11 +256,19 @@ module, the platform and the branch. The next session with that scope fetches th
 the go command asks for it.
 
 Credentials and the region are taken from where every AWS program takes them: variables, ~/.aws, the
-role of the instance. For MinIO, R2, GCS and other services set --s3-endpoint-url, and
+role of the instance. --s3-profile, and GOCACHE_S3_ACCESS_KEY_ID with its like (help environment),
+are for the cache alone. For MinIO, R2, GCS and other services set --s3-endpoint-url, and
 --s3-path-style if bucket names cannot be host names.
+
+Tests and generators inherit the environment of the go command, and with it the keys. To keep keys
+from them, give them to a server alone (help serve-mode), or to flush in a step of its own (help
+direct-mode).
 """,
     "environment": """\
 {variables}
+GOCACHE_S3_ACCESS_KEY_ID, GOCACHE_S3_SECRET_ACCESS_KEY and GOCACHE_S3_SESSION_TOKEN are credentials
+for the bucket alone, and go before all others. They have no flags, because every user can read a
+command line.
 AWS_REGION, AWS_PROFILE, AWS_ACCESS_KEY_ID and the other AWS_ variables have their usual meaning.
 XDG_CACHE_HOME sets the user's cache directory. TMPDIR sets the directory for the outputs of a
 session when the disk of the cache directory is full.

@@ -4,13 +4,15 @@ import os
 import sys
 
 from . import options
-from .errors import UsageError
+from .errors import UsageError, reason_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from signal import SIG_IGN, SIGINT, signal
 else:
     from _signal import SIG_IGN, SIGINT, signal  # the signal module would import enum
+
+_EXHAUSTED = (11, 12, 23, 24)  # EAGAIN, ENOMEM, ENFILE, EMFILE: no processes, memory, descriptors
 
 
 def main() -> None:
@@ -19,6 +21,9 @@ def main() -> None:
     chosen = None
     try:
         words, chosen = options.load(sys.argv[1:], os.environ)
+        unknown = options.unknown_variables(os.environ)
+        if unknown:
+            _say_misspelt(unknown)
         status = _run(words, chosen)
     except UsageError as error:
         _say(str(error).replace("\n", "\\n"))
@@ -36,13 +41,33 @@ def main() -> None:
 
 
 def _say(text: str) -> None:
-    from .console import say  # here, because the go command waits for imports at the top
+    try:
+        from .console import say  # here, because the go command waits for imports at the top
+    except Exception:  # no descriptor or memory is left, or the program's files are gone
+        os.write(2, f"go-cache-plugin: {text}\n".encode(errors="backslashreplace"))
+    else:
+        say(text)
 
-    say(text)
+
+def _say_misspelt(unknown: "list[str]") -> None:
+    from .misspelt import warnings  # here, because it imports difflib
+
+    for line in warnings(unknown, sys.argv[1:], os.environ):
+        _say(line)
 
 
 def _say_internal_error(error: Exception, chosen: "options.Options | None") -> None:
-    if chosen is not None and not chosen.debug:
+    if isinstance(error, ImportError):
+        _say(
+            f"a part of the program cannot be loaded: {error}; if it was upgraded or removed while"
+            " it ran, run it again, else install it again"
+        )
+    elif isinstance(error, MemoryError) or getattr(error, "errno", None) in _EXHAUSTED:
+        _say(
+            f"the machine or a limit stops this process: {reason_of(error) or 'no memory'}; end"
+            " other processes, or raise the limit (see ulimit -a)"
+        )
+    elif chosen is not None and not chosen.debug:
         _say(f"internal error: {error!r}; run again with --debug 1 for a traceback")
     else:
         _say(f"internal error: {error!r}")
@@ -51,6 +76,11 @@ def _say_internal_error(error: Exception, chosen: "options.Options | None") -> N
 
 def _run(words: "list[str]", chosen: options.Options) -> int:
     """Run the command in ``words``, direct mode if there is none; returns the exit status."""
+    if (not words or words[0] == "connect") and "help" not in words and os.isatty(0):
+        raise UsageError(
+            "the go command starts this and speaks to it on stdin, which is a terminal here; set"
+            " GOCACHEPROG and run 'go build', or see 'go-cache-plugin help'"
+        )
     if words[:1] == ["connect"] and "help" not in words:
         from .server import connect
 

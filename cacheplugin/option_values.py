@@ -5,6 +5,8 @@ base (``0x400``, ``0b11``, ``0o17``, ``017``) and underscores between digits (``
 size or duration means none, which is 0.
 """
 
+from .errors import UsageError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,6 +104,31 @@ def parse_address(text: str) -> "tuple[str, int]":
     if not (port.isascii() and port.isdigit() and len(port) < 20 and 1 <= int(port) <= 65535):
         raise ValueError(text)
     return bare or "127.0.0.1", int(port)
+
+
+def take_apart(text: str) -> "tuple[str, str]":
+    """(bucket, prefix) of ``s3://bucket/prefix`` or ``bucket/prefix``.
+
+    Raises UsageError, which says what to write, for an ARN, another URL, and no name at all.
+    """
+    scheme, is_url, rest = text.rpartition("://")
+    if text.startswith("arn:"):
+        resource = text.split(":", 5)[-1]
+        bucket, _, prefix = resource.partition("/")
+        if bucket.partition(":")[0] == "accesspoint":
+            instead = "the access point's alias, which ends in -s3alias"
+        else:
+            instead = f"--bucket={bucket}" + (f" --prefix={prefix}" if prefix else "")
+        raise UsageError(f"--bucket={text}: an ARN is not a name; write {instead}")
+    if is_url and scheme.lower() != "s3":
+        raise UsageError(
+            f"--bucket={text}: write the bucket's name alone; the service's URL belongs to"
+            " --s3-endpoint-url"
+        )
+    bucket, _, prefix = rest.partition("/")
+    if not bucket:
+        raise UsageError(f"--bucket={text} names no bucket; write --bucket=NAME")
+    return bucket, prefix
 
 
 def _one_of(text: str, words: "tuple[str, ...]") -> str:

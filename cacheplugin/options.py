@@ -112,6 +112,16 @@ FLAGS = (
 # Flags of the Go program that this one does not have yet. They get an error of their own.
 LATER_FLAGS = ("revproxy",)
 
+BEGINNING = "GOCACHE_"  # of the names of this program's variables
+
+# Credentials for the bucket alone. They are no options: every user can read a command line, and
+# Options are written to files and printed. remote/ reads them from the environment.
+SECRET_VARIABLES = (
+    "GOCACHE_S3_ACCESS_KEY_ID",
+    "GOCACHE_S3_SECRET_ACCESS_KEY",
+    "GOCACHE_S3_SESSION_TOKEN",
+)
+
 # The bits of --debug.
 DEBUG_BUILD_CACHE = 1
 DEBUG_MODULE_PROXY = 2
@@ -208,6 +218,16 @@ def load(argv: "Sequence[str]", environ: "Mapping[str, str]") -> "tuple[list[str
             fields[flag.field] = value
     if "cache_dir" not in fields:
         fields["cache_dir"] = _default_cache_dir(environ)
+    bucket = fields.get("bucket", "")
+    if "/" in bucket or ":" in bucket:
+        from .option_values import take_apart
+
+        fields["bucket"], prefix = take_apart(bucket)
+        prefix = clean_prefix(prefix)
+        other = fields.get("prefix")
+        if prefix and other and other != prefix:
+            raise UsageError(f"--bucket={bucket} and --prefix={other} contradict each other")
+        fields["prefix"] = other or prefix
     if fields.get("s3_sse_kms_key_id") and not fields.get("s3_sse", "").startswith("aws:kms"):
         if fields.get("s3_sse"):
             raise UsageError(f"--s3-sse-kms-key-id: --s3-sse={fields['s3_sse']} takes no key id")
@@ -217,6 +237,15 @@ def load(argv: "Sequence[str]", environ: "Mapping[str, str]") -> "tuple[list[str
     if fields.get("verbose"):
         fields["metrics"] = True
     return words, Options(**fields)
+
+
+def unknown_variables(environ: "Mapping[str, str]") -> "list[str]":
+    """The names in ``environ`` that begin as this program's variables do, but are none of them."""
+    names = [name for name in environ if name.startswith(BEGINNING) and environ[name]]
+    if names:
+        known = {*SECRET_VARIABLES, "GOCACHE_REVPROXY", *(flag.variable for flag in FLAGS)}
+        names = [name for name in names if name not in known]
+    return names
 
 
 def split(argv: "Sequence[str]") -> "tuple[list[str], dict[str, str]]":

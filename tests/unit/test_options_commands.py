@@ -90,3 +90,51 @@ def test_a_kms_key_implies_kms():
         load(["--s3-sse-kms-key-id=k", "--s3-sse=aws:kms:dsse"], HOME)[1].s3_sse == "aws:kms:dsse"
     )
     assert "takes no key id" in error(["--s3-sse-kms-key-id=k", "--s3-sse=AES256"])
+
+
+# -- buckets that are written as URL or ARN --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "bucket", "prefix"),
+    [
+        (["--bucket=b"], "b", ""),
+        (["--bucket=s3://b"], "b", ""),
+        (["--bucket=s3://b/"], "b", ""),
+        (["--bucket=S3://b/p/q/"], "b", "p/q"),
+        (["--bucket=b/p"], "b", "p"),
+        (["--bucket=s3://b", "--prefix=q"], "b", "q"),
+        (["--bucket=s3://b/", "--prefix=q/"], "b", "q"),
+        (["--bucket=s3://b/p/q", "--prefix=p//q/"], "b", "p/q"),
+        (["--bucket=s3://b/p", "--prefix="], "b", "p"),
+    ],
+)
+def test_a_bucket_with_its_prefix(argv, bucket, prefix):
+    """A URL of s3:// is taken apart into bucket and prefix, from the flag and the variable."""
+    chosen = load(argv, HOME)[1]
+    assert (chosen.bucket, chosen.prefix) == (bucket, prefix)
+    environ = {**HOME, "GOCACHE_S3_BUCKET": argv[0].partition("=")[2]}
+    chosen = load(argv[1:], environ)[1]
+    assert (chosen.bucket, chosen.prefix) == (bucket, prefix)
+
+
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        (
+            ["--bucket=s3://b/p", "--prefix=q"],
+            "--bucket=s3://b/p and --prefix=q contradict each other",
+        ),
+        (["--bucket=s3://"], "write --bucket=NAME"),
+        (["--bucket=/p"], "write --bucket=NAME"),
+        (["--bucket=arn:aws:s3:::b"], "write --bucket=b"),
+        (["--bucket=arn:aws-cn:s3:::b/p/q"], "write --bucket=b --prefix=p/q"),
+        (["--bucket=arn:aws:s3:us-east-1:123456789012:accesspoint/a"], "alias"),
+        (["--bucket=https://b.s3.amazonaws.com/p"], "--s3-endpoint-url"),
+        (["--bucket=gs://b"], "--s3-endpoint-url"),
+    ],
+)
+def test_what_is_no_bucket(argv, part):
+    """The error about a bucket that is none says what to write instead."""
+    text = error(argv)
+    assert part in text and text.startswith(argv[0].partition(" ")[0]) and "\n" not in text
