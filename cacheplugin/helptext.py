@@ -80,7 +80,8 @@ _TEXTS = {
     "plugin": "the port on 127.0.0.1 for go commands",
     "http": "where to serve metrics, health and modules over HTTP, as HOST:PORT; without HOST it "
     "is 127.0.0.1",
-    "allow-other-users": "also serve users other than root and the user of the server",
+    "allow-other-users": "serve: also serve users other than root and the user of the server; "
+    "connect: also use the server of a user other than root and the user of the build",
     "client-timeout": "disconnect a client that stops for this long in the middle of a request, or "
     "does not read its answers; 0: never",
     "idle-exit": "exit after this long without a client",
@@ -322,7 +323,8 @@ server accepts no more clients, lets its clients finish for --stop-timeout, fini
 --drain-timeout, and exits with 0. A second signal ends it at once; the next server or flush uploads
 what is left.
 
-Users other than root and the user of the server are refused, unless --allow-other-users is set.
+Users other than root and the user of the server are refused, unless serve has --allow-other-users.
+So is the server of another user than root and that of the build, unless connect has it.
 
 --http serves /healthz, /metrics (Prometheus) and /debug/vars (JSON).
 """,

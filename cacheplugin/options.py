@@ -52,6 +52,7 @@ class Flag:
 
 
 _SERVE = ("serve",)
+_ENDS = ("serve", "connect")
 
 FLAGS = (
     Flag("cache-dir", "GOCACHE_DIR", "cache_dir", "path", None),
@@ -81,7 +82,7 @@ FLAGS = (
     Flag("plugin", "GOCACHE_PLUGIN", "plugin_port", "port", 0, _SERVE),
     Flag("http", "GOCACHE_HTTP", "http", "address", None, _SERVE),
     Flag(
-        "allow-other-users", "GOCACHE_ALLOW_OTHER_USERS", "allow_other_users", "bool", False, _SERVE
+        "allow-other-users", "GOCACHE_ALLOW_OTHER_USERS", "allow_other_users", "bool", False, _ENDS
     ),
     Flag("client-timeout", "GOCACHE_CLIENT_TIMEOUT", "client_timeout_s", "time", 600.0, _SERVE),
     Flag("idle-exit", "GOCACHE_IDLE_EXIT", "idle_exit_s", "time", 0.0, _SERVE),

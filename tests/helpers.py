@@ -155,11 +155,13 @@ def write_module(path: Path, sources: dict) -> Path:
 class Plugin:
     """The real program as a child process, and the go command's side of the protocol."""
 
+    program = (PROGRAM,)  # a subclass may run it in another way
+
     def __init__(self, argv, environ, stderr_path: Path, **popen) -> None:
         self._stderr_path = stderr_path
         with open(stderr_path, "wb") as stderr:
             self.process = subprocess.Popen(
-                [PROGRAM, *argv],
+                [*self.program, *argv],
                 env=environ,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

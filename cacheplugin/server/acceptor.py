@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import resource
 import socket
 import stat
+import time
 from typing import TYPE_CHECKING
 
 from ..console import PROGRAM
 from ..errors import reason_of
 from ..loop import READABLE
 from . import fd_passing, peer_uid
+from .rare_log import RareLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,14 +32,17 @@ _ACCEPTS_PER_TURN = 16
 _DESCRIPTORS_PER_CLIENT = 5  # stdin, stdout, the socket to connect, the file of a put, the spool
 _OWN_DESCRIPTORS = 64
 _RETRY_S = 1.0
+# Where the kernel has to be searched for each client's user, that takes this part of the time.
+_MAX_SEARCH_SHARE = 0.1
+_SLOW_SEARCH_S = 0.001
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
 class _Newcomer:
-    """The socket of a connect process that has not sent its offer yet."""
+    """The socket of a connect process of user ``uid`` that has not sent its offer yet."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
+    def __init__(self, sock: socket.socket, uid: int) -> None:
+        self.sock, self.uid = sock, uid
         self.checks = 0
 
 
@@ -56,11 +62,27 @@ class Acceptor:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._max_clients = max(1, (limit - _OWN_DESCRIPTORS) // _DESCRIPTORS_PER_CLIENT)
         self._newcomers: dict[int, _Newcomer] = {}  # by descriptor
+        self._is_resting = False  # no client is accepted by TCP, see _find_user
+        self._turned_away = RareLog(
+            server.loop,
+            "a client was turned away: %s",
+            "%d more clients were turned away since then, the last one because: %s",
+        )
+        self._no_room = RareLog(
+            server.loop,
+            "clients have to wait, as none can be accepted: %s; it is tried again each second",
+            "clients had to wait %d more times since then, the last time because: %s",
+        )
 
     @property
     def is_busy(self) -> bool:
         """Whether a connect process is about to become a client."""
         return bool(self._newcomers)
+
+    @property
+    def turned_away(self) -> int:
+        """How many clients were turned away."""
+        return self._turned_away.count
 
     @property
     def _has_room(self) -> bool:
@@ -82,7 +104,7 @@ class Acceptor:
         """Watch the listeners if there is room for another client, else do not."""
         loop, has_room = self._server.loop, self._has_room
         for listener, admit in self._listeners:
-            if not has_room:
+            if not has_room or (self._is_resting and listener is self._tcp):
                 loop.unwatch(listener.fileno())
             elif not loop.watches(listener.fileno()):
                 self._watch(listener, admit)
@@ -100,11 +122,7 @@ class Acceptor:
                 return
             except OSError as error:
                 if error.errno in _NO_ROOM:
-                    log.warning(
-                        "clients have to wait, as none can be accepted: %s; trying again in %g s",
-                        reason_of(error),
-                        _RETRY_S,
-                    )
+                    self._no_room.note(reason_of(error))
                     self._server.loop.unwatch(listener.fileno())
                     self._server.loop.after(_RETRY_S, self.watch_listeners)
                     return
@@ -116,13 +134,13 @@ class Acceptor:
             except (OSError, ValueError) as error:
                 self._turn_away(sock, error)
             self.watch_listeners()
-            if not self._has_room:
+            if not self._server.loop.watches(listener.fileno()):
                 return
 
     def _turn_away(self, sock: socket.socket, error: Exception) -> None:
         """Close a connection that did not become a session; tell a connect process why."""
         reason = reason_of(error)
-        log.warning("a client was turned away: %s", reason)
+        self._turned_away.note(reason)
         if sock.family == socket.AF_UNIX:
             fd_passing.send_end(sock, f"{PROGRAM}: turned away: {reason}\n", 1)
         self._drop(sock)
@@ -136,27 +154,49 @@ class Acceptor:
 
     def _admit_tcp(self, sock: socket.socket, address: tuple[str, int]) -> None:
         if not self._server.options.allow_other_users:
-            uid = peer_uid.find(address, sock.getsockname())
+            uid = self._find_user(sock, address)
             if uid is not None:
                 self._check_user(uid)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         fd = sock.detach()
         self._server.begin_session("tcp", (fd, fd), self._server.own_scopes)
 
-    def _admit_unix(self, sock: socket.socket, _: object) -> None:
-        self._check_user(fd_passing.peer_uid(sock))
-        self._newcomers[sock.fileno()] = _Newcomer(sock)
-        self._receive_offer(sock)
+    def _find_user(self, sock: socket.socket, address: tuple[str, int]) -> int | None:
+        """As peer_uid.find; if that was slow, no further client is accepted for some time.
 
-    def _receive_offer(self, sock: socket.socket) -> None:
+        Otherwise users who are turned away could take up the time of those who are served.
+        """
+        begin = time.thread_time()
+        try:
+            return peer_uid.find(address, sock.getsockname())
+        finally:
+            spent_s = time.thread_time() - begin
+            if spent_s > _SLOW_SEARCH_S:
+                self._is_resting = True
+                self._server.loop.after(spent_s / _MAX_SEARCH_SHARE, self._end_rest)
+
+    def _end_rest(self) -> None:
+        self._is_resting = False
+        self.watch_listeners()
+
+    def _admit_unix(self, sock: socket.socket, _: object) -> None:
+        uid = fd_passing.peer_uid(sock)
+        self._check_user(uid)
+        newcomer = self._newcomers[sock.fileno()] = _Newcomer(sock, uid)
+        self._receive_offer(newcomer)
+
+    def _receive_offer(self, newcomer: _Newcomer) -> None:
         """Begin a session if the offer has arrived; else wait for it."""
-        fds: list[int] = []
+        sock, fds = newcomer.sock, list[int]()
         try:
             offer, fds = fd_passing.receive_offer(sock)
-            fds[0] = _make_nonblocking(fds[0], os.O_RDONLY)
-            fds[1] = _make_nonblocking(fds[1], os.O_WRONLY)
+            is_trusted = fd_passing.is_trusted(newcomer.uid)
+            fds[0] = make_nonblocking(fds[0], os.O_RDONLY, is_trusted)
+            fds[1] = make_nonblocking(fds[1], os.O_WRONLY, is_trusted)
         except BlockingIOError:
-            self._server.loop.watch(sock.fileno(), READABLE, lambda _: self._receive_offer(sock))
+            self._server.loop.watch(
+                sock.fileno(), READABLE, lambda _: self._receive_offer(newcomer)
+            )
             return
         except (OSError, ValueError) as error:
             for fd in fds:
@@ -190,19 +230,30 @@ class Acceptor:
         self._listeners = []
         for newcomer in [*self._newcomers.values()]:
             self._drop(newcomer.sock)
+        self._turned_away.close()
+        self._no_room.close()
 
 
-def _make_nonblocking(fd: int, flags: int) -> int:
+def make_nonblocking(fd: int, access: int, is_trusted: bool) -> int:
     """A non-blocking descriptor for the same file as ``fd``, which is closed if another is opened.
 
+    ``access``: O_RDONLY or O_WRONLY; ValueError is raised if ``fd`` was not opened for that.
+    ``is_trusted``: it came from the server's own user or root.
+
     O_NONBLOCK belongs to the open file, which the client's processes share. So a pipe or terminal
-    is opened again, with ``flags``; where that is not allowed, O_NONBLOCK is set on ``fd``.
+    is opened again, with ``access``; where that is not allowed, O_NONBLOCK is set on ``fd``. The
+    server opens it with its own rights: those of ``fd`` must not grow by that, and another user's
+    device is not opened, as /dev/tty would be the server's own terminal.
     """
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    if flags & os.O_PATH or flags & os.O_ACCMODE not in (access, os.O_RDWR):
+        name, use = ("stdin", "reading") if access == os.O_RDONLY else ("stdout", "writing")
+        raise ValueError(f"the {name} of connect is not open for {use}")
     mode = os.fstat(fd).st_mode
-    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+    if stat.S_ISFIFO(mode) or (stat.S_ISCHR(mode) and is_trusted):
         try:
             own_fd = os.open(
-                f"/proc/self/fd/{fd}", flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+                f"/proc/self/fd/{fd}", access | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
             )
             os.close(fd)
             return own_fd

@@ -3,6 +3,9 @@
 It hands its stdin and stdout to the server and waits for the end of the session. If that is not
 possible, it copies bytes between them and the server's TCP port. The go command waits for this, and
 the server writes the hello line, so it imports as little as it can.
+
+A server decides which files the go command reads. So on both ways the user of the server's process
+is checked before it gets anything, and a server that does not answer is none.
 """
 
 import _socket
@@ -18,9 +21,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+ANSWER_S = 10  # a server answers within this time
 _CLOSE = b'"close"'  # occurs in a close request alone: bodies are base64 and have no inner quotes
 _COPY_BYTES = 1 << 16
 _HEADER_BYTES = 256  # more than a close request has
+_SIOCOUTQ = 0x5411  # of Linux: the number of bytes that the other end has not received
+
+
+class _NoServer(Exception):
+    """Nothing on the port may or can serve the go command; the text says why."""
 
 
 def run(words: "Sequence[str]", chosen: options.Options) -> "int | None":
@@ -35,36 +44,90 @@ def run(words: "Sequence[str]", chosen: options.Options) -> "int | None":
     if not (word.isascii() and word.isdigit() and len(word) < 6 and 0 < int(word) < 65536):
         raise UsageError(f"connect: {word!r} is not a port from 1 to 65535")
     port = int(word)
-    sock = _connect_unix(port)
-    if sock is not None:
-        return _pass_descriptors(sock, port, chosen)
     try:
-        sock = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
-        sock.connect(("127.0.0.1", port))
-    except OSError as error:
-        text = f"no server on port {port}: {reason_of(error)}"
+        sock = _connect_unix(port, chosen)
+        if sock is not None:
+            return _pass_descriptors(sock, port, chosen)
+        sock, answer = _connect_tcp(port, chosen)
+    except _NoServer as error:
+        text = f"no server on port {port}: {error}"
         if options.is_given("cache-dir", sys.argv[1:], os.environ):
             _say(f"{text}; serving from {chosen.cache_dir}")
             return None
         _say(f"{text}; start one, or give --cache-dir to do without")
         return 1
-    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-    return 0 if _Copy(sock).run() else _lost(port)
+    return 0 if _Copy(sock).run(answer) else _lost(port)
 
 
-def _connect_unix(port: int) -> "_socket.socket | None":
-    """A socket to the server's Unix socket; None if there is none, or its user is not trusted."""
+def _connect_unix(port: int, chosen: options.Options) -> "_socket.socket | None":
+    """A socket to the server's Unix socket, None if there is none; raises _NoServer."""
     if not fd_passing.is_possible():
         return None
     sock = fd_passing.make_socket()
+    # For connections that wait because too many others do, which only a server that hangs lets do.
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, _timeval(ANSWER_S))
     try:
         sock.connect(fd_passing.address(port))
-        if fd_passing.is_trusted(fd_passing.peer_uid(sock)):
-            return sock
+        uid = fd_passing.peer_uid(sock)
+    except BlockingIOError:
+        raise _NoServer(f"it has taken no client for {ANSWER_S} s; see its log") from None
     except OSError:
-        pass
-    sock.close()
-    return None
+        sock.close()
+        return None
+    _check_user(uid, chosen)
+    return sock
+
+
+def _timeval(seconds: int) -> bytes:
+    """The C structure timeval."""
+    return seconds.to_bytes(8, sys.byteorder) + bytes(8)
+
+
+def _connect_tcp(port: int, chosen: options.Options) -> "tuple[_socket.socket, bytes]":
+    """A connection to the TCP port, and what the server has said on it; raises _NoServer.
+
+    A server speaks first, which other programs do not. It does so once it has accepted the
+    connection, and only then Linux knows whose process has it.
+    """
+    import time
+
+    end = time.monotonic() + ANSWER_S
+    try:
+        sock = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+        sock.settimeout(ANSWER_S)
+        sock.connect(("127.0.0.1", port))
+        sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        sock.settimeout(max(end - time.monotonic(), 0.001))
+        answer = sock.recv(_COPY_BYTES)
+        if not answer:
+            raise _NoServer("it has closed the connection; see its log")
+        uid = _peer_uid(sock)
+    except TimeoutError:
+        raise _NoServer(f"what listens there has not answered within {ANSWER_S} s") from None
+    except (OSError, ValueError) as error:
+        raise _NoServer(reason_of(error)) from None
+    _check_user(uid, chosen)
+    if answer[:1] != b"{":
+        raise _NoServer("what listens there speaks another protocol")
+    return sock, answer
+
+
+def _peer_uid(sock: _socket.socket) -> "int | None":
+    """The user of the server's process; None on systems that do not tell."""
+    if sys.platform != "linux":
+        return None
+    from . import peer_uid
+
+    return peer_uid.find(sock.getpeername(), sock.getsockname())
+
+
+def _check_user(uid: "int | None", chosen: options.Options) -> None:
+    """Raise _NoServer for the server of another user."""
+    if not (uid is None or chosen.allow_other_users or fd_passing.is_trusted(uid)):
+        raise _NoServer(
+            f"user {uid} listens there, who is neither root nor the user of this build;"
+            " see --allow-other-users"
+        )
 
 
 def _pass_descriptors(sock: _socket.socket, port: int, chosen: options.Options) -> int:
@@ -82,6 +145,12 @@ def _pass_descriptors(sock: _socket.socket, port: int, chosen: options.Options) 
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)
+        if not _is_taken(sock):
+            _say(
+                f"the server on port {port} has not taken this client within {ANSWER_S} s: it is"
+                " stopped, or has as many clients as it can have; see its log"
+            )
+            return 1
         while data := _receive(sock):
             if data[0] == 0:
                 return data[1]
@@ -89,6 +158,21 @@ def _pass_descriptors(sock: _socket.socket, port: int, chosen: options.Options) 
     except OSError:
         pass
     return _lost(port)
+
+
+def _is_taken(sock: _socket.socket) -> bool:
+    """Wait for the server to receive the offer; returns whether it has done so in time.
+
+    A session that goes on for longer than that has been taken.
+    """
+    answers = select.poll()
+    answers.register(sock.fileno(), select.POLLIN)
+    if answers.poll(ANSWER_S * 1000):
+        return True
+    import fcntl  # most sessions are over by now
+
+    left = fcntl.ioctl(sock.fileno(), _SIOCOUTQ, bytes(4))
+    return not int.from_bytes(left, sys.byteorder)
 
 
 def _receive(sock: _socket.socket) -> bytes:
@@ -115,8 +199,13 @@ class _Copy:
         self._recent = b""  # the last bytes of stdin
         self._is_over = False  # stdin has ended, or stdout is closed
 
-    def run(self) -> bool:
-        """Copy until one side closes; returns whether the session was over by then."""
+    def run(self, answer: bytes) -> bool:
+        """Copy until one side closes; returns whether the session was over by then.
+
+        ``answer``: what the server has said already.
+        """
+        if not _write_all(answer):
+            return True
         try:
             while self._turn():
                 pass

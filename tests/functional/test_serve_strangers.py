@@ -261,6 +261,31 @@ def test_descriptors_of_odd_kinds(serve, good, raw, tmp_path, name, late):
     is_served()
 
 
+@pytest.mark.parametrize(
+    "as_stdin, flags", [(False, os.O_PATH), (False, os.O_RDONLY), (True, os.O_PATH)]
+)
+def test_a_descriptor_gets_no_rights_that_it_came_without(
+    serve, good, raw, tmp_path, as_stdin, flags
+):
+    """A FIFO that the client may not read or write is not opened by the server either."""
+    server = serve()
+    is_served = good(server).check
+    os.mkfifo(tmp_path / "fifo")
+    reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(tmp_path / "fifo", os.O_WRONLY)
+    odd = os.open(tmp_path / "fifo", flags | os.O_NONBLOCK)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.write(writer, b'{"ID":1,')
+    client = raw(server.port)
+    client.offer((odd, null) if as_stdin else (null, odd))
+    name, use = ("stdin", "reading") if as_stdin else ("stdout", "writing")
+    expect_turned_away(client, server, f"the {name} of connect is not open for {use}")
+    is_served()
+    assert os.read(reader, 1000) == b'{"ID":1,'  # nobody has read it, or written more
+    for fd in (reader, writer, odd, null):
+        os.close(fd)
+
+
 def test_both_ends_of_one_pipe(serve, good, raw, pipe):
     """The server reads its own hello line as a request; other clients are served."""
     server = serve()
@@ -384,16 +409,45 @@ sys.exit(connect.run(["{port}"], chosen))
 
 @as_root
 def test_another_user_is_turned_away(serve, good, other_user):
-    """By both ways; a connect process is told why."""
+    """By both ways; a connect process is told why. The log names the first and counts the rest."""
     server = serve()
-    is_served = good(server).check
+    client = good(server)
     before = server.descriptors()
     assert output_of(other_user(BY_TCP.format(port=server.port))) == "b''\n"
     text = output_of(other_user(BY_UNIX.format(name=unix_name(server.port))))
     assert text.startswith("b'' ") and f"turned away: user {NOBODY} is neither" in text
-    assert sum(f"turned away: user {NOBODY} is neither" in line for line in server.lines) == 2
     wait_until(lambda: server.descriptors() <= before, "their end")
-    is_served()
+    client.check()
+    client.finish()
+    assert server.stop() == 0
+    first, rest = [line for line in server.lines if "turned away" in line]
+    assert first.startswith(f"a client was turned away: user {NOBODY} is neither")
+    assert rest.startswith("1 more clients were turned away since then, the last one because: user")
+
+
+@as_root
+def test_many_connections_of_another_user(serve, good, other_user):
+    """They take one line of the log, and a count; others are served promptly beside them."""
+    count = 300
+    server = serve()
+    client = good(server)
+    process = other_user(
+        f"""
+for _ in range({count}):
+    with socket.create_connection(("127.0.0.1", {server.port})) as sock:
+        try:
+            assert sock.recv(1) == b""
+        except ConnectionError:
+            pass
+"""
+    )
+    while process.poll() is None:
+        client.check()
+    assert output_of(process) == "" and process.returncode == 0
+    assert len([line for line in server.lines if "turned away" in line]) == 1
+    client.finish()
+    assert server.stop() == 0
+    server.says(f"{count - 1} more clients were turned away since then")
 
 
 @as_root
