@@ -22,8 +22,6 @@ MAX_OUTSTANDING = 4096  # nor one with more gets that wait for S3; the go comman
 class _Put:
     """The put under way. ``writer`` is None before it is opened and once the put has failed."""
 
-    __slots__ = ("action", "number", "output", "reason", "size", "writer")
-
     def __init__(self, number: int, action: str, output: str, size: int) -> None:
         self.number, self.action, self.output, self.size = number, action, output, size
         self.writer: EntryWriter | None = None

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 class _WaitingGet:
     """A get that waits for a fetch: ``number`` is its request id."""
 
-    __slots__ = ("number", "session")
-
     def __init__(self, session: "WaitingSession", number: int) -> None:
         self.session, self.number = session, number
 
