@@ -1,1 +1,1 @@
-"""One go command: the protocol, its session, and the answers."""
+"""The front: reads the requests of go commands, answers from the store, or asks the pool."""
