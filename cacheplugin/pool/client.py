@@ -228,6 +228,8 @@ class PoolClient:
         self._fetches.clear()
         if self.alive:
             for job in self._uploads.values():
+                if isinstance(job, jobs.UploadJob):  # maybe done, and followed by a later put
+                    job = job._replace(recovered=True)
                 self._send(jobs.pack(job))
             for number, session in self._sessions.items():
                 if session.has_ended:

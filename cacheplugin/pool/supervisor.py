@@ -24,6 +24,7 @@ from ..options import Options
 from ..remote import layouts
 from ..store.cache import LocalCache
 from ..store.tree import Store
+from .owners import FileJobs, UploadOrder
 from .worker import work
 
 if TYPE_CHECKING:
@@ -68,16 +69,6 @@ class _Worker:
         self.tasks: dict[int, jobs.Task] = {}
 
 
-class _FileJobs:
-    """The TaskOwner of file jobs, which belong to no session: each job is one task."""
-
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
-
-    def done(self, _: jobs.Task, result: jobs.TaskResult) -> None:
-        self._supervisor.report(result)
-
-
 class Supervisor:
     """Stands between one front and the workers. The first message is the configuration.
 
@@ -99,12 +90,13 @@ class Supervisor:
         self._latest: dict[tuple[str, ...], Plan] = {}  # by scopes: which new sessions join
         self._plan_of: dict[int, Plan] = {}  # by session, until it ends
         self._owners: dict[int, TaskOwner] = {}  # by number of the task
-        self._file_jobs = _FileJobs(self)
+        self._file_jobs = FileJobs(self.report)
         self._workers: dict[int, _Worker] = {}  # by descriptor of the connection
         self._queues: dict[str, deque[jobs.Task]] = {
             jobs.FETCHING: deque(),
             jobs.UPLOADING: deque(),
         }
+        self._upload_order = UploadOrder(self._queue)
         self._running = dict.fromkeys(self._queues, 0)
         self._breakers = {direction: Breaker() for direction in self._queues}
         self._answered: set[int] = set()  # running tasks whose owner already has a result
@@ -211,6 +203,12 @@ class Supervisor:
 
     def submit(self, owner: TaskOwner, task: jobs.Task) -> None:
         """Queue a task for a worker; ``owner.done`` gets its result, later."""
+        if isinstance(task, jobs.UploadJob):
+            self._upload_order.submit(owner, task)
+        else:
+            self._queue(owner, task)
+
+    def _queue(self, owner: TaskOwner, task: jobs.Task) -> None:
         self._owners[task.number] = owner
         self._queues[task.direction()].append(task)
 
