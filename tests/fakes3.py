@@ -1,9 +1,9 @@
 """An S3 server in memory for tests, which can be told to fail in many ways.
 
-It supports path-style addresses: GET and HEAD (with Range), PUT (with If-None-Match) and DELETE of
-an object, ListObjectsV2, DeleteObjects and multipart uploads, for bodies with a Content-Length. All
-bucket names exist and stand for the same bucket. Tests that need a complete server use moto or
-versitygw.
+It supports path-style addresses: GET and HEAD (with Range), PUT (with If-None-Match and If-Match)
+and DELETE of an object, ListObjectsV2, DeleteObjects and multipart uploads, for bodies with a
+Content-Length. All bucket names exist and stand for the same bucket. Tests that need a complete
+server use moto or versitygw.
 """
 
 import re
@@ -276,7 +276,12 @@ class _Handler(Replies, BaseHTTPRequestHandler):
 
     def _store(self, body) -> None:
         """Store the object; the caller holds the lock."""
-        if self._key in self.s3.objects and self.headers.get("If-None-Match") == "*":
+        found, wanted = self.s3.objects.get(self._key), self.headers.get("If-Match")
+        if found is not None and self.headers.get("If-None-Match") == "*":
+            raise _Refused("PreconditionFailed")
+        if wanted and found is None:
+            raise _Refused("NoSuchKey")
+        if wanted and wanted != _etag(found):
             raise _Refused("PreconditionFailed")
         self.s3.objects[self._key] = body
 

@@ -12,11 +12,13 @@ for byte, so that both programs can share a bucket.
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import TYPE_CHECKING
 
-from ..errors import Absent, BodyMismatch, Damaged, RemoteError
+from ..errors import Absent, BodyMismatch, Damaged, RemoteError, Unavailable
 from ..ipc import jobs
 from ..options import key_prefix
+from ..store.record import timestamp
 from ..store.tree import EMPTY_OUTPUT
 from ..tuples import NamedTuple
 from .body_reader import BodyReader
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 _ACTION_BYTES = 512
 _CHUNK_BYTES = 1 << 18
+_RECORD_TRIES = 5
+_LATE_NS = 10 * 10**9  # a put that is uploaded so much later may have been overtaken
+_SKEW_NS = 86400 * 10**9  # a put so far in the future was made by a wrong clock, or is a forgery
 
 
 class Fetched(NamedTuple):
@@ -121,17 +126,34 @@ class ObjectsLayout:
             found = not self._upload_output(job)
             sent = 0 if found else job.size
             self._in_bucket.add(job.output)
-        key = self._key("action", job.action)
-        if not (job.recovered and self._has_newer(key, job.time_ns)):
-            self._bucket.write(key, f"{job.output} {job.time_ns}".encode())
+        self._write_record(job)
         return Uploaded(found, sent)
 
-    def _has_newer(self, key: str, time_ns: int) -> bool:
-        """Whether the bucket has a later put of the action, which a late upload must not undo."""
-        try:
-            return parse_action(self._bucket.read(key, _ACTION_BYTES)).time_ns > time_ns
-        except RemoteError:
-            return False
+    def _write_record(self, job: jobs.UploadJob) -> None:
+        """Write a job's record, unless the bucket has that of a later put.
+
+        A put usually follows a miss, so the first try expects that there is no record.
+        """
+        key, record = self._key("action", job.action), f"{job.output} {job.time_ns}".encode()
+        must_look = self._may_be_late(job)
+        for _ in range(_RECORD_TRIES):
+            found = self._bucket.read_version(key, _ACTION_BYTES) if must_look else None
+            if found is not None and _is_later(found[0], job.time_ns):
+                return
+            if self._bucket.write_over(key, record, None if found is None else found[1]):
+                return
+            must_look = True
+        raise Unavailable(f"{key} was written by others {_RECORD_TRIES} times meanwhile")
+
+    def _may_be_late(self, job: jobs.UploadJob) -> bool:
+        """Whether the bucket must be asked for a later put first.
+
+        On a store that supports conditional puts this is never needed; others ignore the condition.
+        """
+        if job.recovered or time.time_ns() - job.time_ns > _LATE_NS:
+            return True
+        local = self._cache.lookup(job.action)
+        return local is not None and local[2] > timestamp(job.time_ns)
 
     def _upload_output(self, job: jobs.UploadJob) -> bool:
         """Write a job's body unless the bucket has it; returns whether it was written."""
@@ -167,6 +189,15 @@ def parse_action(data: bytes) -> ActionRecord:
         ):
             return ActionRecord(output.decode(), int(time_ns))
     raise Damaged(f"an action object has invalid content: {data[:80]!r}")
+
+
+def _is_later(record: bytes, time_ns: int) -> bool:
+    """Whether an action object is that of a later put, which a late upload must not undo."""
+    try:
+        found_ns = parse_action(record).time_ns
+    except Damaged:
+        return False
+    return time_ns < found_ns < time.time_ns() + _SKEW_NS
 
 
 def _checked_body(job: jobs.UploadJob) -> bytes:

@@ -1,11 +1,11 @@
-"""One bucket through botocore, whose errors are translated into RemoteError here alone."""
+"""One bucket through botocore."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from ..errors import Absent, Damaged, RemoteError, TimedOut, Unavailable, Unusab
 from ..tuples import NamedTuple
 from .body_reader import BodyReader
 from .fast_get import FastGet
+from .s3_errors import code_and_status, one_line, translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,39 +37,12 @@ UPLOAD_READ_TIMEOUT_S = 20
 FETCH_ATTEMPTS = 1  # Bucket._retry_once repeats requests of fetches, except after a time-out
 UPLOAD_ATTEMPTS = 2
 
-_REASON_LENGTH = 300  # some errors quote whole regular expressions
 _LIST_KEYS = 1000  # the most keys in one listing or deletion
 _NO_SUCH_RANGE = ("416", "InvalidRange")
-_ABSENT = ("404", "NoSuchKey", "NotFound")
-_REFUSED = (
-    "AuthorizationHeaderMalformed",
-    "ExpiredToken",
-    "InvalidAccessKeyId",
-    "InvalidClientTokenId",
-    "InvalidToken",
-    "NoSuchBucket",
-    "InvalidBucketName",
-    "SignatureDoesNotMatch",
-    "UnrecognizedClientException",
-)
-_NO_CREDENTIALS = (
-    boto.NoCredentialsError,
-    boto.PartialCredentialsError,
-    boto.CredentialRetrievalError,
-    boto.TokenRetrievalError,
-    boto.SSOError,
-    boto.ProfileNotFound,
-    boto.ConfigParseError,
-    boto.InvalidConfigError,
-    boto.UnknownCredentialError,
-    boto.ParamValidationError,
-    boto.InvalidRegionError,
-    boto.NoRegionError,
-    boto.UnsupportedS3ConfigurationError,
-)
-_TIMED_OUT = (boto.ConnectTimeoutError, boto.ReadTimeoutError)
-# Errors of stores that do not support If-None-Match on a put.
+# Errors of stores that do not support If-None-Match or If-Match on a put.
 _NOT_CONDITIONAL = ("NotImplemented", "501", "InvalidArgument", "InvalidRequest")
+# HTTP statuses of answers to conditional puts.
+_WRITTEN, _FORBIDDEN, _CONFLICT, _CHANGED, _NOT_SUPPORTED = 200, 403, 409, 412, 501
 
 
 class Listed(NamedTuple):
@@ -102,7 +76,7 @@ class Bucket:
                     raise Unusable("no AWS credentials found")
                 self._fast_get = FastGet(self._fetches, credentials)
         except ValueError as error:  # an endpoint URL that options accepts and botocore refuses
-            raise Unusable(_one_line(error)) from error
+            raise Unusable(one_line(error)) from error
 
     def _find_region(self) -> str:
         region: str = (
@@ -175,8 +149,7 @@ class Bucket:
                     raise Unavailable(f"{key}: the store sends more than the requested range")
                 yield body
         except Unavailable as error:
-            cause = error.__cause__
-            if isinstance(cause, boto.ClientError) and _code_and_status(cause)[0] in _NO_SUCH_RANGE:
+            if code_and_status(error.__cause__)[0] in _NO_SUCH_RANGE:
                 raise Damaged(f"{key} has no bytes at offset {start}") from error
             raise
 
@@ -283,26 +256,66 @@ class Bucket:
 
     def write_new(self, key: str, data: bytes) -> bool:
         """Write an object unless it exists; returns whether it was written."""
-        if self._conditional_puts:
-            try:
-                with translated():
-                    self._uploads.put_object(Bucket=self._name, Key=key, Body=data, IfNoneMatch="*")
-                return True
-            except RemoteError as error:
-                cause = error.__cause__
-                if not isinstance(cause, boto.ClientError):
-                    raise
-                code, status = _code_and_status(cause)
-                if status == 412:
-                    return False
-                if status == 501 or code in _NOT_CONDITIONAL:
-                    self._conditional_puts = False
-                elif status != 409:  # 409: another writer is writing the object now
-                    raise
+        status = self._write_if(key, data, IfNoneMatch="*")
+        if status not in (_CONFLICT, _NOT_SUPPORTED):
+            return status == _WRITTEN
         if self.exists(key):
             return False
         self.write(key, data)
         return True
+
+    def read_version(self, key: str, limit: int) -> tuple[bytes, str] | None:
+        """The first ``limit`` bytes of a small object, and its version for ``write_over``.
+
+        None if it does not exist. S3 answers 403 for that as well, to those who may not list.
+        """
+        try:
+            with translated():
+                answer = self._get_object(key, None, retry=True)
+                with closing(answer["Body"]) as body:
+                    return body.read(limit), answer.get("ETag", "")
+        except Absent:
+            return None
+        except Unavailable as error:
+            if code_and_status(error.__cause__)[1] == _FORBIDDEN:
+                return None
+            raise
+
+    def write_over(self, key: str, data: bytes, version: str | None) -> bool:
+        """Write an object unless it has changed since ``version``; returns whether it was written.
+
+        ``version`` None: it did not exist. On a store without conditional puts it is written.
+        """
+        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
+        try:
+            status = self._write_if(key, data, **condition) if version != "" else _NOT_SUPPORTED
+        except Absent:  # deleted since
+            return False
+        if status == _NOT_SUPPORTED:
+            self.write(key, data)
+            return True
+        return status == _WRITTEN
+
+    def _write_if(self, key: str, data: bytes, **condition: str) -> int:
+        """Write an object if ``condition`` holds.
+
+        Returns _WRITTEN; _CHANGED if it does not hold; _CONFLICT if another writer is writing the
+        object now; _NOT_SUPPORTED if the store does not support conditions.
+        """
+        if not self._conditional_puts:
+            return _NOT_SUPPORTED
+        try:
+            with translated():
+                self._uploads.put_object(Bucket=self._name, Key=key, Body=data, **condition)
+        except RemoteError as error:
+            code, status = code_and_status(error.__cause__)
+            if status in (_CHANGED, _CONFLICT):
+                return status
+            if status != _NOT_SUPPORTED and code not in _NOT_CONDITIONAL:
+                raise
+            self._conditional_puts = False
+            return _NOT_SUPPORTED
+        return _WRITTEN
 
     def download(self, key: str, file: BinaryIO, size: int) -> None:
         """Write an object of ``size`` bytes into a seekable binary ``file``, in parallel parts."""
@@ -353,29 +366,6 @@ def _transfers(client: Any) -> Any:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Translate errors of botocore, s3transfer and urllib3 into RemoteError."""
-    from s3transfer.exceptions import RetriesExceededError
-    from urllib3.exceptions import HTTPError
-
-    try:
-        yield
-    except boto.ClientError as error:
-        code, _ = _code_and_status(error)
-        if code in _REFUSED:
-            raise Unusable(_one_line(error)) from error
-        if code in _ABSENT:
-            raise Absent(_one_line(error)) from error
-        raise Unavailable(_one_line(error)) from error
-    except _NO_CREDENTIALS as error:
-        raise Unusable(_one_line(error)) from error
-    except _TIMED_OUT as error:
-        raise TimedOut(_one_line(error)) from error
-    except (boto.BotoCoreError, RetriesExceededError, HTTPError) as error:
-        raise Unavailable(_one_line(error)) from error
-
-
-@contextmanager
 def _listing() -> Iterator[None]:
     """Translate a 404 into Unusable: a server that answers a listing so is not an S3 bucket."""
     try:
@@ -386,15 +376,3 @@ def _listing() -> Iterator[None]:
 
 def _listed(item: Any) -> Listed:
     return Listed(item["Key"], item["Size"], item["LastModified"].timestamp())
-
-
-def _code_and_status(error: boto.ClientError) -> tuple[str, int]:
-    return (
-        str(error.response.get("Error", {}).get("Code", "")),
-        error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0),
-    )
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= _REASON_LENGTH else f"{text[:_REASON_LENGTH]}..."

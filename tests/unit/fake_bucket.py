@@ -1,5 +1,6 @@
 """An in-memory bucket (see remote/contracts.py) that notes the calls of its methods."""
 
+import hashlib
 import io
 import threading
 from contextlib import contextmanager
@@ -128,6 +129,18 @@ class FakeBucket:
         self._note("write_new", key)
         return self._store(key, data, unless_exists=True)
 
+    def read_version(self, key, limit):
+        self._note("read_version", key)
+        found = self.objects.get(key)
+        return None if found is None else (found[:limit], _version(found))
+
+    def write_over(self, key, data, version):
+        self._note("write_over", key)
+        found = self.objects.get(key)
+        if (None if found is None else _version(found)) != version:
+            return False
+        return self._store(key, data)
+
     def upload_file(self, key, source):
         self._note("upload_file", key)
         if isinstance(source, str):
@@ -135,3 +148,7 @@ class FakeBucket:
                 self._store(key, file.read())
         else:
             self._store(key, b"".join(iter(lambda: source.read(1 << 16), b"")))
+
+
+def _version(data) -> str:
+    return hashlib.sha256(data).hexdigest()

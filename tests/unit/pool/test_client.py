@@ -112,7 +112,7 @@ def test_files_of_a_pool_that_died(driver):
     assert len(driver.pools) == 2
     again = driver.pool.heard()
     assert [type(job) for job in again] == [jobs.BeginJob, jobs.UploadJob]
-    assert again[1].number == put
+    assert (again[1].number, again[1].recovered) == (put, True)
     number = driver.client.fetch_file("k", "/p", 1000)
     driver.pool.say(jobs.FileResult(number, jobs.HIT, 1, ""))
     assert driver.turn() == [jobs.FileResult(number, jobs.HIT, 1, "")]

@@ -23,6 +23,12 @@ ACTION_KEY, OUTPUT_KEY = f"action/{A[:2]}/{A}", f"output/{OUT[:2]}/{OUT}"
 RECORD = f"{OUT} {TIME_NS}".encode()
 
 
+@pytest.fixture(autouse=True)
+def now(monkeypatch):
+    """The puts of these tests were made a moment ago."""
+    monkeypatch.setattr(objects.time, "time_ns", lambda: TIME_NS + 10**9)
+
+
 @pytest.fixture
 def bucket():
     return FakeBucket()
@@ -106,7 +112,7 @@ def test_damaged_local_output_is_downloaded_again(bucket, cache, layout):
 def test_upload_writes_output_then_action(bucket, cache, layout):
     """The output is written first, so that no record names an absent output."""
     layout.upload(upload_job(cache))
-    assert bucket.calls == [("write_new", OUTPUT_KEY), ("write", ACTION_KEY)]
+    assert bucket.calls == [("write_new", OUTPUT_KEY), ("write_over", ACTION_KEY)]
 
 
 def test_no_record_without_its_output(bucket, cache, layout):
@@ -126,7 +132,7 @@ def test_second_upload_skips_the_output(bucket, cache, layout):
     layout.upload(upload_job(cache))
     bucket.calls.clear()
     assert layout.upload(upload_job(cache, "b")) == (True, 0)
-    assert bucket.calls == [("write", f"action/{B[:2]}/{B}")]
+    assert bucket.calls == [("write_over", f"action/{B[:2]}/{B}")]
 
 
 def test_upload_after_fetch_skips_the_output(bucket, cache, layout):
@@ -135,7 +141,81 @@ def test_upload_after_fetch_skips_the_output(bucket, cache, layout):
     layout.fetch(A)
     bucket.calls.clear()
     layout.upload(upload_job(cache))
-    assert bucket.calls == [("write", ACTION_KEY)]
+    assert set(bucket.calls) == {("write_over", ACTION_KEY), ("read_version", ACTION_KEY)}
+
+
+# -- earlier and later puts ------------------------------------------------------------------------
+
+EARLIER = f"{output_id(b'early')} {TIME_NS - 1}".encode()
+LATER = f"{output_id(b'late')} {TIME_NS + 1}".encode()
+
+
+@pytest.mark.parametrize("recovered", [False, True])
+@pytest.mark.parametrize(
+    ("found", "left"), [(EARLIER, RECORD), (RECORD, RECORD), (LATER, LATER), (b"damaged", RECORD)]
+)
+def test_a_later_put_in_the_bucket_stays(bucket, cache, layout, recovered, found, left):
+    """An upload overwrites the record of an earlier put and a damaged one, never a later one."""
+    bucket.objects = {ACTION_KEY: found}
+    layout.upload(upload_job(cache)._replace(recovered=recovered))
+    assert bucket.objects[ACTION_KEY] == left
+
+
+def test_a_put_of_the_far_future_is_overwritten(bucket, cache, layout):
+    """Otherwise a forged record could never be replaced."""
+    bucket.objects = {ACTION_KEY: f"{OUT} {TIME_NS + 2 * 86400 * 10**9}".encode()}
+    layout.upload(upload_job(cache))
+    assert bucket.objects[ACTION_KEY] == RECORD
+
+
+@pytest.mark.parametrize(("other", "left"), [(EARLIER, RECORD), (LATER, LATER)])
+@pytest.mark.parametrize("before", [None, EARLIER])
+def test_another_writer_between_look_and_write(bucket, cache, layout, before, other, left):
+    """What another machine writes after the look is seen."""
+    bucket.objects = {ACTION_KEY: before} if before else {}
+    look, writes = bucket.read_version, [other]
+
+    def read_version(key, limit):
+        found = look(key, limit)
+        if writes:
+            bucket.objects[key] = writes.pop()
+        return found
+
+    bucket.read_version = read_version
+    layout.upload(upload_job(cache)._replace(recovered=True))
+    assert bucket.objects[ACTION_KEY] == left
+
+
+def test_a_record_that_others_keep_writing(bucket, cache, layout):
+    """The upload fails, and so its entry stays in the spool."""
+    bucket.write_over = lambda key, data, version: False
+    with pytest.raises(Unavailable, match="written by others"):
+        layout.upload(upload_job(cache))
+
+
+@pytest.mark.parametrize("why", ["recovered", "late", "local"])
+def test_stores_without_conditional_puts(bucket, cache, layout, monkeypatch, why):
+    """A record is looked at before it is overwritten, if there may be that of a later put.
+
+    That is so for uploads of a dead process, for late ones, and if this machine has a later put.
+    """
+    bucket.write_over = lambda key, data, version: bucket.write(key, data) or True
+    bucket.objects = {ACTION_KEY: LATER}
+    job = upload_job(cache)._replace(recovered=why == "recovered")
+    if why == "late":
+        monkeypatch.setattr(objects.time, "time_ns", lambda: TIME_NS + 11 * 10**9)
+    if why == "local":
+        put(cache, "a", b"late", TIME_NS + 1)
+    layout.upload(job)
+    assert bucket.objects[ACTION_KEY] == LATER
+
+
+def test_a_failing_look_fails_the_upload(bucket, cache, layout):
+    """While it is unknown whether there is a later put, nothing is overwritten."""
+    bucket.objects = {ACTION_KEY: LATER}
+    bucket.faults = {ACTION_KEY: Unavailable("503")}
+    with pytest.raises(Unavailable):
+        layout.upload(upload_job(cache)._replace(recovered=True))
 
 
 # -- large bodies ----------------------------------------------------------------------------------
@@ -152,7 +232,8 @@ def test_large_bodies_are_uploaded_in_parts(bucket, cache, layout, small_is_larg
     assert layout.upload(job) == (False, len(BODY))
     other = ObjectsLayout(bucket, cache, "")
     assert other.upload(job) == (True, 0)
-    assert bucket.methods() == ["exists", "upload_file", "write", "exists", "write"]
+    methods = [method for method, key in bucket.calls if key == OUTPUT_KEY]
+    assert methods == ["exists", "upload_file", "exists"]
     assert bucket.objects == {ACTION_KEY: RECORD, OUTPUT_KEY: BODY}
 
 
