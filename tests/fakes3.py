@@ -77,6 +77,8 @@ class FakeS3:
     The key noted for a request to the bucket is "?list <prefix>", "?uploads <prefix>" (a list of
     multipart uploads) or "?delete" (DeleteObjects).
 
+    ``signers``: (access key id, region) of every signature that came with a request.
+
     ``modified``: {key: epoch seconds}, set whenever a body is put into ``objects``; a test may
     change an entry afterwards. Clients get whole seconds, as from S3. ``uploads``: {upload id:
     Upload}.
@@ -88,6 +90,7 @@ class FakeS3:
 
     def __init__(self) -> None:
         self.modified, self.uploads, self.requests = {}, {}, []
+        self.signers = set()
         self.objects = _Objects(self.modified)
         self.served = 0
         self.fault = None
@@ -218,6 +221,9 @@ class _Handler(Replies, BaseHTTPRequestHandler):
     def _begin(self) -> bool:
         """Note the request; returns whether to serve it."""
         s3 = self.s3
+        if "Credential=" in self.headers.get("Authorization", ""):
+            key_id, _, region, *_ = self.headers["Authorization"].split("Credential=")[1].split("/")
+            s3.signers.add((key_id, region))
         fault = s3.begin(self.command, self._key or self._bucket_call())
         self._damage = fault if fault in DAMAGE else None
         if fault is None or self._damage:

@@ -11,7 +11,7 @@ from ..ipc import jobs
 from ..ipc.spawn import spawn_apart
 from ..loop import Loop
 from ..options import Options
-from ..store import spool
+from ..store import spool, spool_target
 from ..store.locks import try_lock
 from ..store.tree import Store
 from ..tuples import NamedTuple
@@ -169,19 +169,27 @@ class Uploader:
                 if session is not None:
                     targets.setdefault(target, []).append(session)
             for target, sessions in targets.items():
+                environ = dict(os.environ)
                 try:
                     self._upload(target, sessions)
                 finally:
+                    os.environ.clear()
+                    os.environ.update(environ)
                     for session in sessions:
                         session.release()
 
     def _upload(self, target: str, sessions: list[spool.SpoolSession]) -> None:
-        """Upload the pending puts of the sessions of one target, a directory of the spool."""
+        """Upload the pending puts of the sessions of one target, a directory of the spool.
+
+        Changes os.environ, which the pool inherits, to what the target needs.
+        """
         puts = deque(_by_action(sessions))
         if not puts:
             return
         try:
-            fields = self._options.as_dict() | spool.read_target(target)
+            fields = spool_target.restore(
+                target, spool.read_target(target), self._options, os.environ
+            )
         except (OSError, ValueError, KeyError) as error:
             say(f"uploads skipped: {error}")
             return

@@ -2,7 +2,7 @@
 
 ::
 
-    spool/<target>/target              JSON: where the entries go (TARGET_FIELDS of Options)
+    spool/<target>/target, settings    JSON: where the entries go, and how (spool_target.py)
     spool/<target>/<session>/journal   a line for each put, and a line for each finished upload
     spool/<target>/<session>/ending    exists while an ended session still uploads
     spool/<target>/<session>/<output>  hard link to a body, because prune may remove the body itself
@@ -23,6 +23,7 @@ import time
 import xxhash
 
 from .locks import try_lock
+from .spool_target import TARGET_FIELDS, files_of
 from .tree import Store, unlink_quietly
 
 TYPE_CHECKING = False
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from ..options import Options
 
-TARGET_FIELDS = ("endpoint_url", "bucket", "prefix", "region", "path_style", "layout", "scope")
 _JOURNAL = "journal"
 _ENDING = "ending"
 _PUT = re.compile(rb"put ([0-9a-f]{2,128}) ([0-9a-f]{64}) ([0-9]{1,19}) ([0-9]{1,19})")
@@ -76,15 +76,15 @@ class SpoolSession:
     @classmethod
     def create(cls, store: Store, options: "Options", scope: str) -> "SpoolSession":
         """Start a session of this process; ``scope`` is "" if it has none. Raises OSError."""
-        fields = {field: getattr(options, field) for field in TARGET_FIELDS} | {"scope": scope}
-        target = json.dumps(fields, sort_keys=True)
-        home = f"{store.root}/spool/{xxhash.xxh3_64_hexdigest(target.encode())}"
+        files = files_of(options, scope, os.environ)
+        home = f"{store.root}/spool/{xxhash.xxh3_64_hexdigest(''.join(files.values()).encode())}"
         directory = f"{home}/{os.getpid()}-{os.urandom(8).hex()}"
         os.makedirs(directory, 0o755)
-        if not os.path.exists(f"{home}/target"):
-            with store.temporary() as temp:
-                temp.write(target.encode())
-                temp.rename(f"{home}/target")
+        for name, content in files.items():
+            if not os.path.exists(f"{home}/{name}"):
+                with store.temporary() as temp:
+                    temp.write(content.encode())
+                    temp.rename(f"{home}/{name}")
         with store.temporary() as temp:
             fd = os.open(temp.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
             try_lock(fd)  # before it gets the name by which uploaders find it

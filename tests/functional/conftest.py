@@ -74,14 +74,14 @@ def machine(start, fake_s3, tmp_path):
 
 @pytest.fixture
 def begin_flush_of(processes, tmp_path):
-    """begin_flush_of(name, *flags): start the command flush on the cache directory ``name``."""
+    """begin_flush_of(name, *flags, **environ): start flush on the cache directory ``name``."""
     begun = []
 
-    def begin(name, *flags):
+    def begin(name, *flags, **environ):
         begun.append(
             subprocess.Popen(
                 [PROGRAM, "flush", f"--cache-dir={tmp_path / name}", *flags],
-                env=processes.environ(),
+                env=processes.environ(**environ),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
