@@ -133,7 +133,6 @@ class TransferHost(Protocol):
     """The way to S3 that sessions share. Implemented by PoolAccess; used by Transfers."""
 
     usable: bool
-    has_answered: bool
     damaged: set[str]
     upload_failed: bool
     left_spooled: bool
@@ -141,6 +140,10 @@ class TransferHost(Protocol):
     @property
     def front(self) -> StoreUser:
         """The process and its store."""
+
+    @property
+    def keeps_puts(self) -> bool:
+        """Whether the spool takes puts for the bucket."""
 
     @property
     def uploads_wanted(self) -> bool:

@@ -27,7 +27,8 @@ class PoolAccess:
     def __init__(self, front: "PoolHost") -> None:
         self.front = front
         self.usable = True  # False while the bucket is given up
-        self.has_answered = False  # S3 has answered once, so that puts are worth keeping for it
+        self.has_answered = False  # S3 has answered once
+        self.refused = False  # the bucket was given up for a reason that is not on this machine
         self.damaged: set[str] = set()  # outputs whose copy in the bucket is damaged
         self.upload_failed = False
         self.left_spooled = False  # a session has left entries in the spool
@@ -55,6 +56,14 @@ class PoolAccess:
         return self._options.upload == "background" and self._options.layout != "objects"
 
     @property
+    def keeps_puts(self) -> bool:
+        """Whether the spool takes puts for the bucket, also while it is given up.
+
+        It does not for a bucket that never answered and said no: the spool would grow for ever.
+        """
+        return self.has_answered or not self.refused
+
+    @property
     def uploads_wanted(self) -> bool:
         return self._options.upload != "off" and not self._options.read_only
 
@@ -73,7 +82,7 @@ class PoolAccess:
             if self._pool is not None and self._pool.alive:
                 self._pool.abandon()
                 self._abandoned.append(self._pool.process_id)
-            self._pool, self.usable = None, True
+            self._pool, self.usable, self.refused = None, True, False
             self._abandoned = [
                 process_id
                 for process_id in self._abandoned
@@ -160,6 +169,7 @@ class PoolAccess:
             for on_status in callbacks:
                 on_status(message)
         elif isinstance(message, jobs.Disabled):
+            self.refused = message.refused
             self._give_up()
             if self._pool is not None and not self._pool.alive:
                 self._warn_unused(message.reason)  # a living pool logs its own warning

@@ -190,8 +190,7 @@ class Transfers:
             self.counters.put_skip_read_only += 1
         elif size < self._options.min_upload_bytes:
             self.counters.put_skip_small += 1
-        elif not pool_access.usable and not pool_access.has_answered:
-            # Not spooled either: a bucket that never answered would let the spool grow for ever.
+        elif not pool_access.keeps_puts:
             self.counters.put_s3_skipped += 1
         else:
             entry, number = self._spool_entry(action, output, size, time_ns, path)

@@ -320,9 +320,10 @@ class ManifestJob(NamedTuple):
 
 
 class Disabled(NamedTuple):
-    """No session can use the bucket any longer."""
+    """No session can use the bucket any longer. refused: it says no, or credentials are missing."""
 
     reason: str
+    refused: bool = False
 
 
 class Expected(NamedTuple):

@@ -197,7 +197,7 @@ class Supervisor:
         try:
             self._remote = layouts.connect(self._options, LocalCache(self._store, spill=False))
         except Unusable as error:
-            self._disable(str(error))
+            self._disable(str(error), refused=True)
 
     # -- tasks to workers --------------------------------------------------------------------------
 
@@ -294,7 +294,7 @@ class Supervisor:
         direction = task.direction()
         breaker = self._breakers[direction]
         if result.status == jobs.UNUSABLE:
-            self._disable(result.reason)
+            self._disable(result.reason, refused=True)
         elif result.status in (jobs.FAILED, jobs.TIMED_OUT):
             logger.info("%s S3 failed: %s", direction, result.reason)
             timed_out = result.status == jobs.TIMED_OUT
@@ -353,12 +353,15 @@ class Supervisor:
         if self._deaths >= DEATHS_TO_GIVE_UP:
             self._disable("its worker processes keep dying; check the memory limit")
 
-    def _disable(self, reason: str) -> None:
-        """Stop using the bucket for all sessions of this pool; log one warning."""
+    def _disable(self, reason: str, refused: bool = False) -> None:
+        """Stop using the bucket for all sessions of this pool; log one warning.
+
+        ``refused`` as in Disabled.
+        """
         if self._disabled is None:
             self._disabled = reason
             logger.warning("bucket %s is not used: %s", self._options.bucket, reason)
-            self.report(jobs.Disabled(reason))
+            self.report(jobs.Disabled(reason, refused))
             for direction in self._queues:
                 self._give_up(direction)
 

@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from cacheplugin.store.spool import count_pending
+from cacheplugin.store.tree import Store
 from helpers import action_id, kill, output_id, stored_bodies, wait_until
 
 BODY = b"what the build made" * 1000
@@ -55,7 +57,10 @@ def test_an_upload_whose_process_is_killed_is_repeated(start, fake_s3, processes
     assert "put_s3_action=3" in plugin.stderr and "put_s3_error" not in plugin.stderr
 
 
-def test_workers_that_keep_dying_are_given_up_with_one_warning(start, fake_s3, processes):
+def test_workers_that_keep_dying_are_given_up_with_one_warning(
+    start, fake_s3, processes, cache_dir
+):
+    """The put after that stays in the spool, although S3 never answered."""
     fake_s3.hold = lambda method, key: True
     plugin = start(*fake_s3.flags()).hello()
     for n in range(3):
@@ -66,14 +71,15 @@ def test_workers_that_keep_dying_are_given_up_with_one_warning(start, fake_s3, p
     plugin.expect_miss(action_id("more"))
     plugin.expect_stored(action_id("a"), BODY)
     plugin.finish()
-    assert fake_s3.held == 3
+    assert fake_s3.held == 3 and count_pending(Store(str(cache_dir))) == 1
     assert any(
         "bucket is not used: its worker processes keep dying" in line
         for line in plugin.stderr.splitlines()
     )
 
 
-def test_a_pool_that_keeps_dying_is_given_up_with_one_warning(start, fake_s3, processes):
+def test_a_pool_that_keeps_dying_is_given_up_with_one_warning(start, fake_s3, processes, cache_dir):
+    """The put after that stays in the spool, although S3 never answered."""
     fake_s3.hold = lambda method, key: True
     plugin = start(*fake_s3.flags()).hello()
     for n in range(3):
@@ -84,6 +90,7 @@ def test_a_pool_that_keeps_dying_is_given_up_with_one_warning(start, fake_s3, pr
     plugin.expect_miss(action_id("more"))
     plugin.expect_stored(action_id("a"), BODY)
     plugin.finish()
+    assert count_pending(Store(str(cache_dir))) == 1
     (warning,) = plugin.stderr.splitlines()
     assert "bucket bucket is not used: its pool process keeps dying" in warning
 

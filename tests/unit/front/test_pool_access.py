@@ -453,16 +453,27 @@ def test_a_body_of_min_upload_size_is_uploaded(make):
     assert driver.pool.kinds() == ["begin", "upload"]
 
 
-@pytest.mark.parametrize("worked", [False, True])
-def test_puts_while_the_bucket_is_disabled(driver, worked):
-    """They are spooled if the bucket has ever answered."""
+@pytest.mark.parametrize(
+    ("worked", "refused", "kept"), [(False, True, 0), (True, True, 1), (False, False, 1)]
+)
+def test_puts_while_the_bucket_is_disabled(driver, worked, refused, kept):
+    """They are spooled, unless the bucket has never answered anything but no."""
     transfers = driver.attach()
     driver.fetch(transfers, 1)
     driver.result(2, jobs.MISS if worked else jobs.FAILED)
-    driver.pool.say(jobs.Disabled("access denied"))
+    driver.pool.say(jobs.Disabled("access denied", refused))
     driver.put(transfers)
     assert driver.pool.kinds() == ["begin", "fetch"] and transfers.pending == 0
-    assert transfers.counters.put_s3_skipped == 1 and driver.spooled() == worked
+    assert transfers.counters.put_s3_skipped == 1 and driver.spooled() == kept
+
+
+def test_puts_when_no_pool_can_be_started(driver):
+    """They are spooled: the trouble is on this machine."""
+    driver.refuses = OSError(errno.EAGAIN, "Resource temporarily unavailable")
+    transfers = driver.attach()
+    driver.put(transfers)
+    driver.put(transfers, "b", b"other")
+    assert driver.spooled() == 2 and len(driver.warnings) == 1
 
 
 def test_a_damaged_output_is_replaced(driver):

@@ -329,8 +329,8 @@ def test_files_of_a_disabled_bucket(driver, worker):
     driver.take(FETCH_FILE)
     driver.pool._dispatch()
     driver.take(UPLOAD_FILE)
-    driver.pool._disable("access denied")
-    assert driver.heard[0] == jobs.Disabled("access denied")
+    driver.pool._disable("access denied", refused=True)
+    assert driver.heard[0] == jobs.Disabled("access denied", True)
     assert sorted(driver.heard[1:]) == [
         jobs.FileResult(5, jobs.SKIPPED, 0, "S3 is turned off"),
         jobs.FileResult(6, jobs.SKIPPED, 0, "S3 is turned off"),
