@@ -12,6 +12,7 @@ CachePluginError
 └── RemoteError           S3 did not deliver or take an object; the build goes on without it
     ├── Absent            the object does not exist (404): a plain miss
     ├── Damaged           the object has wrong content: a miss; the action's next put replaces it
+    ├── Unreadable        a body on the local disk cannot be read: its entry stays in the spool
     ├── Unavailable       refused, cut off, 403, 5xx: look at the endpoint and the bucket's policy
     │   └── TimedOut      no answer in time: look at the endpoint and the network
     └── Unusable          credentials missing or refused, no such bucket: correct the configuration
@@ -96,6 +97,13 @@ class Damaged(RemoteError):
     def __init__(self, reason: str, output: "str | None" = None) -> None:
         super().__init__(reason)
         self.output = output
+
+
+class Unreadable(RemoteError):
+    """The local body to upload is there and cannot be read; the text begins with its path."""
+
+    def __init__(self, path: str, error: OSError) -> None:
+        super().__init__(f"{path} cannot be read: {reason_of(error)}")
 
 
 class Unavailable(RemoteError):

@@ -6,7 +6,7 @@ lower-case hex, sizes are bytes, times are nanoseconds since the epoch unless a 
 To add a message, add a class.
 """
 
-from ..errors import Absent, Damaged, TimedOut, Unusable
+from ..errors import Absent, Damaged, TimedOut, Unreadable, Unusable
 from ..tuples import NamedTuple
 
 TYPE_CHECKING = False
@@ -127,7 +127,7 @@ class BundleResult(NamedTuple):
     """Answers a BundleJob.
 
     rows: the place of each entry in the bucket; bad: outputs whose local bodies are missing or
-    wrong; sent: bytes sent over the network.
+    wrong; sent: bytes over the network; unreadable: (output, reason) where reading has failed.
     """
 
     number: int
@@ -136,6 +136,7 @@ class BundleResult(NamedTuple):
     rows: "Sequence[PlainRow]" = ()
     bad: "Sequence[str]" = ()
     sent: int = 0
+    unreadable: "Sequence[tuple[str, str]]" = ()
 
 
 class ManifestResult(NamedTuple):
@@ -392,7 +393,7 @@ def status_of(error: Exception, uploading: bool) -> str:
         (Damaged, DAMAGED),
         (Unusable, UNUSABLE),
         (TimedOut, TIMED_OUT),
-        (OSError, LOCAL),
+        ((OSError, Unreadable), LOCAL),
     ):
         if isinstance(error, kind):
             return status

@@ -6,6 +6,7 @@ side, and each upload overwrites the record of its action.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from ..ipc import jobs
@@ -15,6 +16,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..remote.contracts import TaskOwner
+
+
+logger = logging.getLogger(__name__)
+
+_MOST_WARNINGS = 20
+
+
+class UnreadableBodies:
+    """Warns of bodies that cannot be read and therefore not be uploaded, of each once."""
+
+    def __init__(self) -> None:
+        self._reasons: set[str] = set()
+
+    def note(self, message: jobs.Message) -> None:
+        """Take a message to the front."""
+        if not isinstance(message, jobs.UploadResult) or message.status != jobs.LOCAL:
+            return
+        if message.reason in self._reasons or len(self._reasons) > _MOST_WARNINGS:
+            return
+        self._reasons.add(message.reason)
+        if len(self._reasons) > _MOST_WARNINGS:
+            logger.warning("further entries were not uploaded and stay in the spool")
+        else:
+            logger.warning("an entry was not uploaded and stays in the spool: %s", message.reason)
 
 
 class FileJobs:

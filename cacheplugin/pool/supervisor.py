@@ -24,7 +24,7 @@ from ..options import Options
 from ..remote import layouts
 from ..store.cache import LocalCache
 from ..store.tree import Store
-from .owners import FileJobs, UploadOrder
+from .owners import FileJobs, UnreadableBodies, UploadOrder
 from .worker import work
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ class Supervisor:
             jobs.UPLOADING: deque(),
         }
         self._upload_order = UploadOrder(self._queue)
+        self._unreadable = UnreadableBodies()
         self._running = dict.fromkeys(self._queues, 0)
         self._breakers = {direction: Breaker() for direction in self._queues}
         self._answered: set[int] = set()  # running tasks whose owner already has a result
@@ -381,6 +382,7 @@ class Supervisor:
 
     def report(self, message: jobs.Message) -> None:
         """Queue a message to the front; it is sent at the end of this turn of the loop."""
+        self._unreadable.note(message)
         self._sender.queue(jobs.pack(message))
 
     def _flush(self) -> None:

@@ -19,7 +19,7 @@ from .client import PoolClient
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
 _PAUSE_S = 60  # after an uploader that achieved nothing, before the next one is started
 _PROGRESS_S = 0.5
@@ -131,7 +131,7 @@ class Uploader:
     A target is a bucket with its settings; each has a pool of its own. ``deadline`` is monotonic,
     None for no limit. ``on_progress(done, left)`` is called now and then with numbers of entries.
     ``uploaded`` and ``dropped`` count entries that left the spool, the latter because their bodies
-    are damaged or missing.
+    are damaged or missing. Entries whose bodies cannot be read stay there; the pool warns of them.
     """
 
     def __init__(
@@ -149,6 +149,8 @@ class Uploader:
         self._loop = Loop()
         # By number of the upload job: the put that it uploads, then older puts of the same action.
         self._puts: dict[int, list[_SpooledPut]] = {}
+        # Directory and number of puts whose bodies cannot be read. They are tried once in a run.
+        self._unreadable: set[tuple[str, int]] = set()
 
     @property
     def progress(self) -> int:
@@ -183,7 +185,7 @@ class Uploader:
 
         Changes os.environ, which the pool inherits, to what the target needs.
         """
-        puts = deque(_by_action(sessions))
+        puts = deque(_by_action(sessions, self._unreadable))
         if not puts:
             return
         try:
@@ -223,6 +225,9 @@ class Uploader:
             elif message.status == jobs.DAMAGED:
                 del puts[1:]  # the body of an older put may be intact
                 self.dropped += 1
+            elif message.status == jobs.LOCAL:
+                self._unreadable.add((puts[0].session.directory, puts[0].number))
+                return
             else:
                 return
             for put in puts:
@@ -246,12 +251,18 @@ class Uploader:
             self._on_progress(self.uploaded, left)
 
 
-def _by_action(sessions: "Iterable[spool.SpoolSession]") -> "Iterator[list[_SpooledPut]]":
-    """The pending puts of each action, the latest put first."""
+def _by_action(
+    sessions: "Iterable[spool.SpoolSession]", without: "Collection[tuple[str, int]]"
+) -> "Iterator[list[_SpooledPut]]":
+    """The pending puts of each action, the latest put first.
+
+    ``without``: directories of sessions and numbers of puts to leave out.
+    """
     found: dict[str, list[_SpooledPut]] = {}
     for session in sessions:
         for number, entry in session.pending.items():
-            found.setdefault(entry.action, []).append(_SpooledPut(session, number))
+            if (session.directory, number) not in without:
+                found.setdefault(entry.action, []).append(_SpooledPut(session, number))
     for puts in found.values():
         puts.sort(key=lambda put: (put.entry().time_ns, put.number), reverse=True)
         yield puts

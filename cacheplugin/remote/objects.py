@@ -22,6 +22,7 @@ from ..store.record import timestamp
 from ..store.tree import EMPTY_OUTPUT
 from ..tuples import NamedTuple
 from .body_reader import BodyReader
+from .local_body import open_body, unreadable
 from .s3 import LARGE_BYTES
 
 if TYPE_CHECKING:
@@ -118,8 +119,8 @@ class ObjectsLayout:
     def upload(self, job: jobs.UploadJob) -> Uploaded:
         """Make the bucket hold the entry of a job. A second upload of the same entry is harmless.
 
-        Raises RemoteError (Damaged if the local body is missing or wrong), and OSError if it cannot
-        be read.
+        Raises RemoteError (Damaged if the local body is missing or wrong, Unreadable if it cannot
+        be read).
         """
         found, sent = True, 0
         if job.output not in self._in_bucket or job.replace:
@@ -172,7 +173,10 @@ class ObjectsLayout:
         if not job.replace and self._bucket.exists(key):
             return False
         _checked_body(job)
-        self._bucket.upload_file(key, job.path)
+        try:
+            self._bucket.upload_file(key, job.path)
+        except OSError as error:
+            raise unreadable(job.path, error) from error
         return True
 
 
@@ -204,13 +208,13 @@ def _checked_body(job: jobs.UploadJob) -> bytes:
     """Check a local body by its SHA-256, because every machine is served what is uploaded.
 
     Returns the body, or b"" for a large one, which is only checked. Raises Damaged if the body is
-    missing or wrong.
+    missing or wrong, Unreadable if it cannot be read.
     """
     if job.output == EMPTY_OUTPUT:
         return b""
     digest, body = hashlib.sha256(), b""
     try:
-        with open(job.path, "rb", buffering=0) as file:
+        with open_body(job.path) as file:
             if job.size <= LARGE_BYTES:
                 body = file.read()
                 digest.update(body)
@@ -219,6 +223,8 @@ def _checked_body(job: jobs.UploadJob) -> bytes:
                     digest.update(data)
     except FileNotFoundError as error:
         raise Damaged(f"{job.path} is missing") from error
+    except OSError as error:
+        raise unreadable(job.path, error) from error
     if digest.hexdigest() != job.output:
         raise Damaged(f"{job.path} does not have the SHA-256 of output {job.output}")
     return body

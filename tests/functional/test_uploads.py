@@ -492,6 +492,33 @@ def test_flush_drops_damaged_entries(start, fake_s3, cache_dir, flush):
     assert len(fake_s3.objects) == 2
 
 
+@pytest.mark.parametrize("layout", ["objects", "bundles"])
+def test_an_unreadable_body_keeps_back_no_other(start, fake_s3, cache_dir, flush, layout):
+    """Its entry stays in the spool, and each flush names it once, until it can be read."""
+    puts = {action_id(word): word.encode() * 99 for word in ("one", "two", "three")}
+    plugin = start(*fake_s3.flags(layout=layout), "--upload=off", "--scope=s").hello()
+    put_all(plugin, puts)
+    plugin.finish()
+    output = output_id(b"two" * 99)
+    (link,) = cache_dir.glob(f"spool/*/*/{output}")
+    (path,) = cache_dir.glob(f"output/*/{output}")
+    link.unlink()
+    path.rename(tmp := cache_dir / "aside")
+    path.symlink_to(path)  # no user can read it
+    reason = f"{path} cannot be read: too many levels of symbolic links"
+    for uploaded in (2, 0):
+        status, out, err = flush()
+        assert (status, out) == (1, summary(uploaded, remain=1))
+        assert err.count(f"an entry was not uploaded and stays in the spool: {reason}\n") == 1
+        assert err.count("\n") == 2
+    tmp.rename(path)
+    assert flush() == (0, summary(1), "")
+    fresh = start(*fake_s3.flags(layout=layout), "--scope=s", cache_dir=cache_dir / "fresh").hello()
+    for action, body in puts.items():
+        fresh.expect_hit(action, body)
+    fresh.finish()
+
+
 def test_flush_does_not_upload_for_a_live_session(start, fake_s3, cache_dir, flush):
     """Flush reports that the entries of the session remain."""
     dead, live = some(3, "dead"), some(3, "live")

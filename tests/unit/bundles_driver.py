@@ -144,15 +144,18 @@ class Driver:
         """Write the entry of this action into the local store."""
         put(LocalCache(self.store, spill=False), name, name.encode())
 
-    def bundle(self, task, bad=(), bundle="bundle-n") -> None:
-        """Do a BundleJob: all entries are in one block, except outputs that are ``bad``."""
+    def bundle(self, task, bad=(), bundle="bundle-n", unreadable=()) -> None:
+        """Do a BundleJob: all entries are in one block, except these outputs."""
         bad = [output_id(name.encode()) for name in bad]
+        unreadable = [output_id(name.encode()) for name in unreadable]
         rows = [
             (action, output, size, time_ns, 0, bundle, 8, 100, at, 7)
             for at, (action, output, size, time_ns, _) in enumerate(task.entries)
-            if output not in bad
+            if output not in (*bad, *unreadable)
         ]
-        self.plan.done(task, jobs.BundleResult(task.number, jobs.STORED, "", rows, bad, 500))
+        reasons = [(output, f"{output} cannot be read") for output in unreadable]
+        result = jobs.BundleResult(task.number, jobs.STORED, "", rows, bad, 500, reasons)
+        self.plan.done(task, result)
 
     def manifest(self, name="m-2") -> manifest.Manifest:
         """Do the ManifestJob that is due; returns the manifest."""

@@ -24,6 +24,7 @@ import zstandard
 from ...errors import Damaged
 from ...store.tree import EMPTY_OUTPUT
 from ...tuples import NamedTuple
+from ..local_body import open_body, unreadable
 from .rows import Place, Row, encode_rows
 
 if TYPE_CHECKING:
@@ -58,13 +59,15 @@ class _Body(NamedTuple):
 class BundleEncoder:
     """Encodes one bundle, ``name``, of ``entries``.
 
-    ``chunks`` yields the bundle's bytes. After that ``rows`` are those of the entries in it, and
-    ``bad`` maps outputs whose local bodies are missing or wrong to the reasons.
+    ``chunks`` yields the bundle's bytes. After that ``rows`` are those of the entries in it. Two
+    dicts map the other outputs to the reasons: ``bad`` those whose local bodies are missing or
+    wrong, ``unreadable`` those whose bodies are there and cannot be read.
     """
 
     def __init__(self, entries: Iterable[Entry], name: str) -> None:
         self.rows: list[Row] = []
         self.bad: dict[str, str] = {}
+        self.unreadable: dict[str, str] = {}
         self._name = name
         self._entries: dict[str, list[Entry]] = {}  # by output
         for entry in entries:
@@ -77,17 +80,18 @@ class BundleEncoder:
     def chunks(self) -> Iterator[bytes]:
         """The bytes of the bundle in pieces; raises Damaged at the end if no entry is in it."""
         yield self._emit(HEADER.pack(MAGIC, VERSION))
-        for output, (entry, *_) in self._entries.items():
+        for output, entries in self._entries.items():
             if output == EMPTY_OUTPUT:
                 xxh3 = xxhash.xxh3_64_intdigest(b"")
                 self._add(output, 0, Place(self._name, 0, 0, 0), xxh3)
-            elif entry.size > LARGE_BYTES:
-                yield from self._large_body(entry)
+            elif entries[0].size > LARGE_BYTES:
+                yield from self._large_body(output)
             else:
                 yield from self._body(output)
         yield from self._end_group()
         if not self.rows:
-            raise Damaged("; ".join(self.bad.values()) or "no entries")
+            reasons = (*self.bad.values(), *self.unreadable.values())
+            raise Damaged("; ".join(reasons) or "no entries")
         index = self._compress(encode_rows(self.rows, {self._name: 0}))
         trailer = TRAILER.pack(
             self._offset, len(index), xxhash.xxh3_64_intdigest(index), VERSION, MAGIC
@@ -100,6 +104,8 @@ class BundleEncoder:
 
     def _add(self, output: str, size: int, place: Place, xxh3: int) -> None:
         """Add the rows of all entries of an output."""
+        self.bad.pop(output, None)
+        self.unreadable.pop(output, None)
         for entry in self._entries[output]:
             self.rows.append(Row(entry.action, output, size, entry.time_ns, 0, *place, xxh3))
 
@@ -120,19 +126,24 @@ class BundleEncoder:
                 yield from self._end_group()
 
     def _read(self, output: str) -> bytes | None:
-        """The body of an output from the first path that has it; None, and in ``bad``, if none."""
+        """The body of an output from the first path that has it; None, and a reason, if none."""
         for entry in self._entries[output]:
             try:
-                with open(entry.path, "rb", buffering=0) as file:
+                with open_body(entry.path) as file:
                     data = file.read(entry.size + 1)
-            except _MISSING:
-                self.bad[output] = f"{entry.path} is missing"
+            except OSError as error:
+                self._note_failure(entry, error)
                 continue
             if len(data) == entry.size and hashlib.sha256(data).hexdigest() == output:
-                self.bad.pop(output, None)
                 return data
             self.bad[output] = _mismatch(entry)
         return None
+
+    def _note_failure(self, entry: Entry, error: OSError) -> None:
+        if isinstance(error, _MISSING):
+            self.bad[entry.output] = f"{entry.path} is missing"
+        else:
+            self.unreadable[entry.output] = str(unreadable(entry.path, error))
 
     def _end_group(self) -> Iterator[bytes]:
         if self._group:
@@ -145,28 +156,32 @@ class BundleEncoder:
             self._group, self._group_bytes = [], 0
             yield self._emit(block)
 
-    def _large_body(self, entry: Entry) -> Iterator[bytes]:
-        """Encode a body piece by piece. If it turns out to be wrong, no row names its block."""
-        begin, size = self._offset, 0
-        sha256, xxh3 = hashlib.sha256(), xxhash.xxh3_64()
-        compressor = zstandard.ZstdCompressor(level=LEVEL).compressobj()
-        try:
-            with open(entry.path, "rb", buffering=0) as file:
-                while size <= entry.size and (data := file.read(_PIECE_BYTES)):
-                    size += len(data)
-                    sha256.update(data)
-                    xxh3.update(data)
-                    if block := compressor.compress(data):
-                        yield self._emit(block)
-        except _MISSING:
-            self.bad[entry.output] = f"{entry.path} is missing"
-            return
-        yield self._emit(compressor.flush())
-        if size == entry.size and sha256.hexdigest() == entry.output:
-            place = Place(self._name, begin, self._offset - begin, 0)
-            self._add(entry.output, size, place, xxh3.intdigest())
-        else:
-            self.bad[entry.output] = _mismatch(entry)
+    def _large_body(self, output: str) -> Iterator[bytes]:
+        """Encode a body piece by piece, from the first path that has it.
+
+        If what was read turns out to be wrong, no row names its block.
+        """
+        for entry in self._entries[output]:
+            begin, size = self._offset, 0
+            sha256, xxh3 = hashlib.sha256(), xxhash.xxh3_64()
+            compressor = zstandard.ZstdCompressor(level=LEVEL).compressobj()
+            try:
+                with open_body(entry.path) as file:
+                    while size <= entry.size and (data := file.read(_PIECE_BYTES)):
+                        size += len(data)
+                        sha256.update(data)
+                        xxh3.update(data)
+                        if block := compressor.compress(data):
+                            yield self._emit(block)
+            except OSError as error:
+                self._note_failure(entry, error)
+                continue
+            yield self._emit(compressor.flush())
+            if size == entry.size and sha256.hexdigest() == output:
+                place = Place(self._name, begin, self._offset - begin, 0)
+                self._add(output, size, place, xxh3.intdigest())
+                return
+            self.bad[output] = _mismatch(entry)
 
 
 def _mismatch(entry: Entry) -> str:

@@ -265,8 +265,10 @@ class BundlesLayout:
         reader = ChunkReader(encoder.chunks())
         try:
             self._bucket.upload_file(self._prefixes.bundles + name, reader)
-        except Damaged as error:  # all entries are bad, so there is no bundle to write
-            return jobs.BundleResult(job.number, jobs.STORED, str(error), bad=list(encoder.bad))
+        except Damaged:  # no entry has a body, so there is no bundle to write
+            reader.size = 0
+        for output in encoder.unreadable:
+            encoder.bad.pop(output, None)  # a body that may be intact is not given up
         return jobs.BundleResult(
             job.number,
             jobs.STORED,
@@ -274,6 +276,7 @@ class BundlesLayout:
             plain_rows(encoder.rows),
             list(encoder.bad),
             reader.size,
+            list(encoder.unreadable.items()),
         )
 
     def write_manifest(self, job: jobs.ManifestJob) -> jobs.ManifestResult:

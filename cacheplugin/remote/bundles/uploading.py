@@ -16,7 +16,7 @@ from . import manifest
 from .rows import Row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from .catalog import Catalog
     from .contracts import Host
@@ -138,18 +138,22 @@ class Uploading:
             for job in self._pending.pop(row.output, ()):
                 self._name_next(job, row, found)
                 found = True
-        failed: Iterable[str]
-        if result.status == jobs.STORED:
-            status, failed = jobs.DAMAGED, result.bad
-        else:
-            status, failed = result.status, {output for _, output, *_ in task.entries}
-        for output in failed:
-            for job in self._pending.pop(output, ()):
-                self._answer(job, status, result.reason)
+        for output, reason in result.unreadable:
+            self._answer_failed(output, jobs.LOCAL, reason)
+        for output in result.bad:
+            self._answer_failed(output, jobs.DAMAGED, result.reason)
+        if result.status != jobs.STORED:
+            for _, output, *_ in task.entries:
+                self._answer_failed(output, result.status, result.reason)
         if result.sent:
             self._host.transferred(0, result.sent, 0)
         self._write_next()
         self._advance()
+
+    def _answer_failed(self, output: str, status: str, reason: str) -> None:
+        """Answer the puts of an output that is in no bundle."""
+        for job in self._pending.pop(output, ()):
+            self._answer(job, status, reason)
 
     def _name_next(self, job: jobs.UploadJob, body: Row, found: bool) -> None:
         """Name a put in the next manifest; its body is at the place of ``body``."""

@@ -3,7 +3,7 @@
 import pytest
 
 from cacheplugin.ipc import jobs
-from cacheplugin.pool.owners import UploadOrder
+from cacheplugin.pool.owners import UnreadableBodies, UploadOrder
 from entries import action_id, output_id
 
 
@@ -113,3 +113,16 @@ def test_uploads_that_wait_are_skipped_with_the_current_one(rig):
     assert rig.answers == dict.fromkeys((1, 2, 3), (jobs.SKIPPED, False))
     rig.put(4, 4)
     assert rig.queued == [1, 4]
+
+
+def test_each_unreadable_body_is_named_once(caplog):
+    """Results of both layouts; a disk that gives out nothing does not flood the log."""
+    bodies = UnreadableBodies()
+    for number in [*range(100), *range(100)]:
+        bodies.note(jobs.UploadResult(number, jobs.LOCAL, reason=f"/{number} cannot be read"))
+        bodies.note(jobs.UploadResult(number, jobs.FAILED, reason="503"))
+    texts = [record.message for record in caplog.records]
+    named = [
+        f"an entry was not uploaded and stays in the spool: /{n} cannot be read" for n in range(20)
+    ]
+    assert texts == [*named, "further entries were not uploaded and stay in the spool"]

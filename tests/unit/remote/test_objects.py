@@ -1,12 +1,13 @@
 """remote/objects.py: the Go program's keys and contents, and the requests that are sent."""
 
+import os
 import posixpath
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacheplugin.errors import Absent, Damaged, Unavailable
+from cacheplugin.errors import Absent, Damaged, Unavailable, Unreadable
 from cacheplugin.ipc.jobs import UploadJob
 from cacheplugin.options import clean_prefix
 from cacheplugin.remote import body_reader, objects
@@ -216,6 +217,21 @@ def test_a_failing_look_fails_the_upload(bucket, cache, layout):
     bucket.faults = {ACTION_KEY: Unavailable("503")}
     with pytest.raises(Unavailable):
         layout.upload(upload_job(cache)._replace(recovered=True))
+
+
+# -- local bodies that cannot be read --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("large", [100, 8 << 20])
+def test_unreadable_body(bucket, cache, layout, monkeypatch, large):
+    """The upload fails with the path and the reason, and nothing is written."""
+    monkeypatch.setattr(objects, "LARGE_BYTES", large)
+    job = upload_job(cache)
+    os.unlink(job.path)
+    os.symlink(job.path, job.path)  # root may read everything but this
+    with pytest.raises(Unreadable, match=f"^{job.path} cannot be read: "):
+        layout.upload(job)
+    assert bucket.objects == {}
 
 
 # -- large bodies ----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import random
 import struct
 from collections import namedtuple
@@ -376,8 +377,75 @@ def test_body_with_a_missing_path(tmp_path):
     assert {one.action for one in encoder.rows} == {good.action, missing.action} and not encoder.bad
 
 
+@pytest.fixture
+def failing(monkeypatch):
+    """Makes reads of a path fail: failing(path, error number, after so many bytes)."""
+    real, faults = bundle.open_body, {}
+
+    class Failing:
+        def __init__(self, path) -> None:
+            self._file = real(path)
+            self._number, self._left = faults[path]
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self._file.close()
+
+        def read(self, amount):
+            data = self._file.read(min(amount, self._left))
+            self._left -= len(data)
+            if not self._left:
+                raise OSError(self._number, "told to")
+            return data
+
+    def set_fault(path, number, after=0):
+        faults[path] = (number, after)
+
+    monkeypatch.setattr(
+        bundle, "open_body", lambda path: Failing(path) if path in faults else real(path)
+    )
+    return set_fault
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("size", [5, SMALL_BYTES + 1, 3 * LARGE_BYTES], ids=["s", "m", "l"])
+def test_unreadable_body(tmp_path, failing, number, size):
+    """A body that cannot be read is named with its path; the others of the bundle are intact."""
+    first, last = entry(tmp_path, noise(9, 1)), entry(tmp_path, noise(9, 2))
+    sick = entry(tmp_path, noise(size))
+    failing(sick.path, number, size // 2)
+    encoder, data = encode([first, sick, last])
+    assert encoder.rows == rows_of(data) and not encoder.bad
+    assert [body_of(data, one) for one in encoder.rows] == [noise(9, 1), noise(9, 2)]
+    assert encoder.unreadable == {sick.output: f"{sick.path} cannot be read: told to"}
+
+
+@pytest.mark.parametrize("size", [5, 2 * LARGE_BYTES], ids=["small", "large"])
+def test_unreadable_body_with_another_path(tmp_path, failing, size):
+    """The path of another entry of the same output is used."""
+    good = entry(tmp_path, noise(size))
+    sick = good._replace(action=action_id("sick"), path=str(tmp_path / "copy"))
+    (tmp_path / "copy").write_bytes(noise(size))
+    failing(sick.path, errno.EIO, size // 2)
+    encoder, data = encode([sick, good])
+    assert {one.action for one in encoder.rows} == {good.action, sick.action}
+    assert body_of(data, encoder.rows[0]) == noise(size)
+    assert not encoder.unreadable and not encoder.bad
+
+
+def test_pipe_in_place_of_a_body(tmp_path):
+    """A pipe does not hold up the bundle."""
+    good, wrong = entry(tmp_path, b"good"), entry(tmp_path, b"wrong")
+    os.unlink(wrong.path)
+    os.mkfifo(wrong.path)
+    encoder, _ = encode([wrong, good])
+    assert [one.output for one in encoder.rows] == [good.output] and list(encoder.bad)
+
+
 def test_failing_open_is_not_a_bad_body(tmp_path, monkeypatch):
-    """An OSError other than a missing file is raised, because the body may be readable later."""
+    """An OSError of the process is raised, because the body may be readable later."""
 
     def refuse(*_, **__):
         raise OSError(errno.EMFILE, "too many open files")

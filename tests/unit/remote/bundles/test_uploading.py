@@ -242,6 +242,18 @@ def test_bad_bodies(driver):
     }
 
 
+def test_unreadable_bodies(driver):
+    """Only the puts of a body that cannot be read stay in the spool, with its reason."""
+    good, bad, sick = driver.put("b"), driver.put("c"), driver.put("d")
+    driver.finish("bcd")
+    driver.bundle(driver.only(jobs.BundleJob), bad="c", unreadable="d")
+    (reason,) = [one.reason for one in driver.messages if getattr(one, "number", 0) == sick]
+    assert reason == f"{output_id(b'd')} cannot be read"
+    assert names(driver.manifest().rows) == ids("ba")
+    answers = driver.answers()
+    assert [answers[put] for put in (good, bad, sick)] == [jobs.STORED, jobs.DAMAGED, jobs.LOCAL]
+
+
 def test_bundle_of_bad_bodies_only(driver):
     """If no body is right, there is no bundle and no manifest, and every put is damaged."""
     put, finish = driver.put("b"), driver.finish("b")
