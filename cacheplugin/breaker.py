@@ -35,6 +35,12 @@ class Breaker:
         self._clock = clock
         self._failures = 0
         self._open_until = 0.0
+        self._off_since: float | None = None  # when a closed breaker opened, until a success
+
+    @property
+    def off_s(self) -> "float | None":
+        """For how many seconds it has not been closed; None while it is closed."""
+        return None if self._off_since is None else self._clock() - self._off_since
 
     def admit(self) -> str:
         """Decide on one job. CLOSED: run it; OPEN: skip it; HALF_OPEN: run it, as the probe."""
@@ -50,6 +56,7 @@ class Breaker:
         self.pause_s = self._first_pause_s
         self._has_succeeded = True
         self._failures = 0
+        self._off_since = None
         return not was_closed
 
     def failed(self, timed_out: bool = False) -> bool:
@@ -76,5 +83,8 @@ class Breaker:
 
     def _open(self) -> None:
         self.state = OPEN
-        self._open_until = self._clock() + self.pause_s
+        now = self._clock()
+        self._open_until = now + self.pause_s
+        if self._off_since is None:
+            self._off_since = now
         self._failures = 0

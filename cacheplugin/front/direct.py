@@ -6,7 +6,7 @@ import sys
 import time
 
 from ..store.session_log import append_session
-from .front import Front
+from .front import EXIT_TERMINATED, Front
 from .protocol import close_answer
 from .session import Session
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from .transfers import Transfers
 
 EXIT_PROTOCOL = 1
-EXIT_TERMINATED = 128 + 15
 _PROGRESS_AFTER_S = 2.0
 _PROGRESS_EVERY_S = 1.0
 

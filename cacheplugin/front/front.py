@@ -16,7 +16,15 @@ from .protocol import json_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from signal import SIGINT, SIGTERM, set_wakeup_fd, signal
+    from signal import (
+        ITIMER_REAL,
+        SIGALRM,
+        SIGINT,
+        SIGTERM,
+        set_wakeup_fd,
+        setitimer,
+        signal,
+    )
 
     from ..metrics import Histogram
     from ..options import Options
@@ -25,10 +33,20 @@ if TYPE_CHECKING:
     from .contracts import HostedSession, Lookup
     from .pool_access import PoolAccess
 else:
-    from _signal import SIGINT, SIGTERM, set_wakeup_fd, signal  # the signal module imports enum
+    from _signal import (  # the signal module imports enum
+        ITIMER_REAL,
+        SIGALRM,
+        SIGINT,
+        SIGTERM,
+        set_wakeup_fd,
+        setitimer,
+        signal,
+    )
 
 _TOUCH_BATCH = 1024  # records in one turn of the loop; takes a few milliseconds
 _TOUCH_DELAY_S = 1.0
+EXIT_TERMINATED = 128 + 15
+STUCK_S = 5.0  # a process that has to end and does not get there is ended after this time
 
 
 class Front:
@@ -156,6 +174,20 @@ class Front:
             self.interrupted = True
         else:
             self.terminated = True
+            self.must_end()
+
+    def must_end(self) -> None:
+        """End the process after STUCK_S, whatever it waits for then.
+
+        The loop may wait in a system call, such as for a file system that does not answer, and then
+        acts on no signal. A handler runs all the same, if the call can be interrupted.
+        """
+        signal(SIGALRM, lambda *_: os._exit(EXIT_TERMINATED))
+        setitimer(ITIMER_REAL, STUCK_S)
+
+    def may_go_on(self) -> None:
+        """Take ``must_end`` back: the loop acts."""
+        setitimer(ITIMER_REAL, 0)
 
     def _act_on_signals(self, wake_out: int) -> None:
         try:

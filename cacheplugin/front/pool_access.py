@@ -29,6 +29,7 @@ class PoolAccess:
         self.usable = True  # False while the bucket is given up
         self.has_answered = False  # S3 has answered once
         self.refused = False  # the bucket was given up for a reason that is not on this machine
+        self._off_since: float | None = None  # monotonic; None again when S3 answers
         self.damaged: set[str] = set()  # outputs whose copy in the bucket is damaged
         self.upload_failed = False
         self.left_spooled = False  # a session has left entries in the spool
@@ -161,7 +162,7 @@ class PoolAccess:
             counters.put_s3_bytes += message.sent
             counters.get_fault_damaged += message.damaged
         elif isinstance(message, jobs.Expected):
-            self.has_answered = True
+            self.has_answered, self._off_since = True, None
             if message.session in self._sessions:
                 self._sessions[message.session].on_expected(message)
         elif isinstance(message, jobs.PoolStatus):
@@ -180,9 +181,15 @@ class PoolAccess:
         from ..ipc import jobs
 
         if isinstance(result, jobs.FetchResult):
-            self.has_answered |= result.status in (jobs.HIT, jobs.MISS, jobs.DAMAGED)
-        elif isinstance(result, (jobs.UploadResult, jobs.FileResult)):
-            self.has_answered |= result.status in (jobs.HIT, jobs.MISS, jobs.STORED)
+            is_answer = result.status in (jobs.HIT, jobs.MISS, jobs.DAMAGED)
+        else:
+            is_answer = result.status in (jobs.HIT, jobs.MISS, jobs.STORED)
+        if is_answer and not isinstance(result, jobs.FinishResult):
+            self.has_answered, self._off_since = True, None
+        elif not self.has_answered and (
+            result.status in (jobs.FAILED, jobs.TIMED_OUT, jobs.UNUSABLE)
+        ):
+            self._note_off()
         on_result, sent_at = self._expected.pop(result.number, (None, 0.0))
         if on_result is not None:
             histogram = self.latencies.get(type(result).__name__)
@@ -190,9 +197,22 @@ class PoolAccess:
                 histogram.add(time.monotonic() - sent_at)
             on_result(result)
 
+    @property
+    def off_s(self) -> "float | None":
+        """For how many seconds the bucket has been given up, or has failed without ever answering.
+
+        None if neither is so.
+        """
+        return None if self._off_since is None else time.monotonic() - self._off_since
+
+    def _note_off(self) -> None:
+        if self._off_since is None:
+            self._off_since = time.monotonic()
+
     def _give_up(self) -> None:
         self.usable = False
         self._retry_at = time.monotonic() + _RETRY_S
+        self._note_off()
 
     def _warn_unused(self, reason: str) -> None:
         self.front.warn(f"bucket {self._options.bucket} is not used: {reason}")

@@ -353,12 +353,13 @@ class Transferred(NamedTuple):
 
 
 class PoolStatus(NamedTuple):
-    """Answers a StatusJob: by direction, the numbers of tasks and the states of breakers."""
+    """Answers a StatusJob, by direction; off_s: how long a breaker has not been closed, if any."""
 
     queued: "dict[str, int]"
     running: "dict[str, int]"
     workers: int
     breakers: "dict[str, str]"
+    off_s: "float | None" = None
 
 
 if TYPE_CHECKING:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
         counters: {group: {counter: count}}. histograms: {"local", "s3" or "upload": (counts by
         bound, sum of seconds)}; the last two only where there is a bucket. sessions: clients that
         are served now. sessions_begun: {"unix" or "tcp": count}. uploads_pending: uploads that are
-        not finished. bucket_usable: None where there is no bucket.
+        not finished. turned_away: clients that were refused. bucket_usable: None where there is no
+        bucket. bucket_answered: S3 has answered once. bucket_off_s: for how many seconds the
+        bucket has been given up, or has failed without ever answering; None if neither is so.
         """
 
         counters: dict[str, dict[str, int]]
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
         sessions_begun: dict[str, int]
         uploads_pending: int
         is_stopping: bool
+        turned_away: int
         bucket_usable: bool | None
+        bucket_answered: bool
+        bucket_off_s: float | None
 
     class Snapshot(ServerSnapshot):
         """The value of the answer to a SnapshotRequest.

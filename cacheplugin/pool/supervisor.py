@@ -175,6 +175,10 @@ class Supervisor:
             dict(self._running),
             len(self._workers),
             {direction: breaker.state for direction, breaker in self._breakers.items()},
+            max(
+                (one.off_s for one in self._breakers.values() if one.off_s is not None),
+                default=None,
+            ),
         )
 
     def _begin(self, job: jobs.BeginJob) -> None:

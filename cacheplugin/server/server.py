@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from .. import scope
-from ..front.front import Front
+from ..front.front import EXIT_TERMINATED, Front
 from ..front.protocol import HELLO, close_answer
 from ..loop import READABLE
 from ..metrics import Counters, Histogram
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + 2, 128 + 15
+EXIT_INTERRUPTED = 128 + 2
 _FORGET_USES_S = 600
 
 
@@ -255,7 +255,9 @@ class Server(Front):
         if self._signal_count > 1:
             self._lifecycle.handle(Event.SECOND_SIGNAL)
             self.status = EXIT_INTERRUPTED if self.interrupted else EXIT_TERMINATED
+            self.must_end()
             return
+        self.may_go_on()
         log.info(
             "stopping; %d clients may finish within %g s (--stop-timeout); a second signal ends"
             " the server at once",
@@ -342,9 +344,10 @@ class Server(Front):
             if client.transfers is not None:
                 uploads_pending += client.transfers.pending
         histograms = {"local": self.hit_latency or Histogram()}
-        if self.pool_access is not None:
-            histograms["s3"] = self.pool_access.latencies["FetchResult"]
-            histograms["upload"] = self.pool_access.latencies["UploadResult"]
+        pool_access = self.pool_access
+        if pool_access is not None:
+            histograms["s3"] = pool_access.latencies["FetchResult"]
+            histograms["upload"] = pool_access.latencies["UploadResult"]
         return {
             "counters": counters.as_dict(),
             "histograms": {name: (one.counts, one.sum_s) for name, one in histograms.items()},
@@ -352,5 +355,8 @@ class Server(Front):
             "sessions_begun": self._sessions_begun,
             "uploads_pending": uploads_pending,
             "is_stopping": self.is_stopping,
-            "bucket_usable": self.pool_access.usable if self.pool_access is not None else None,
+            "turned_away": self._acceptor.turned_away,
+            "bucket_usable": pool_access.usable if pool_access is not None else None,
+            "bucket_answered": pool_access is not None and pool_access.has_answered,
+            "bucket_off_s": pool_access.off_s if pool_access is not None else None,
         }

@@ -101,10 +101,16 @@ class StatusPages:
         return snapshot
 
     async def healthz(self, _: web.BaseRequest) -> web.Response:
-        """200 while go commands are served; 503 while the server stops or does not answer."""
-        if (await self._snapshot())["is_stopping"]:
+        """200 while go commands are served; 503 while the server stops or does not answer.
+
+        S3 does not change that, as go commands are served without it; its state is in the text.
+        """
+        snapshot = await self._snapshot()
+        if snapshot["is_stopping"]:
             raise web.HTTPServiceUnavailable(text="the server is stopping\n")
-        return web.Response(text="ok\n")
+        state, off_s = exposition.s3_state(snapshot)
+        for_how_long = f" for {off_s:.0f} s" if state == exposition.S3_OFF else ""
+        return web.Response(text=f"ok\ns3: {state}{for_how_long}\n")
 
     async def metrics(self, _: web.BaseRequest) -> web.Response:
         """The metrics for Prometheus."""

@@ -170,8 +170,25 @@ _MODPROXY_COUNTERS = (
     ),
 )
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+S3_GOOD, S3_OFF, S3_UNUSED = "good", "off", "unused"
 _DIRECTIONS = {jobs.FETCHING: "fetch", jobs.UPLOADING: "upload"}
 _BREAKER_STATES = {breaker.CLOSED: 0, breaker.HALF_OPEN: 1, breaker.OPEN: 2}
+
+
+def s3_state(snapshot: Snapshot) -> tuple[str, float]:
+    """(state of S3, seconds since when it is off or 0).
+
+    S3_GOOD: it answers. S3_OFF: it is not used, or in one direction only, because it failed.
+    S3_UNUSED: there is no bucket, or S3 has not answered yet and has not failed often either.
+    """
+    if snapshot["bucket_usable"] is None:
+        return S3_UNUSED, 0.0
+    pool = snapshot["pool"]
+    times = (snapshot["bucket_off_s"], None if pool is None else jobs.PoolStatus(*pool).off_s)
+    known = [off_s for off_s in times if off_s is not None]
+    if known:
+        return S3_OFF, max(known)
+    return (S3_GOOD if snapshot["bucket_answered"] else S3_UNUSED), 0.0
 
 
 def variables(snapshot: Snapshot) -> dict[str, dict[str, int]]:
@@ -219,14 +236,33 @@ class _SnapshotCollector(Collector):
                 "1 while the bucket is used; 0 after an error that needs another configuration.",
                 int(snapshot["bucket_usable"]),
             )
+        yield from self._s3_metrics()
         yield CounterMetricFamily(
             "gocache_http_restarts",
             "How often the HTTP process died and was started again.",
             snapshot["http_restarts"],
         )
+        yield CounterMetricFamily(
+            "gocache_turned_away",
+            "Connections that were refused, because of their user or of what they offered.",
+            snapshot["turned_away"],
+        )
         yield from self._latencies()
         if snapshot["pool"] is not None:
             yield from _pool_metrics(jobs.PoolStatus(*snapshot["pool"]))
+
+    def _s3_metrics(self) -> Iterator[Metric]:
+        state, off_s = s3_state(self._snapshot)
+        family = GaugeMetricFamily(
+            "gocache_s3_state",
+            "1 for the state of S3 now: good: it answers; off: it is not used for a while because "
+            "it failed; unused: there is no bucket, or it was not asked yet.",
+            labels=["state"],
+        )
+        for name in (S3_GOOD, S3_OFF, S3_UNUSED):
+            family.add_metric([name], int(name == state))
+        yield family
+        yield _gauge("s3_off_seconds", "For how long S3 has been off; 0 if it is not.", off_s)
 
     def _counters(self) -> Iterator[Metric]:
         snapshot = self._snapshot

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import socket
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from cacheplugin.breaker import FAILURES_TO_OPEN
 from cacheplugin.metrics import Counters
 from helpers import DEADLINE_S, action_id, wait_until
 from server_sessions import ask, ends, free_port
@@ -88,6 +90,55 @@ def test_health(serve, tcp, http_port):
     assert ask(http_port, "/healthz")[0] == 503
     client.finish()
     assert server.wait() == 0
+
+
+def s3_state(port) -> tuple:
+    """The second line of /healthz, and the state of S3 in /metrics with its seconds."""
+    status, _, text = ask(port, "/healthz")
+    first, second = text.splitlines()
+    assert status == 200 and first == "ok"
+    found = metrics(port)
+    states = [
+        state for state in ("good", "off", "unused") if found[f"gocache_s3_state state={state}"]
+    ]
+    return second, states, found["gocache_s3_off_seconds"]
+
+
+def test_without_a_bucket_s3_is_unused(serve, http_port):
+    serve(f"--http=:{http_port}")
+    assert s3_state(http_port) == ("s3: unused", ["unused"], 0)
+
+
+@pytest.mark.parametrize("layout", ["objects", "bundles"])
+def test_the_state_of_s3(serve, tcp, http_port, fake_s3, layout):
+    """It is good once S3 has answered, and the server is healthy whatever S3 does."""
+    server = serve(*fake_s3.flags(layout=layout), f"--http=:{http_port}")
+    assert s3_state(http_port) == ("s3: unused", ["unused"], 0)
+    tcp(server.port).hello().expect_miss(action_id("a"))
+    assert s3_state(http_port) == ("s3: good", ["good"], 0)
+
+
+@pytest.mark.parametrize("layout", ["objects", "bundles"])
+@pytest.mark.parametrize("fault", ["refuse", "403", "503"])
+def test_s3_that_never_answers_is_off(serve, tcp, http_port, fake_s3, layout, fault):
+    """After the first get already."""
+    fake_s3.fail(fault)
+    server = serve(*fake_s3.flags(layout=layout), f"--http=:{http_port}")
+    tcp(server.port).hello().expect_miss(action_id("a"))
+    line, states, _ = s3_state(http_port)
+    assert re.fullmatch(r"s3: off for \d+ s", line) and states == ["off"]
+
+
+def test_s3_that_fails_later_is_off(serve, tcp, http_port, fake_s3):
+    """Once it has failed so often that it is not asked."""
+    server = serve(*fake_s3.flags(layout="objects"), f"--http=:{http_port}")
+    client = tcp(server.port).hello()
+    client.expect_miss(action_id("a"))
+    fake_s3.fail("503")
+    for number in range(FAILURES_TO_OPEN):
+        client.expect_miss(action_id(number))
+    line, states, seconds = s3_state(http_port)
+    assert re.fullmatch(r"s3: off for \d+ s", line) and states == ["off"] and seconds > 0
 
 
 def test_a_server_that_does_not_answer_is_not_healthy(serve, http_port):

@@ -2,6 +2,7 @@
 
 import base64
 import signal
+import sys
 import time
 
 import pytest
@@ -75,6 +76,29 @@ def test_after_a_signal_clients_finish_and_uploads_are_flushed(
     assert server.wait() == 0
     assert len(fake_s3.objects) == 8
     processes.expect_none()
+
+
+# The program, whose loop has a short time to act on SIGTERM. Before its arguments is its path.
+HASTY = """
+import sys
+from cacheplugin import main
+from cacheplugin.front import front
+front.STUCK_S = 0.3
+del sys.argv[1]
+main.main()
+"""
+
+
+def test_a_server_that_acts_on_sigterm_may_take_longer(serve, tcp):
+    """Only one whose loop is stuck is ended before its clients have finished."""
+    server = serve(program=(sys.executable, "-c", HASTY))
+    client = tcp(server.port).hello()
+    server.signal(signal.SIGTERM)
+    server.says("stopping")
+    time.sleep(0.9)
+    client.expect_miss(action_id("a"))
+    client.finish()
+    assert server.wait() == 0
 
 
 def test_sigterm_without_clients_ends_at_once(serve, processes):

@@ -76,6 +76,19 @@ def test_timeout_before_any_success(breaker):
     assert breaker.admit() == OPEN
 
 
+def test_the_time_since_it_was_closed(breaker, clock):
+    """It counts from the first opening until a success, also while probes fail."""
+    assert breaker.off_s is None
+    make_open(breaker)
+    clock.now += FIRST_PAUSE_S + 1
+    assert breaker.admit() == HALF_OPEN and breaker.off_s == FIRST_PAUSE_S + 1
+    breaker.failed()
+    clock.now += 5
+    assert breaker.off_s == FIRST_PAUSE_S + 6
+    breaker.succeeded()
+    assert breaker.off_s is None
+
+
 def test_trip(breaker, clock):
     """trip opens a closed breaker, and does nothing to a half-open one."""
     breaker.trip()

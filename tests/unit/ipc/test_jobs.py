@@ -22,7 +22,7 @@ MESSAGES = [
     jobs.BeginJob(8, ("s", "t")),
     jobs.PrefetchJob(9),
     jobs.StatusJob(),
-    jobs.PoolStatus({jobs.FETCHING: 1}, {jobs.FETCHING: 2}, 3, {jobs.FETCHING: "open"}),
+    jobs.PoolStatus({jobs.FETCHING: 1}, {jobs.FETCHING: 2}, 3, {jobs.FETCHING: "open"}, 1.5),
     FETCH,
     UPLOAD,
     FINISH,

@@ -1,5 +1,6 @@
 """Unit tests of web/exposition.py: one snapshot in both formats."""
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cacheplugin import breaker
@@ -21,7 +22,10 @@ def snapshot(**fields) -> dict:
         "sessions_begun": {"unix": 4, "tcp": 1},
         "uploads_pending": 6,
         "is_stopping": False,
+        "turned_away": 0,
         "bucket_usable": True,
+        "bucket_answered": True,
+        "bucket_off_s": None,
         "http_restarts": 0,
         "pool": None,
         **fields,
@@ -76,6 +80,33 @@ def test_pool_metrics():
     assert found["gocache_pool_queued", upload] == 2 and found["gocache_pool_running", upload] == 4
     assert found["gocache_pool_workers", ()] == 5 and found["gocache_breaker_state", upload] == 2
     assert ("gocache_pool_workers", ()) not in samples(snapshot())
+
+
+CLOSED = dict.fromkeys((jobs.FETCHING, jobs.UPLOADING), breaker.CLOSED)
+
+
+@pytest.mark.parametrize(
+    "fields, state",
+    [
+        ({}, ("good", 0)),
+        ({"pool": ({}, {}, 1, CLOSED, None)}, ("good", 0)),
+        ({"bucket_answered": False}, ("unused", 0)),
+        ({"bucket_usable": None, "bucket_answered": False}, ("unused", 0)),
+        ({"bucket_off_s": 0.0}, ("off", 0)),
+        ({"bucket_usable": False, "bucket_off_s": 7.0}, ("off", 7)),
+        ({"pool": ({}, {}, 1, CLOSED, 8.0)}, ("off", 8)),
+        ({"pool": ({}, {}, 1, CLOSED, 8.0), "bucket_off_s": 9.0}, ("off", 9)),
+        ({"pool": ({}, {}, 1, CLOSED, 8.0), "bucket_answered": False}, ("off", 8)),
+    ],
+)
+def test_the_state_of_s3(fields, state):
+    """Of three gauges one is 1. What the server and what the pool know of S3 both count."""
+    given = snapshot(**fields)
+    assert exposition.s3_state(given) == state
+    found = samples(given)
+    for name in ("good", "off", "unused"):
+        assert found["gocache_s3_state", (("state", name),)] == (name == state[0])
+    assert found["gocache_s3_off_seconds", ()] == state[1]
 
 
 def test_variables_have_the_go_programs_names():

@@ -38,13 +38,17 @@ def snapshot(**fields) -> dict:
         "sessions_begun": {"unix": 2002, "tcp": 2003},
         "uploads_pending": 2004,
         "is_stopping": False,
+        "turned_away": 2012,
         "bucket_usable": True,
+        "bucket_answered": True,
+        "bucket_off_s": 2013,
         "http_restarts": 2005,
         "pool": (
             {jobs.FETCHING: 2006, jobs.UPLOADING: 2007},
             {jobs.FETCHING: 2008, jobs.UPLOADING: 2009},
             2010,
             {jobs.FETCHING: breaker.HALF_OPEN, jobs.UPLOADING: breaker.CLOSED},
+            1.5,
         ),
         **fields,
     }
@@ -106,7 +110,7 @@ def test_every_other_number_has_one_sample():
         for sample in family.samples
         if sample.value >= 2000
     ]
-    assert sorted(values) == list(range(2001, 2012))
+    assert sorted(values) == list(range(2001, 2014))
 
 
 def test_names_and_help():
