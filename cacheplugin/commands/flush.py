@@ -51,6 +51,8 @@ def run(options: Options) -> int:
         f"{uploader.uploaded} entries uploaded, {uploader.dropped} dropped (their bodies are"
         f" damaged or gone), {remain} remain\n"
     )
+    for line in spool.describe_foreign(root):
+        say(line)
     if not remain:
         return 0
     for line in spool.describe(Store(root)):

@@ -57,6 +57,7 @@ def run(options: Options) -> int:
             f"{report.records} records, {report.bodies} bodies of {report.body_bytes / 1e6:.1f} MB"
             f" ({report.unnamed} named by no record) in {report.seconds:.1f} s, {speed:.0f} MB/s: "
             + (f"{report.faults} wrong, {report.removed} removed" if report.faults else "all right")
+            + (f"; {report.mended} bodies made executable" if report.mended else "")
         )
     return 1 if report.faults else 0
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _PAUSE_S = 60  # after an uploader that achieved nothing, before the next one is started
 _PROGRESS_S = 0.5
+# Another user may have put a pipe or a link there: neither wait nor follow.
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _SLICE_BYTES = 256 << 20  # of bodies; the entries of a slice are done when its bundles are written
 
 
@@ -65,7 +67,7 @@ def main(cache_dir: str) -> None:
                 uploader = Uploader(options)
                 uploader.run()
             if not uploader.progress and spool.is_waiting(cache_dir):
-                open(_failed_path(cache_dir), "w").close()
+                _note_failure(cache_dir)
                 break
     except (OSError, TimeoutError):
         pass
@@ -75,6 +77,14 @@ def main(cache_dir: str) -> None:
 def _failed_path(root: str) -> str:
     """A file whose mtime is when an uploader last achieved nothing."""
     return f"{root}/spool/failed"
+
+
+def _note_failure(root: str) -> None:
+    fd = os.open(_failed_path(root), _OPEN, 0o644)
+    try:
+        os.utime(fd)
+    finally:
+        os.close(fd)
 
 
 def lock_until(fd: int, deadline: "float | None") -> None:
@@ -111,7 +121,7 @@ class UploaderLock:
 
     def __init__(self, root: str, deadline: "float | None" = None) -> None:
         os.makedirs(f"{root}/spool", 0o755, exist_ok=True)
-        self._fd = os.open(f"{root}/spool/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._fd = os.open(f"{root}/spool/lock", _OPEN, 0o644)
         try:
             lock_until(self._fd, deadline)
         except BaseException:

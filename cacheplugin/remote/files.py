@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..errors import Damaged
 from ..ipc import jobs
 from ..options import key_prefix
+from ..store.contents import open_regular
 from .body_reader import BodyReader
 from .s3 import LARGE_BYTES
 
@@ -56,7 +57,7 @@ class Files:
                 self._bucket.upload_file(key, job.path)
                 return jobs.FileResult(job.number, jobs.STORED, size)
         else:
-            with open(job.path, "rb") as file:
+            with open(open_regular(job.path), "rb") as file:
                 data = file.read()
             if job.replace:
                 self._bucket.write(key, data)

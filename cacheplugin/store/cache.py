@@ -1,8 +1,8 @@
 """The local cache a process writes to: the store, and a substitute for when its disk is full.
 
 When a write finds the disk full, the least recently used bodies are removed and the write is tried
-again. If that does not help, it goes to a session store: a store of this process alone in the
-temporary directory.
+again. If that does not help, or the store takes no files for another reason, it goes to a session
+store: a store in the temporary directory that only the processes of this session use.
 """
 
 import errno
@@ -12,14 +12,16 @@ import time
 
 import xxhash
 
-from ..errors import BodyMismatch
-from .tree import EMPTY_OUTPUT, MIN_AGE_S, Store, TempFile
+from ..errors import BodyMismatch, reason_of
+from .record import timestamp
+from .tree import BODY_MODE, EMPTY_OUTPUT, FILE_MODE, MIN_AGE_S, Store, TempFile, unlink_quietly
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import BinaryIO, TypeVar
 
+    from .full_disk import SessionDir
     from .tree import Hit
 
     _T = TypeVar("_T")
@@ -28,21 +30,34 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _COPY_BYTES = 1 << 18
 _MIN_ROOM_BYTES = 64 << 20  # freed at once, so that not every put scans the store
 _SEARCH_INTERVAL_S = 30
+_LARGE_BYTES = 16 << 20  # a body of such a size is not begun if the disk has no room for it
 
 
 class LocalCache:
     """The stores of one process: ``store``, and ``session_store`` (None until it is needed).
 
     ``writable`` False: every write goes to the session store. ``spill`` False: there never is a
-    session store; for workers, which can fetch a body again.
+    session store. ``session_path`` is where it is if processes share it (full_disk.session_path).
+    ``on_spill(text)`` is called once, when a write to the store fails for good, with a line for the
+    user. ``spill_reason`` is then why it failed, before that it is "".
     """
 
-    def __init__(self, store: Store, writable: bool = True, spill: bool = True) -> None:
+    def __init__(
+        self,
+        store: Store,
+        writable: bool = True,
+        spill: bool = True,
+        session_path: str = "",
+        on_spill: "Callable[[str], None] | None" = None,
+    ) -> None:
         self.store = store
         self.session_store: Store | None = None
-        self._session_dir: object = None  # keeps the SessionDir's lock
+        self.spill_reason = ""
+        self._session_dir: SessionDir | None = None  # keeps the SessionDir's lock
         self._writable = writable
         self._spill = spill
+        self._session_path = session_path
+        self._on_spill = on_spill
         self._next_search_s = 0.0
 
     def lookup(self, action: str) -> "Hit | None":
@@ -64,26 +79,34 @@ class LocalCache:
         """Write a record that maps ``action`` to a body already in the store.
 
         Returns the body's (size, path). The body is read and checked first: None if it is missing
-        or wrong; a wrong one is removed. Raises OSError.
+        or wrong; a wrong one is removed. Also None if the record cannot be written and a session
+        store could take the entry. Raises OSError.
         """
+        from . import contents
+
         store = self.first_store()
         path = store.output_path(output)
         if output == EMPTY_OUTPUT:
             store.publish_empty()
-        sha256, xxh3, size = hashlib.sha256(), xxhash.xxh3_64(), 0
+        elif not store.hold(output):  # from here on no prune removes it
+            return None
+        elif not store.is_body(path):
+            unlink_quietly(path)
+            return None
         try:
-            with open(path, "rb", buffering=0) as file:
-                while data := file.read(_COPY_BYTES):
-                    sha256.update(data)
-                    xxh3.update(data)
-                    size += len(data)
+            body = contents.digest(path, sha256=True)
         except FileNotFoundError:
             return None
-        if sha256.hexdigest() != output:
-            os.unlink(path)
+        if body.sha256 != output:
+            contents.unlink_same(path, body.identity)
             return None
-        store.publish_record(action, output, size, time_ns, xxh3.intdigest())
-        return size, path
+        try:
+            store.publish_record(action, output, body.size, time_ns, int(body.xxh3, 16))
+        except OSError:
+            if store is self.session_store or not self._spill:
+                raise
+            return None
+        return (body.size, path) if store.is_there(path) else None
 
     def writer(self, action: str, output: str, size: int) -> "EntryWriter":
         """Return a writer for one entry; ids are hex, ``size`` is the expected size in bytes."""
@@ -93,37 +116,90 @@ class LocalCache:
         """Return the store to try first. Raises OSError if the session store cannot be made."""
         return self.store if self._writable else self._session()
 
-    def next_store(self, store: Store, error: OSError) -> Store:
+    def next_store(self, store: Store, error: OSError, needed: int = 0) -> Store:
         """Return the store to retry in after ``error`` in ``store``; or raise ``error``.
 
-        It is the same store again if its disk was full and some space could be freed.
+        It is the same store again if its disk was full and some space could be freed; ``needed``
+        are the bytes that are still to be written.
         """
         if store is self.session_store:
             raise error
-        if error.errno in _FULL and self._make_room():
+        if error.errno in _FULL and self._make_room(needed):
             return store
-        if not self._spill:
-            raise error
         try:
-            return self._session()
-        except OSError:
+            if not self._spill:
+                raise error
+            session = self._session()
+        except OSError as session_error:
+            self._note_failure(error, session_error)
             raise error from None
+        self._note_failure(error)
+        return session
+
+    def _note_failure(self, error: OSError, session_error: "OSError | None" = None) -> None:
+        """Tell the user, once, that the store does not take what it should."""
+        if self.spill_reason:
+            return
+        self.spill_reason = reason_of(error)
+        if self._on_spill is not None:
+            self._on_spill(self.failure_text(self.spill_reason, session_error))
+
+    def failure_text(self, reason: str, session_error: "OSError | None" = None) -> str:
+        """Return the line for the user when the store cannot be written for ``reason``."""
+        text = f"cannot store in {self.store.root}: {reason}; "
+        if self.session_store is not None:
+            text += f"this session stores in {self.session_store.root}, which later ones do not use"
+        elif session_error is not None and self._spill:
+            text += f"nor in TMPDIR: {reason_of(session_error)}; nothing is cached"
+        else:
+            text += "nothing is cached"
+        return f"{text}: look at owner, permissions and free space of the directory"
+
+    def join_session(self) -> None:
+        """Use the session store that another process of this session has begun. Raises OSError."""
+        self._session()
+
+    def drop_older(self, action: str, time_ns: int) -> None:
+        """Remove the store's record of an earlier put, which a later one could not replace.
+
+        The next session would serve it otherwise. Unlinking works on a full disk, too.
+        """
+        from .faults import read_record
+
+        try:
+            fields = read_record(self.store, action)
+        except OSError:
+            return
+        if fields is None or fields[2] <= timestamp(time_ns):
+            unlink_quietly(self.store.action_path(action))
 
     def _session(self) -> Store:
         if self.session_store is None:
             from .full_disk import SessionDir
 
-            self._session_dir = SessionDir()
-            self.session_store = Store(self._session_dir.path)
+            path = self._session_path
+            self._session_dir = directory = SessionDir(path) if path else SessionDir()
+            self.session_store = Store(directory.path)
         return self.session_store
 
-    def _make_room(self) -> bool:
+    def expect_room(self, store: Store, size: int) -> None:
+        """Raise ENOSPC if the disk of a store has no room for a body of ``size`` bytes."""
+        from .full_disk import free_bytes
+
+        if free_bytes(store.root) < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _make_room(self, needed: int) -> bool:
         now = time.monotonic()
         if now < self._next_search_s:
             return False
-        from .full_disk import free_space
+        from .full_disk import free_bytes, free_space, removable_bytes
 
-        freed = free_space(self.store.root, _MIN_ROOM_BYTES, MIN_AGE_S)
+        root = self.store.root
+        missing = needed - free_bytes(root)
+        if missing > 0 and removable_bytes(root, MIN_AGE_S) < missing:
+            return False  # evicting everything would not help
+        freed = free_space(root, max(_MIN_ROOM_BYTES, missing), MIN_AGE_S)
         if not freed:
             self._next_search_s = now + _SEARCH_INTERVAL_S
         return freed > 0
@@ -132,19 +208,26 @@ class LocalCache:
 class Draft:
     """A file being written under tmp/ of one of a cache's stores; it moves on when a disk is full.
 
-    ``temp`` is its TempFile, None before the first write. Leaving the context manager removes the
+    ``temp`` is its TempFile, None before the first write. ``size`` is the size that the file is
+    said to get, 0 if unknown; ``mode`` are its permissions. Leaving the context manager removes the
     file, unless it was renamed.
     """
 
-    def __init__(self, cache: LocalCache) -> None:
+    def __init__(self, cache: LocalCache, size: int = 0, mode: int = FILE_MODE) -> None:
         self.store = cache.first_store()
         self.temp: TempFile | None = None
         self._cache = cache
+        self._size = size
+        self._mode = mode
+        self._has_room: Store | None = None  # the store that was asked for room
 
     def open(self) -> TempFile:
         """Return the TempFile; the first call creates it. Raises OSError."""
         if self.temp is None:
-            self.temp = self.store.temporary()
+            if self._size >= _LARGE_BYTES and self._has_room is not self.store:
+                self._cache.expect_room(self.store, self._size)
+                self._has_room = self.store
+            self.temp = self.store.temporary(self._mode)
         return self.temp
 
     def write(self, data: "bytes | memoryview") -> None:
@@ -157,7 +240,8 @@ class Draft:
             try:
                 return step()
             except OSError as error:
-                store = self._cache.next_store(self.store, error)
+                done = self.temp.size if self.temp is not None else 0
+                store = self._cache.next_store(self.store, error, self._size - done)
             if store is not self.store:
                 self._move(store)
 
@@ -166,7 +250,7 @@ class Draft:
         old, self.store, self.temp = self.temp, store, None
         if old is not None:
             with old:
-                self.temp = store.temporary()
+                self.temp = store.temporary(self._mode)
                 # Stop at old.size: bytes after it belong to the failed write, which is repeated.
                 while left := old.size - self.temp.size:
                     self.temp.write(os.pread(old.fd, min(left, _COPY_BYTES), self.temp.size))
@@ -197,7 +281,8 @@ class EntryWriter:
         self._received = 0
         self._sha256 = hashlib.sha256()
         self._xxh3 = xxhash.xxh3_64()
-        self._draft = Draft(cache)
+        self._cache = cache
+        self._draft = Draft(cache, size, BODY_MODE)
         self._published_in: Store | None = None
         self._path = ""
 
@@ -215,7 +300,7 @@ class EntryWriter:
 
     def fill(self, write_to: "Callable[[BinaryIO], object]") -> None:
         """Let ``write_to(file)`` write the whole body to a seekable file, in any order of parts."""
-        temp = self._draft.open()
+        temp = self._draft.attempt(self._draft.open)
         with open(temp.fd, "wb", closefd=False) as file:
             write_to(file)
         while data := os.pread(temp.fd, _COPY_BYTES, self._received):
@@ -238,13 +323,22 @@ class EntryWriter:
     def _publish(self, time_ns: int) -> str:
         store = self._draft.store
         if self._published_in is not store:
-            if self.size == 0:
-                self._path = store.publish_empty()
-            else:
-                self._path = store.publish_output(self._draft.open(), self.output, self.size)
-            self._published_in = store
+            self._publish_body(store)
         store.publish_record(self.action, self.output, self.size, time_ns, self._xxh3.intdigest())
+        # An older version's prune may have looked at a body of the same content before it was
+        # marked as used, and removed it since.
+        if not store.is_there(self._path):
+            self._publish_body(store)
+        if store is not self._cache.store:
+            self._cache.drop_older(self.action, time_ns)
         return self._path
+
+    def _publish_body(self, store: Store) -> None:
+        if self.size == 0:
+            self._path = store.publish_empty()
+        else:
+            self._path = store.publish_output(self._draft.open(), self.output, self.size)
+        self._published_in = store
 
     def discard(self) -> None:
         """Remove what was written and not published."""

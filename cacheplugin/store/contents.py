@@ -33,6 +33,17 @@ def open_file(path: str) -> int:
     return _open(path, _FLAGS)
 
 
+def open_regular(path: str) -> int:
+    """As open_file; raises OSError, with EINVAL, if it is not a regular file."""
+    fd = open_file(path)
+    try:
+        _expect_regular(os.fstat(fd))
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
 def read_hashes(fd: int, buffer: memoryview, sha256: "_Hash | None") -> tuple[int, str]:
     """Read an open file to its end; return (size in bytes, xxh3 in hex) and update ``sha256``.
 
@@ -90,5 +101,7 @@ def unlink_same(path: str, identity: tuple[int, int]) -> bool:
 
 
 def _expect_regular(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "a directory")
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a regular file")

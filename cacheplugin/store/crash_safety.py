@@ -15,6 +15,7 @@ another container, or from another machine that shares the file system.
 
 import os
 from _thread import start_new_thread  # the threading module is slow to import
+from stat import S_ISREG
 
 from .tree import EMPTY_OUTPUT, Store, TempFile, unlink_quietly
 
@@ -74,13 +75,17 @@ class OpenMarker:
     """
 
     def __init__(self, root: str) -> None:
+        self.has_no_locks = False  # the file system has none, so there is no marker either
         self._temp: TempFile | None = None
         self._path = ""
         boot = boot_id()
         if boot is not None:
             try:
                 self._create(root, f"{boot}-{os.getpid()}-{os.urandom(8).hex()}")
-            except OSError:
+            except OSError as error:
+                from .locks import NoLocks
+
+                self.has_no_locks = isinstance(error, NoLocks)
                 self._remove()
 
     def _create(self, root: str, name: str) -> None:
@@ -168,16 +173,16 @@ class CheckedStore(Store):
         return path
 
     def _is_suspect(self, path: str) -> bool:
-        return os.stat(path).st_ctime >= self._since
+        return os.lstat(path).st_ctime >= self._since
 
     def _check(self, action: str, output: str, path: str) -> bool:
         """Return whether the body matches its record; remove both if it does not."""
-        from . import contents, record
+        from . import contents
+        from .faults import read_record
 
         record_path = self.action_path(action)
         try:
-            with open(record_path, "rb", buffering=0) as file:
-                fields = record.decode(action, file.read(record.MAX_BYTES))
+            fields = read_record(self, action)
             body = contents.digest(path)
         except OSError:
             return False
@@ -238,11 +243,17 @@ def _abandoned_markers(root: str, this_boot: bool) -> list[tuple[str, os.stat_re
     found: list[tuple[str, os.stat_result]] = []
     for name in names if boot is not None else ():
         path = f"{root}/open/{name}"
-        if name.startswith(f"{boot}-") == this_boot and not _is_held(path):
-            try:
-                found.append((path, os.stat(path)))
-            except OSError:
-                pass
+        try:
+            status = os.lstat(path)
+        except OSError:
+            continue
+        # No session makes a pipe or a link: it would be no marker of a shutdown.
+        if (
+            S_ISREG(status.st_mode)
+            and name.startswith(f"{boot}-") == this_boot
+            and not _is_held(path)
+        ):
+            found.append((path, status))
     return found
 
 
@@ -251,7 +262,7 @@ def _is_held(path: str) -> bool:
     from .locks import try_lock
 
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:

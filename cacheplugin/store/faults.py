@@ -30,14 +30,16 @@ class Fault(NamedTuple):
 class Report:
     """The totals of a check: numbers of things, bytes of bodies read, seconds it took.
 
-    ``unnamed`` are the bodies that no record names.
+    ``unnamed`` are the bodies that no record names, ``mended`` those that were made executable.
     """
 
-    __slots__ = ("bodies", "body_bytes", "faults", "records", "removed", "seconds", "unnamed")
+    __slots__ = (
+        *("bodies", "body_bytes", "faults", "mended", "records", "removed", "seconds", "unnamed"),
+    )
 
     def __init__(self) -> None:
         self.records = self.bodies = self.body_bytes = self.unnamed = 0
-        self.faults = self.removed = 0
+        self.faults = self.removed = self.mended = 0
         self.seconds = 0.0
 
     def as_dict(self) -> "dict[str, float]":

@@ -3,13 +3,27 @@
 import errno
 import os
 import shutil
-import tempfile
 import time
 
 from .locks import try_lock
+from .removal import Remover
 from .tree import MIN_AGE_S
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _PREFIX = "go-cache-plugin-"
+_UNKNOWN_FREE_BYTES = 1 << 62
+
+
+def free_bytes(root: str) -> int:
+    """Return how many bytes this user can still write to a file system; 2**62 if unknown."""
+    try:
+        status = os.statvfs(root)
+    except OSError:
+        return _UNKNOWN_FREE_BYTES
+    return status.f_bavail * status.f_frsize
 
 
 def free_space(root: str, wanted: int, min_age_s: float) -> int:
@@ -20,50 +34,77 @@ def free_space(root: str, wanted: int, min_age_s: float) -> int:
     hard link frees none and stays. Records left without a body become misses.
     """
     oldest_kept = time.time() - min_age_s
-    candidates: list[tuple[float, str, int]] = []
-    temporary = f"{root}/tmp"  # noqa: S108 - inside the store, not the shared /tmp
-    for directory in (temporary, *(entry.path for entry in _scan(f"{root}/output"))):
-        for entry in _scan(directory):
-            try:
-                status = entry.stat(follow_symlinks=False)
-            except OSError:
-                continue
-            if status.st_mtime < oldest_kept and status.st_nlink == 1 and status.st_blocks:
-                candidates.append((status.st_mtime, entry.path, status.st_blocks * 512))
-    candidates.sort()
+    remover = Remover(root)
     freed = 0
-    for mtime, path, size in candidates:
+    for mtime, path, size in sorted(_removable(root, oldest_kept)):
         if freed >= wanted:
             break
         try:
-            if os.stat(path).st_mtime == mtime:  # unchanged: not used since the scan
-                os.unlink(path)
+            # Unchanged: not used since the scan.
+            if os.lstat(path).st_mtime == mtime and remover.remove(path, int(oldest_kept * 1e9)):
                 freed += size
         except OSError:
             continue
     return freed
 
 
+def removable_bytes(root: str, min_age_s: float) -> int:
+    """Return how many bytes ``free_space`` could free at most."""
+    return sum(size for _, _, size in _removable(root, time.time() - min_age_s))
+
+
+def _removable(root: str, oldest_kept: float) -> "Iterator[tuple[float, str, int]]":
+    """Yield (mtime, path, bytes on disk) of each file that was last used before ``oldest_kept``."""
+    for directory in (_tmp(root), *(entry.path for entry in _scan(f"{root}/output"))):
+        for entry in _scan(directory):
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except OSError:
+                continue
+            if status.st_mtime < oldest_kept and status.st_nlink == 1 and status.st_blocks:
+                yield status.st_mtime, entry.path, status.st_blocks * 512
+
+
+def _tmp(root: str) -> str:
+    return f"{root}/tmp"  # noqa: S108 - inside the store, not the shared /tmp
+
+
 class SessionDir:
-    """A directory for one session under the temporary directory, locked while its process lives.
+    """A directory for one session under the temporary directory, locked while its processes live.
 
     It remains after the session, because tools open the files of a build after its end. A later
     session that creates such a directory removes it once it has not changed for MIN_AGE_S.
+    ``path`` is what ``session_path`` returned, so that processes can share a directory; each makes
+    it if it is missing. Without it the directory is one of its own. Raises OSError.
     """
 
-    def __init__(self) -> None:
-        prefix = f"{_PREFIX}{os.getuid()}-"
-        # Not tempfile.gettempdir: it falls back to the working directory.
-        base = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - mkdtemp below picks a unique name
-        _remove_abandoned(base, prefix)
+    def __init__(self, path: str = "") -> None:
+        self.path = path or session_path()
+        _remove_abandoned(os.path.dirname(self.path), f"{_PREFIX}{os.getuid()}-")
         try:
-            base.encode()
-        except UnicodeEncodeError as error:  # the protocol cannot express such a path
-            raise OSError(errno.EINVAL, "TMPDIR is not valid UTF-8") from error
-        self.path = tempfile.mkdtemp(prefix=prefix, dir=base)
-        self._lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        try_lock(self._lock)
-        os.chmod(self.path, 0o755)  # noqa: S103 - as a store: the go command's tools read it
+            os.mkdir(self.path, 0o755)
+        except FileExistsError:
+            pass
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._lock = os.open(self.path, flags)
+        if os.fstat(self._lock).st_uid != os.geteuid():
+            os.close(self._lock)
+            raise PermissionError(errno.EACCES, "the directory is another user's", self.path)
+        try:
+            try_lock(self._lock, shared=True)
+        except OSError:
+            pass  # no file system without locks finds a directory abandoned
+
+
+def session_path() -> str:
+    """Return a path for a SessionDir that nobody else can guess. Raises OSError."""
+    # Not tempfile.gettempdir: it falls back to the working directory.
+    base = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - the name is random
+    try:
+        base.encode()
+    except UnicodeEncodeError as error:  # the protocol cannot express such a path
+        raise OSError(errno.EINVAL, "TMPDIR is not valid UTF-8") from error
+    return f"{os.path.abspath(base)}/{_PREFIX}{os.getuid()}-{os.urandom(8).hex()}"
 
 
 def _remove_abandoned(base: str, prefix: str) -> None:

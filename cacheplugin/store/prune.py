@@ -3,8 +3,8 @@
 The mtime of a file is the time of its last use, so one pass of stat over all files is enough and
 no record is read. It yields one cutoff: every file last used before it is removed. Actions go
 first, so that no lookup finds a record whose body is gone. Each file is examined again right before
-its removal, because a running build may have used it since. A prune may be stopped at any point;
-the store stays valid.
+its removal, and a body once more after it (removal.py), because a running build may have used it
+since. A prune may be stopped at any point; the store stays valid.
 
 Files under ``module/`` and ``revproxy/`` are treated as outputs are. ``spool/`` is never touched,
 nor is any file whose name the store would not have chosen.
@@ -20,6 +20,7 @@ from stat import S_ISREG
 
 from ..tuples import NamedTuple
 from .locks import try_lock
+from .removal import Remover
 from .tree import EMPTY_OUTPUT, MIN_AGE_S
 
 TYPE_CHECKING = False
@@ -123,9 +124,10 @@ class _Prune:
             excess = sum(tally.bytes for tally in self.seen.values()) - max_size_bytes
             cutoff = max(cutoff, _cutoff_for(-(-excess // _BLOCK_BYTES), groups, youngest))
         self._clean_tmp(now_ns - int(max(min_age_s, MIN_AGE_S) * 1e9))
+        remover = Remover(self.root)
         for done, group in enumerate(groups):
             self.progress("removing", done, len(groups))
-            self._remove(group, cutoff)
+            self._remove(group, cutoff, remover if group.tree == "output" else None)
         kept = {
             kind: Tally(
                 self.seen[kind].count - self.removed[kind].count,
@@ -184,7 +186,7 @@ class _Prune:
         self.seen[kind].add(count, total * _BLOCK_BYTES)
         return _Group(tree, directory, "/".join(names), mtimes, blocks)
 
-    def _remove(self, group: _Group, cutoff: int) -> None:
+    def _remove(self, group: _Group, cutoff: int, remover: "Remover | None") -> None:
         """Remove the files of a group that are older than ``cutoff``, in nanoseconds."""
         kind = dict(TREES)[group.tree]
         is_store_name = re.compile(f"{group.directory}[0-9a-f]*").fullmatch
@@ -192,16 +194,24 @@ class _Prune:
             if fd is not None:
                 for name, mtime in zip(group.names.split("/"), group.mtimes, strict=True):
                     if mtime < cutoff and is_store_name(name) and name != EMPTY_OUTPUT:
-                        self._remove_file(fd, name, kind, cutoff)
+                        self._remove_file(fd, name, kind, cutoff, remover)
 
-    def _remove_file(self, fd: int, name: str, kind: str, cutoff: int) -> None:
-        """Remove a file of the directory ``fd`` if it is still older than the cutoff."""
+    def _remove_file(
+        self, fd: int, name: str, kind: str, cutoff: int, remover: "Remover | None" = None
+    ) -> None:
+        """Remove a file of the directory ``fd`` if it is still older than the cutoff.
+
+        Bodies need the ``remover``, because builds hold their paths.
+        """
         try:
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
             if status.st_mtime_ns >= cutoff:
                 return
             if not self.dry_run:
-                os.unlink(name, dir_fd=fd)
+                if remover is None:
+                    os.unlink(name, dir_fd=fd)
+                elif not remover.remove(name, cutoff, fd):
+                    return
         except FileNotFoundError:
             return
         except OSError as error:
@@ -299,7 +309,7 @@ def _cutoff_for(excess_blocks: int, groups: list[_Group], youngest: int) -> int:
 def lock(root: str) -> "Iterator[bool]":
     """Lock ``root`` for the block; it gets False if another prune is running. Raises OSError."""
     path = f"{root}/{LOCK_NAME}"
-    flags = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         fd = os.open(path, flags | os.O_RDWR, 0o644)  # NFS can lock only files open for writing
     except PermissionError:
@@ -344,7 +354,9 @@ def _stamp_is_due(root: str) -> bool:
             return False
     except FileNotFoundError:
         pass
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    fd = os.open(
+        path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644
+    )
     try:
         os.utime(fd)
     finally:

@@ -11,8 +11,11 @@ if TYPE_CHECKING:
     from ..metrics import Counters
 
 _NAME = "sessions.jsonl"
+# Another user may have put a pipe or a link there: neither wait nor follow.
+_APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _KEEP_LINES = 1000
 _MAX_LINES = 2000
+_MOST = 250e9  # more than any number in a line: seconds until the year 9892, or a petabyte
 _LEAST_LINE_BYTES = 100  # no line is shorter, so the file's size tells when to count its lines
 
 # Fields of a line and the counters they hold. A line also has "end", in seconds since the epoch,
@@ -39,7 +42,7 @@ def append_session(root: str, counters: "Counters") -> None:
     numbers = "".join(f'"{field}":{getattr(counters, name)},' for field, name in _FIELDS)
     line = f'{{"end":{time.time():.3f},{numbers}"waited_s":{counters.drain_s:.3f}}}\n'
     try:
-        fd = os.open(f"{root}/{_NAME}", os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = os.open(f"{root}/{_NAME}", _APPEND, 0o644)
         try:
             os.write(fd, line.encode())
             if os.fstat(fd).st_size > _MAX_LINES * _LEAST_LINE_BYTES:
@@ -69,8 +72,10 @@ def read_sessions(root: str) -> "list[dict[str, float]]":
     """Return [{"end": seconds since the epoch, "gets": …, "waited_s": …}], the oldest first."""
     import json
 
+    from .contents import open_regular
+
     try:
-        with open(f"{root}/{_NAME}", "rb") as file:
+        with open(open_regular(f"{root}/{_NAME}"), "rb") as file:
             lines = file.read().splitlines()
     except OSError:
         return []
@@ -79,12 +84,13 @@ def read_sessions(root: str) -> "list[dict[str, float]]":
     for line in lines:
         try:
             session = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if (
             isinstance(session, dict)
             and session.keys() >= keys
             and all(type(session[key]) in (int, float) for key in keys)
+            and all(0 <= session[key] < _MOST for key in keys)
         ):
             sessions.append({key: session[key] for key in session if key in keys})
     return sessions

@@ -8,9 +8,10 @@
     spool/<target>/<session>/<output>  hard link to a body, because prune may remove the body itself
 
 A process locks the journal of its session as long as it lives. Any uploader may claim the session
-of a dead process. Journal lines are ``put <action> <output> <size> <unix nanoseconds>`` and ``done
-<line number>``; each is one write. A process that is killed in the middle of a write leaves a line
-without a newline, which is ignored.
+of a dead process. Files of other users, except root, are not believed: they would tell where to
+send bodies, with the credentials of this user. Journal lines are ``put <action> <output> <size>
+<unix nanoseconds>`` and ``done <line number>``; each is one write. A process that is killed in the
+middle of a write leaves a line without a newline, which is ignored.
 """
 
 import errno
@@ -18,6 +19,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
 
 import xxhash
@@ -80,22 +82,36 @@ class SpoolSession:
         home = f"{store.root}/spool/{xxhash.xxh3_64_hexdigest(''.join(files.values()).encode())}"
         directory = f"{home}/{os.getpid()}-{os.urandom(8).hex()}"
         os.makedirs(directory, 0o755)
+        try:
+            return cls._begin(store, home, directory, files)
+        except OSError:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+
+    @classmethod
+    def _begin(
+        cls, store: Store, home: str, directory: str, files: "dict[str, str]"
+    ) -> "SpoolSession":
         for name, content in files.items():
-            if not os.path.exists(f"{home}/{name}"):
+            if not _is_trusted_file(f"{home}/{name}"):
                 with store.temporary() as temp:
                     temp.write(content.encode())
                     temp.rename(f"{home}/{name}")
         with store.temporary() as temp:
             fd = os.open(temp.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-            try_lock(fd)  # before it gets the name by which uploaders find it
-            temp.rename(f"{directory}/{_JOURNAL}")
+            try:
+                try_lock(fd)  # before it gets the name by which uploaders find it
+                temp.rename(f"{directory}/{_JOURNAL}")
+            except OSError:
+                os.close(fd)
+                raise
         return cls(directory, fd)
 
     @classmethod
     def claim(cls, store: Store, directory: str) -> "SpoolSession | None":
         """Take over the session of a dead process; None if it lives or cannot be read."""
         try:
-            fd = os.open(f"{directory}/{_JOURNAL}", os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+            fd = _open_trusted(f"{directory}/{_JOURNAL}", os.O_RDWR | os.O_APPEND)
         except FileNotFoundError:
             _remove_unborn(directory)
             return None
@@ -116,12 +132,14 @@ class SpoolSession:
     def read(cls, store: Store, directory: str) -> "SpoolSession":
         """Read a session's journal, of a live or dead process; the session must not be changed."""
         try:
-            fd = os.open(f"{directory}/{_JOURNAL}", os.O_RDONLY | os.O_CLOEXEC)
+            fd = _open_trusted(f"{directory}/{_JOURNAL}", os.O_RDONLY)
         except OSError:
             return cls(directory, -1)
         session = cls(directory, fd)
-        session._replay(store)
-        os.close(fd)
+        try:
+            session._replay(store)
+        finally:
+            os.close(fd)
         return session
 
     def _replay(self, store: Store) -> int:
@@ -185,7 +203,8 @@ class SpoolSession:
     def mark_ending(self) -> None:
         """Mark the session as one that only finishes uploads, so that ``flush`` waits for it."""
         try:
-            open(f"{self.directory}/{_ENDING}", "wb").close()
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            os.close(os.open(f"{self.directory}/{_ENDING}", flags, 0o644))
         except OSError:
             pass  # then ``flush`` does not wait
 
@@ -221,7 +240,7 @@ def ending_journals(root: str) -> list[int]:
     for _, directory in session_directories(root):
         try:
             os.stat(f"{directory}/{_ENDING}")
-            found.append(os.open(f"{directory}/{_JOURNAL}", os.O_RDWR | os.O_CLOEXEC))
+            found.append(_open_trusted(f"{directory}/{_JOURNAL}", os.O_RDWR))
         except OSError:
             continue
     return found
@@ -235,7 +254,7 @@ def is_waiting(root: str) -> bool:
 def _is_dead(directory: str) -> bool:
     """Return whether a session has a journal that no process locks."""
     try:
-        fd = os.open(f"{directory}/{_JOURNAL}", os.O_RDONLY | os.O_CLOEXEC)
+        fd = _open_trusted(f"{directory}/{_JOURNAL}", os.O_RDONLY)
     except OSError:
         return False
     try:
@@ -278,7 +297,7 @@ def read_target(directory: str) -> "dict[str, Any]":
     """Return the TARGET_FIELDS of a target directory. Raises OSError, ValueError."""
     from ..option_values import LAYOUTS  # here, because a build only writes targets
 
-    with open(f"{directory}/target", encoding="utf-8") as file:
+    with open(_open_trusted(f"{directory}/target", os.O_RDONLY), encoding="utf-8") as file:
         fields: dict[str, Any] = json.load(file)
     if (
         not isinstance(fields, dict)
@@ -287,6 +306,46 @@ def read_target(directory: str) -> "dict[str, Any]":
     ):
         raise ValueError(f"{directory}/target was written by another version of the program")
     return fields
+
+
+def describe_foreign(root: str) -> list[str]:
+    """Describe, one line for each user, the sessions that are left alone as they are another's."""
+    found: dict[int, int] = {}
+    for _, directory in session_directories(root):
+        try:
+            user = os.lstat(f"{directory}/{_JOURNAL}").st_uid
+        except OSError:
+            continue
+        if not _is_trusted(user):
+            found[user] = found.get(user, 0) + 1
+    return [
+        f"{count} sessions in {root}/spool belong to the user {user} and are left alone:"
+        " run flush as that user"
+        for user, count in found.items()
+    ]
+
+
+def _open_trusted(path: str, flags: int) -> int:
+    """Open a regular file of this user or of root. Raises OSError, also for any other file."""
+    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode) and _is_trusted(status.st_uid):
+        return fd
+    os.close(fd)
+    reason = "it is no regular file of this user or of root"
+    raise PermissionError(errno.EACCES, reason, path)
+
+
+def _is_trusted_file(path: str) -> bool:
+    try:
+        os.close(_open_trusted(path, os.O_RDONLY))
+    except OSError:
+        return False
+    return True
+
+
+def _is_trusted(user: int) -> bool:
+    return user in (os.getuid(), 0)
 
 
 def _pin(path: str, link: str) -> str:

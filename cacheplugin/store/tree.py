@@ -8,11 +8,15 @@
 
 Ids are lower-case hex; <xx> is the first two digits of the id. Any number of processes may use one
 store at the same time. An output id is the SHA-256 of the body, so publishing the same output twice
-is harmless. The mtime of a body or a record is the time of its last use.
+is harmless. The mtime of a body or a record is the time of its last use. That of a body is set
+before a record names it, so that no prune takes a body whose path is about to be answered.
+
+Bodies are executable, because toolchains put programs into the cache and run them from there.
+Older versions of this program published them without that: use sets it (``make_executable``).
 """
 
 import os
-from errno import EEXIST, EMLINK, ENOENT, ENOTSUP, EPERM, EXDEV
+from errno import EDQUOT, EFBIG, EIO, ENOENT, ENOSPC, EROFS
 
 from ..errors import UsageError, reason_of
 from . import record
@@ -28,8 +32,10 @@ if TYPE_CHECKING:
     # named one would make each hit slower.
     Hit = tuple[str, int, str, str, float]
 
-_open, _read, _close, _stat = os.open, os.read, os.close, os.stat
-_READ = os.O_RDONLY | os.O_CLOEXEC
+_open, _read, _close, _lstat = os.open, os.read, os.close, os.lstat
+_decode, _MAX_RECORD_BYTES = record.decode, record.MAX_BYTES
+# Another user may have put a pipe or a link where a file should be: neither wait nor follow.
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 EMPTY_OUTPUT = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -38,7 +44,13 @@ EMPTY_OUTPUT = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
 # them after the session has ended.
 MIN_AGE_S = 3600
 
-_NO_LINKS = (EMLINK, EXDEV, EPERM, ENOTSUP)
+# Errors of a disk, with which a rename would fail as well. All others of a link may mean that the
+# file system has no hard links: each kind has an errno of its own for that.
+_OF_DISK = (ENOSPC, EDQUOT, EROFS, EIO, EFBIG)
+
+FILE_MODE, BODY_MODE = 0o644, 0o755
+# Of st_mode: the kind of the file and whether its owner may execute it; what a body has of these.
+_BODY_BITS, _BODY = 0o170100, 0o100100
 
 
 def prepare(cache_dir: str, read_only: bool) -> bool:
@@ -71,6 +83,7 @@ class Store:
         self._outputs = f"{root}/output/"
         self._tmp = f"{root}/tmp/"  # noqa: S108 - inside the store, not the shared /tmp
         self._has_empty = False
+        self._is_frozen = False  # the file system is read-only
 
     def action_path(self, action: str) -> str:
         return f"{self._actions}{action[:2]}/{action}"
@@ -81,8 +94,8 @@ class Store:
     def lookup(self, action: str) -> "Hit | None":
         """Return (output, size, time of the put, path, time of last use); None is a miss.
 
-        An invalid record is a miss and is removed. So is a record whose body is missing or has
-        another size than the record says; such a body is removed too.
+        An invalid record is a miss and is removed. So is a record whose body is missing, is not a
+        regular file or has another size than the record says; such a body is removed too.
         """
         path = f"{self._actions}{action[:2]}/{action}"
         try:
@@ -90,12 +103,12 @@ class Store:
         except OSError:
             return None
         try:
-            data = _read(fd, record.MAX_BYTES)
+            data = _read(fd, _MAX_RECORD_BYTES)
         except OSError:
             data = b""
         finally:
             _close(fd)
-        fields = record.decode(action, data)
+        fields = _decode(action, data)
         if fields is None:
             unlink_quietly(path)
             return None
@@ -108,18 +121,36 @@ class Store:
                 if not self._has_empty:
                     self.publish_empty()
                     self._has_empty = True
-                return output, size, time, body, _stat(path).st_mtime
-            status = _stat(body)
+                return output, size, time, body, _lstat(path).st_mtime
+            status = _lstat(body)
         except FileNotFoundError:
             unlink_quietly(path)
             return None
         except OSError:
             return None
-        if status.st_size != size:
+        if status.st_size != size or (
+            status.st_mode & _BODY_BITS != _BODY and not self._is_body(body, status)
+        ):
             unlink_quietly(path)
             unlink_quietly(body)
             return None
         return output, size, time, body, status.st_mtime
+
+    def _is_body(self, path: str, status: os.stat_result) -> bool:
+        """Return whether a file is regular; if so, make it executable where that is possible."""
+        mode = status.st_mode
+        if mode & _BODY_BITS | 0o100 != _BODY:
+            return False
+        if not mode & 0o100 and not self._is_frozen and os.getuid() in (status.st_uid, 0):
+            try:
+                fd = _open(path, _READ)
+                try:
+                    make_executable(fd, mode)
+                finally:
+                    _close(fd)
+            except OSError as error:
+                self._is_frozen = error.errno == EROFS
+        return True
 
     def names(self) -> "tuple[set[str], set[str]]":
         """Return the names of all records and of all bodies; no file is opened or checked."""
@@ -129,14 +160,32 @@ class Store:
         """Mark a body as used now, so that no prune removes it; False if it is already gone."""
         return _touch(self.output_path(output))
 
+    @staticmethod
+    def is_there(path: str) -> bool:
+        """Return whether a file exists; True if that cannot be found out."""
+        try:
+            _lstat(path)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            pass
+        return True
+
+    def is_body(self, path: str) -> bool:
+        """Return whether a file exists and is regular; if so, make it executable."""
+        try:
+            return self._is_body(path, _lstat(path))
+        except OSError:
+            return False
+
     def touch(self, action: str) -> None:
         """Mark a record as used now. Mark its body first, so that the record never outlives it."""
         _touch(self.action_path(action))
 
-    def temporary(self) -> "TempFile":
+    def temporary(self, mode: int = FILE_MODE) -> "TempFile":
         """Create a file under tmp/ with a name of its own."""
         path = f"{self._tmp}{os.getpid()}-{os.urandom(8).hex()}"
-        return TempFile(path, _make_dirs(_open, path, _CREATE, 0o644))
+        return TempFile(path, _make_dirs(_open, path, _CREATE, mode))
 
     def publish_output(self, temp: "TempFile", output: str, size: int) -> str:
         """Give a complete body its final name; return that path. Raises OSError."""
@@ -144,14 +193,26 @@ class Store:
         try:
             _make_dirs(os.link, temp.path, path)
         except OSError as error:
-            if error.errno == EEXIST:
-                # Normally the same body. Replace it if it was truncated or has just been pruned.
-                if _touch(path) and _size(path) == size:
-                    return path
-            elif error.errno not in _NO_LINKS:
+            if error.errno in _OF_DISK:
                 raise
-            temp.rename(path)
+            # Normally the same body exists. If it was truncated or has just been pruned, or there
+            # are no hard links here, the file moves there; if that fails, its error tells why.
+            if not self._keep(path, size):
+                temp.rename(path)
         return path
+
+    def _keep(self, path: str, size: int) -> bool:
+        """Mark a body as used now; False if it is missing, of another size or no regular file.
+
+        It is looked at after that: what a prune has removed meanwhile is not there any more.
+        """
+        if not _touch(path):
+            return False
+        try:
+            status = _lstat(path)
+        except OSError:
+            return False
+        return status.st_size == size and self._is_body(path, status)
 
     def publish_empty(self) -> str:
         """Create the empty body if it is missing; return its path. Raises OSError.
@@ -160,13 +221,11 @@ class Store:
         """
         path = self.output_path(EMPTY_OUTPUT)
         try:
-            _close(_make_dirs(_open, path, _CREATE, 0o644))
+            _close(_make_dirs(_open, path, _CREATE, BODY_MODE))
         except FileExistsError:
-            if _size(path):
-                with self.temporary() as temp:
+            if not self._keep(path, 0):
+                with self.temporary(BODY_MODE) as temp:
                     temp.rename(path)
-            else:
-                _touch(path)
         return path
 
     def publish_record(self, action: str, output: str, size: int, time_ns: int, xxh3: int) -> None:
@@ -243,20 +302,24 @@ def unlink_quietly(path: str) -> None:
         pass
 
 
+def make_executable(fd: int, mode: int) -> bool:
+    """Let all who may read an open file execute it; return whether that changed anything.
+
+    ``mode`` is the file's st_mode. Raises OSError.
+    """
+    wanted = mode & 0o7777 | (mode & 0o444) >> 2
+    if wanted == mode & 0o7777:
+        return False
+    os.fchmod(fd, wanted)
+    return True
+
+
 def _touch(path: str) -> bool:
     """Set a file's times to now; False if it does not exist. Another user's file stays as it is."""
     try:
-        os.utime(path)
+        os.utime(path, follow_symlinks=False)
     except FileNotFoundError:
         return False
     except OSError:
         pass
     return True
-
-
-def _size(path: str) -> int:
-    """Return a file's size in bytes, -1 if it cannot be examined."""
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return -1

@@ -20,7 +20,7 @@ from .contents import BUFFER_BYTES, digest, open_file, read_hashes, unlink_same
 from .faults import Faults, Report, named_contents, read_record, remove_record, remover
 from .ids import is_action, is_hex, is_output
 from .record_links import RecordLinks
-from .tree import EMPTY_OUTPUT, Store
+from .tree import EMPTY_OUTPUT, Store, make_executable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,8 +48,9 @@ def check(
     ``since`` (seconds since the epoch) skips files whose ctime is earlier. If only a record is
     newer, its body must exist with the right size, and is not read. If only a body is newer, it is
     checked by SHA-256. ``repair`` removes what is wrong: a damaged body together with the records
-    that name it, a damaged record alone. ``on_progress(report, done)`` is called after each file;
-    ``done`` grows from 0 to 1. Raises OSError only if the whole file system fails.
+    that name it, a damaged record alone. It also makes bodies executable that are not.
+    ``on_progress(report, done)`` is called after each file; ``done`` grows from 0 to 1. Raises
+    OSError only if the whole file system fails.
     """
     return _Check(store, sha256, since, on_fault, repair, on_progress).run()
 
@@ -72,6 +73,7 @@ class _Check:
         self.on_progress = on_progress
         self.report = Report()
         self._faults = Faults(store, self.report, repair, on_fault)
+        self._repair = repair
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._links = RecordLinks()
         self._seen: dict[str, bytes] = {}  # <xx>: ids of the bodies present at the start, packed
@@ -186,6 +188,8 @@ class _Check:
             fd = open_file(path)
             try:
                 size, xxh3 = read_hashes(fd, self._buffer, sha256)
+                if self._repair:
+                    self._mend(fd)
             finally:
                 os.close(fd)
         except OSError:
@@ -199,6 +203,13 @@ class _Check:
             if link.size != size or link.xxh3 != xxh3:
                 return False
         return sha256 is None or sha256.hexdigest() == name
+
+    def _mend(self, fd: int) -> None:
+        """Make a body executable that an older version of the program has stored."""
+        try:
+            self.report.mended += make_executable(fd, os.fstat(fd).st_mode)
+        except OSError:
+            pass  # another user's file, or a file system that is read-only
 
     def _check_size(self, path: str, name: str, named_by: "Sequence[Link]") -> None:
         """Check a body that is not read: only its size."""

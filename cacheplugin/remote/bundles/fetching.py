@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ...ipc import jobs
-from ...store.locks import try_lock
+from ...store.locks import NoLocks, try_lock
 from ...store.tree import unlink_quietly
 from .ranges import DONE, IDLE, QUEUED, Range, RangeQueue, ranges_of
 from .rows import plain_rows
@@ -166,14 +166,15 @@ class PrefetchLock:
     def take(self) -> bool:
         """Whether this session holds the lock now. Does not wait.
 
-        Also returns True if the lock file cannot be created: prefetching twice is better than
-        never.
+        Also returns True if the lock file cannot be created or the file system has no locks:
+        prefetching twice is better than never.
         """
         if self._fd >= 0:
             return True
         try:
             os.makedirs(os.path.dirname(self._path), 0o755, exist_ok=True)
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = os.open(self._path, flags, 0o644)
         except OSError:
             return True
         try:
@@ -181,8 +182,11 @@ class PrefetchLock:
             if try_lock(fd) and os.path.samestat(os.fstat(fd), os.stat(self._path)):
                 self._fd = fd
                 return True
+        except NoLocks:
+            os.close(fd)
+            return True
         except OSError:
-            pass  # the last holder has just removed the file, or the file system has no locks
+            pass  # the last holder has just removed the file
         os.close(fd)
         return False
 

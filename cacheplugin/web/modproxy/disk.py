@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ...errors import reason_of
+from ...store.contents import open_regular
 from ...store.tree import MIN_AGE_S, unlink_quietly
 from ...tuples import NamedTuple
 from . import names
@@ -46,7 +47,7 @@ class Stored(NamedTuple):
         """The whole content. Not for zips: they can be larger than memory allows."""
         if self.data is not None:
             return self.data
-        with open(self.path, "rb") as file:
+        with open(open_regular(self.path), "rb") as file:
             return file.read()
 
 
@@ -65,7 +66,7 @@ class Disk:
                 continue
             path = f"{store.root}/{key}"
             try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                fd = open_regular(path)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -109,10 +110,10 @@ class Disk:
             return
         download.path = f"{draft.store.root}/{key}"
         self._counters["put_local_bytes"] += download.size
-        session_store = self._local.session_store
-        if session_store is not None and session_store is not draft.store:
-            # Remove an older version from when the disk was full.
-            unlink_quietly(f"{session_store.root}/{key}")
+        # Remove an older version: it is from when the disk was full, or could not be replaced.
+        for store in (self._local.store, self._local.session_store):
+            if store is not None and store is not draft.store:
+                unlink_quietly(f"{store.root}/{key}")
 
     def remove_leftovers(self) -> None:
         """Remove temporary files of processes that died.

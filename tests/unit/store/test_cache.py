@@ -257,6 +257,9 @@ def test_store_that_fails_anywhere(tmp_path, base, number, count, body):
         assert disk.failed
         assert read(path) == body
         assert cache.lookup(A)[:4] == (output_id(body), len(body), TIME, path)
+        if (number, count) == (errno.EACCES, 1) and cache.session_store is None:
+            assert path.startswith(cache.store.root)  # it was a link, and a rename worked
+            continue
         assert cache.session_store is not None and path.startswith(cache.session_store.root)
         assert leftovers(cache.store, cache.session_store) == []
         os.close(cache._session_dir._lock)

@@ -38,9 +38,10 @@ class Body(bytes):
 actions = st.sampled_from(ACTIONS)
 bodies = st.sampled_from([Body(), Body(b"x"), Body(b"y" * 3000), Body(bytes(range(256)) * 300)])
 # The fault and the number of the system call: the process dies before the call (within a write) or
-# after it, the call fails, or a write is short.
+# after it, the call fails, a write is short, or before it another process prunes or adopts.
 faults = st.none() | st.tuples(
-    st.sampled_from(["die", "die after", "short", errno.ENOSPC, errno.EIO]), st.integers(1, 30)
+    st.sampled_from(["die", "die after", "short", "beside", errno.ENOSPC, errno.EIO]),
+    st.integers(1, 30),
 )
 
 _CALLS = (
@@ -50,6 +51,7 @@ _CALLS = (
     "pwrite",
     "pread",
     "stat",
+    "lstat",
     "fstat",
     "link",
     "replace",
@@ -60,7 +62,7 @@ _CALLS = (
     "ftruncate",
     "listdir",
 )
-_ALIASES = {"_open": "open", "_read": "read", "_stat": "stat", "_close": "close"}  # of tree.py
+_ALIASES = {"_open": "open", "_read": "read", "_lstat": "lstat", "_close": "close"}  # of tree.py
 
 
 class Death(BaseException):
@@ -78,6 +80,8 @@ class Kernel:
         self._open = set()
         self._thread = threading.get_ident()
         self.fault = None
+        self.beside = lambda: None  # what another process does at the system call of the fault
+        self._is_beside = False
         self.dead = False
         self.struck = False
 
@@ -96,14 +100,18 @@ class Kernel:
             setattr(tree, alias, self._real[name])
 
     def _call(self, name, args, named):
-        if threading.get_ident() != self._thread:
+        if threading.get_ident() != self._thread or self._is_beside:
             return self._real[name](*args, **named)
         if self.dead:
             raise Death
         self._count += 1
         kind, at = self.fault or (None, 0)
         call = self._real[name]
-        if self._count == at:
+        if self._count == at and kind == "beside":
+            self._is_beside = True
+            self.beside()
+            self._is_beside = False
+        elif self._count == at:
             self.struck = True
             is_write = name in ("write", "pwrite")
             if kind == "die":
@@ -182,9 +190,9 @@ class Histories(RuleBasedStateMachine):
         self.cache = LocalCache(Store(self.root))
         self.session = None
 
-    def run(self, fault, step):
+    def run(self, fault, step, beside=None):
         """Return ``step()``; None after an error, or after a death, which starts a new process."""
-        self.kernel.fault = fault
+        self.kernel.fault, self.kernel.beside = fault, beside or self.prune_beside
         try:
             with self.kernel:
                 return step()
@@ -197,6 +205,19 @@ class Histories(RuleBasedStateMachine):
                 self.doubt_what_is_old()  # a full disk removes old bodies
             if self.kernel.dead:
                 self.start_process()
+
+    def prune_beside(self) -> None:
+        """Another process prunes what was not used for two hours."""
+        limit = time.time_ns() - 2 * HOUR * 10**9
+        before = {action: min(self.clocks(action, body)) for action, body in self.sure.items()}
+        prune.prune(self.root, 2 * HOUR)
+        self.doubt(lambda action, _: before[action] <= limit + HOUR * 10**9)
+
+    def expect_in_use(self, path, body) -> None:
+        """The file at an answered path is there, and no prune takes it within MIN_AGE_S / 2."""
+        assert read(path) == body
+        if body:
+            assert os.stat(path).st_mtime > time.time() - 60
 
     def doubt(self, is_doubtful) -> None:
         self.sure = {a: body for a, body in self.sure.items() if not is_doubtful(a, body)}
@@ -227,6 +248,7 @@ class Histories(RuleBasedStateMachine):
                 for at in range(0, len(body), 50_000):
                     writer.write(body[at : at + 50_000])
                 path = writer.commit(time_ns)
+            self.expect_in_use(path, body)
             try:
                 if self.session is None:
                     self.session = SpoolSession.create(self.cache.store, OPTIONS, "")
@@ -264,6 +286,7 @@ class Histories(RuleBasedStateMachine):
         else:
             output, size, _, path, _ = found
             body = read(path)
+            self.expect_in_use(path, body)
             assert body in self.put_for[action]
             assert body == self.sure.get(action, body)
             assert output_id(body) == output and len(body) == size
@@ -276,7 +299,8 @@ class Histories(RuleBasedStateMachine):
         self.put_for[action].add(body)  # another session has put it into the bucket
         found = self.run(fault, lambda: self.cache.adopt(action, output_id(body), self.clock_ns))
         if found is not None:
-            assert found[0] == len(body) and read(found[1]) == body
+            assert found[0] == len(body)
+            self.expect_in_use(found[1], body)
             self.sure[action] = body
 
     # -- damage and age of files -------------------------------------------------------------------
@@ -334,10 +358,32 @@ class Histories(RuleBasedStateMachine):
 
     # -- prune -------------------------------------------------------------------------------------
 
-    @rule(hours=st.integers(0, 100), size=st.sampled_from([0, 4096, 20_000, 100_000]), fault=faults)
-    def prune(self, hours, size, fault):
+    def adopt_beside(self, action, body) -> None:
+        """Another process fetches an action whose body is stored, and answers its path."""
+        self.clock_ns += 1
+        self.put_for[action].add(body)
+        self.sure.pop(action, None)
+        found = LocalCache(Store(self.root)).adopt(action, output_id(body), self.clock_ns)
+        if found is not None:
+            self.in_use = (found[1], body)
+
+    @rule(
+        hours=st.integers(0, 100),
+        size=st.sampled_from([0, 4096, 20_000, 100_000]),
+        fault=faults,
+        action=actions,
+        body=bodies,
+    )
+    def prune(self, hours, size, fault, action, body):
+        self.in_use = None
         before = {action: min(self.clocks(action, body)) for action, body in self.sure.items()}
-        result = self.run(fault, lambda: prune.prune(self.root, hours * HOUR, size))
+        result = self.run(
+            fault,
+            lambda: prune.prune(self.root, hours * HOUR, size),
+            lambda: self.adopt_beside(action, body),
+        )
+        if self.in_use is not None:
+            self.expect_in_use(*self.in_use)
         if result is None or result.failures:
             assert self.kernel.struck
             self.doubt_what_is_old()

@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -9,6 +10,7 @@ from cacheplugin.store import record
 from cacheplugin.store.record import MAX_TIME_NS, decode, encode, timestamp
 
 IDS = st.binary(min_size=1, max_size=64).map(bytes.hex)
+OUTPUTS = st.binary(min_size=32, max_size=32).map(bytes.hex)
 SIZES = st.integers(0, 2**63 - 1)
 TIMES = st.integers(0, MAX_TIME_NS)
 DIGESTS = st.integers(0, 2**64 - 1)
@@ -19,8 +21,8 @@ RECORD = encode(ACTION, OUTPUT, 12345, TIME_NS, 0xFEDCBA9876543210)
 FIELDS = (OUTPUT, 12345, "2023-11-14T22:13:20.123456789Z", "fedcba9876543210")
 
 
-@given(IDS, IDS, SIZES, TIMES, DIGESTS)
-@example("ff" * 64, "ff" * 64, 2**63 - 1, MAX_TIME_NS, 2**64 - 1)
+@given(IDS, OUTPUTS, SIZES, TIMES, DIGESTS)
+@example("ff" * 64, "ff" * 32, 2**63 - 1, MAX_TIME_NS, 2**64 - 1)
 def test_roundtrip(action, output, size, time_ns, xxh3):
     """decode returns the fields that encode was given; the record fits in one read."""
     data = encode(action, output, size, time_ns, xxh3)
@@ -66,6 +68,65 @@ def test_other_version():
     line = RECORD[:-9].replace(b"v1", b"v2")
     crc = record.crc32(line, record.crc32(ACTION.encode()))
     assert decode(ACTION, line + b"%08x\n" % crc) is None
+
+
+def planted(output=OUTPUT, size="3", time=FIELDS[2], xxh3=FIELDS[3]) -> bytes:
+    """A record with these texts and a correct checksum, as another user can write one."""
+    line = f"v1 {output} {size} {time} {xxh3} ".encode()
+    return line + b"%08x\n" % record.crc32(line, record.crc32(ACTION.encode()))
+
+
+def test_planted_record():
+    """What the next test changes is all that makes its records invalid."""
+    assert decode(ACTION, planted()) == (OUTPUT, 3, *FIELDS[2:])
+    assert decode(ACTION, planted(time="2024-02-29T23:59:59.000000000Z")) is not None
+    assert decode(ACTION, planted(time="2000-02-29T00:00:00.000000000Z")) is not None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"output": "../keys/id_ed25519"},
+        {"output": "../" * 21 + "x"},
+        {"output": '"' * 64},
+        {"output": "é" * 32},
+        {"output": OUTPUT[:-2]},
+        {"output": OUTPUT + "00"},
+        {"output": ""},
+        {"output": OUTPUT[:-1] + "\n"},
+        {"size": "x"},
+        {"size": ""},
+        {"size": "9" * 400},
+        {"time": ""},
+        {"time": '2023-11-14T22:13:20.123456789Z","Size":1,"x":"'},
+        {"time": '2023-11-14T22:13:20.1234567","x'},
+        {"time": "2023-11-14T22:13:20Z"},
+        {"time": "2023-11-14t22:13:20.123456789Z"},
+        {"time": "2023-13-14T22:13:20.123456789Z"},
+        {"time": "2023-00-14T22:13:20.123456789Z"},
+        {"time": "2023-11-31T22:13:20.123456789Z"},
+        {"time": "2023-02-29T22:13:20.123456789Z"},
+        {"time": "1900-02-29T22:13:20.123456789Z"},
+        {"time": "2023-11-00T22:13:20.123456789Z"},
+        {"time": "2023-11-14T24:13:20.123456789Z"},
+        {"time": "2023-11-14T22:60:20.123456789Z"},
+        {"time": "2023-11-14T22:13:60.123456789Z"},
+        {"time": "\uff12023-11-14T22:13:20.123456789Z"},
+        {"time": '","x":"', "xxh3": "0000-00-00T00:00:00.000000000Z" + "0" * 17},
+        {"xxh3": "0" * 15},
+    ],
+)
+def test_planted_fields(fields):
+    """Ids that are none, times that do not exist and texts that would break an answer."""
+    assert decode(ACTION, planted()) is not None  # its minute is known now
+    assert decode(ACTION, planted(**fields)) is None
+
+
+def test_decode_remembers_few_minutes():
+    """The cache of minutes that exist is bounded."""
+    for minute in range(3000):
+        assert decode(ACTION, encode(ACTION, OUTPUT, 3, minute * 60 * 10**9, 0)) is not None
+    assert len(record._minutes) <= 1001
 
 
 @given(st.binary(max_size=600))

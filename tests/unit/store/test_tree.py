@@ -21,6 +21,11 @@ BODY = b"package main\n" * 50
 A = action_id("a")
 OUT = output_id(BODY)
 LONG_AGO = 1_000_000_000
+# What link says on file systems without hard links, or with enough of them.
+NO_LINKS = [
+    *(errno.EMLINK, errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL),
+    *(errno.EACCES, errno.ENOTTY),
+]
 
 
 @pytest.fixture
@@ -98,7 +103,7 @@ def test_empty_body(cache):
 
 
 def test_modes_under_a_strict_umask(tmp_path):
-    """With any umask directories are 0755 and files 0644, so that other users can read them."""
+    """With any umask directories and bodies are 0755, other files 0644, for other users."""
     requests_out, requests_in = os.pipe()
     answers_out, answers_in = os.pipe()
     child = os.fork()
@@ -125,12 +130,13 @@ def test_modes_under_a_strict_umask(tmp_path):
         text = answers.read()
     os.waitpid(child, 0)
     assert '"ID":1,"DiskPath":"/' in text and '"ID":2,"DiskPath":"/' in text
-    modes = {"dir": set(), "file": set()}
+    modes = {"dir": set(), "file": set(), "body": set()}
     for directory, _, names in os.walk(tmp_path / "new"):
         modes["dir"].add(stat.S_IMODE(os.stat(directory).st_mode))
         for name in names:
-            modes["file"].add(stat.S_IMODE(os.stat(os.path.join(directory, name)).st_mode))
-    assert modes == {"dir": {0o755}, "file": {0o644}}
+            kind = "body" if "/output/" in directory else "file"
+            modes[kind].add(stat.S_IMODE(os.stat(os.path.join(directory, name)).st_mode))
+    assert modes == {"dir": {0o755}, "file": {0o644}, "body": {0o755}}
 
 
 # -- publication -----------------------------------------------------------------------------------
@@ -211,7 +217,7 @@ def test_later_put_replaces_time_and_output(cache):
     assert cache.lookup(A)[:3] == (output_id(b"other"), 5, TIME.replace("789Z", "791Z"))
 
 
-@pytest.mark.parametrize("number", [errno.EMLINK, errno.EXDEV, errno.EPERM, errno.ENOTSUP])
+@pytest.mark.parametrize("number", NO_LINKS)
 def test_without_hard_links(cache, monkeypatch, number):
     """On a file system without hard links the body is published by a rename."""
 
@@ -222,6 +228,10 @@ def test_without_hard_links(cache, monkeypatch, number):
     path = put(cache, "a", BODY)
     assert read(path) == BODY
     assert cache.lookup(A)[3] == path
+    assert cache.session_store is None
+    inode = os.stat(path).st_ino
+    assert put(cache, "b", BODY) == path
+    assert os.stat(path).st_ino == inode  # go may have mapped it
     assert tmp_files(cache) == []
 
 
@@ -299,6 +309,82 @@ def test_directory_in_place_of_a_file_is_a_miss(cache):
     os.unlink(body)
     os.mkdir(body)
     assert cache.lookup(A) is None
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path)])
+def test_pipe_or_link_in_place_of_a_file_is_a_miss(cache, make):
+    """A pipe or a link in place of a record or body is a miss without a wait; a put replaces it."""
+    body, record_path = put(cache, "a", BODY), cache.store.action_path(A)
+    for path in (record_path, body):
+        os.unlink(path)
+        make(path)
+        assert cache.lookup(A) is None
+        assert put(cache, "a", BODY) == body
+        assert cache.lookup(A)[3] == body
+
+
+def test_pipe_in_place_of_a_body_of_a_put(cache):
+    """A put replaces a pipe in place of its body, or of the empty body."""
+    for body in (BODY, b""):
+        path = put(cache, "a", body)
+        os.unlink(path)
+        os.mkfifo(path)
+        assert put(cache, "a", body) == path
+        assert read(path) == body
+
+
+def test_planted_record_removes_nothing_outside(cache, tmp_path):
+    """A record that names a path in place of an output is a miss and is removed; no more."""
+    precious = tmp_path / "cache" / "keys" / "id_ed25519"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    put(cache, "a", BODY)
+    with open(cache.store.action_path(A), "wb") as file:
+        file.write(record.encode(A, "../keys/id_ed25519", 3, TIME_NS, 0))
+    assert cache.lookup(A) is None
+    assert precious.read_text() == "precious"
+
+
+# -- bodies are executable -------------------------------------------------------------------------
+
+
+def mode(path) -> int:
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda cache: cache.lookup(A),
+        lambda cache: put(cache, "b", BODY),
+        lambda cache: cache.adopt(action_id("b"), OUT, TIME_NS),
+    ],
+    ids=["get", "put", "adopt"],
+)
+@pytest.mark.parametrize(("before", "after"), [(0o644, 0o755), (0o600, 0o700), (0o444, 0o555)])
+def test_body_of_an_older_version_becomes_executable(cache, use, before, after):
+    """A body without the permission gets it for all who may read it; its mtime stays."""
+    path = put(cache, "a", BODY)
+    assert mode(path) == 0o755
+    os.chmod(path, before)
+    assert use(cache) is not None
+    assert mode(path) == after
+    assert read(path) == BODY
+
+
+def test_body_that_cannot_be_made_executable(cache, monkeypatch):
+    """On a read-only file system a hit is answered as before, after one attempt."""
+    put(cache, "a", BODY)
+    os.chmod(cache.store.output_path(OUT), 0o644)
+    attempts = []
+
+    def refuse(*args):
+        attempts.append(args)
+        raise OSError(errno.EROFS, "read-only")
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    assert cache.lookup(A)[0] == cache.lookup(A)[0] == OUT
+    assert len(attempts) == 1
 
 
 def test_store_under_a_file_is_a_miss(tmp_path):
