@@ -315,7 +315,7 @@ from cacheplugin.front.protocol import GET, Parser, hit_answer, json_text
 from cacheplugin.store.record import decode, encode
 events = Parser().feed(b'{"ID":1,"Command":"get","ActionID":"AAAA"}\\n\\n')
 assert events == [(GET, 1, "000000")], events
-output, size, time, _ = decode("00", encode("00", "ab", 5, 7, 9))
+output, size, time, _ = decode("00", encode("00", "ab" * 32, 5, 7, 9))
 hit_answer(1, output, size, time, json_text("/x"))
 """)
     assert "cacheplugin.front.direct" in loaded
