@@ -92,12 +92,15 @@ def test_a_body_of_another_hash_or_size_is_refused_and_not_stored(start, cache_d
     assert not list(cache_dir.glob("*/*/*")) and not list(cache_dir.glob("tmp/*"))
 
 
-def test_files_are_readable_by_others_whatever_the_umask(start, cache_dir):
+def test_others_can_read_files_and_run_bodies_whatever_the_umask(start, cache_dir):
     plugin = start(preexec_fn=lambda: os.umask(0o077)).hello()
     plugin.expect_stored(action_id("a"), BODY)
     plugin.finish()
+    bodies = [*cache_dir.glob("output/*/*")]
+    assert bodies
     for path in [cache_dir, *cache_dir.rglob("*")]:
-        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
+        wanted = 0o755 if path.is_dir() or path in bodies else 0o644
+        assert path.stat().st_mode & 0o777 == wanted, path
 
 
 def test_an_output_is_written_once(start, cache_dir):
