@@ -118,6 +118,15 @@ class Unusable(RemoteError):
     """Every request of this session would fail for the same reason."""
 
 
+def is_exhausted(error: Exception) -> bool:
+    """Whether the cause is a lack of processes, threads, memory or descriptors."""
+    import errno
+
+    if isinstance(error, OSError):
+        return error.errno in (errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.EMFILE)
+    return isinstance(error, MemoryError) or "can't start new thread" in str(error)
+
+
 def reason_of(error: Exception) -> str:
     """The text of an error for the user; for an OSError without its number and path."""
     if isinstance(error, OSError):

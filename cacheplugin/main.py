@@ -4,15 +4,13 @@ import os
 import sys
 
 from . import options
-from .errors import UsageError, reason_of
+from .errors import UsageError, is_exhausted, reason_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from signal import SIG_IGN, SIGINT, signal
 else:
     from _signal import SIG_IGN, SIGINT, signal  # the signal module would import enum
-
-_EXHAUSTED = (11, 12, 23, 24)  # EAGAIN, ENOMEM, ENFILE, EMFILE: no processes, memory, descriptors
 
 
 def main() -> None:
@@ -62,7 +60,7 @@ def _say_internal_error(error: Exception, chosen: "options.Options | None") -> N
             f"a part of the program cannot be loaded: {error}; if it was upgraded or removed while"
             " it ran, run it again, else install it again"
         )
-    elif isinstance(error, MemoryError) or getattr(error, "errno", None) in _EXHAUSTED:
+    elif is_exhausted(error):
         _say(
             f"the machine or a limit stops this process: {reason_of(error) or 'no memory'}; end"
             " other processes, or raise the limit (see ulimit -a)"

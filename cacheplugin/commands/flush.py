@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .. import log
 from ..console import say
-from ..errors import UsageError, reason_of
+from ..errors import UsageError, is_exhausted, reason_of
 from ..pool.uploader import Uploader, UploaderLock, lock_until
 from ..store import spool
 from ..store.tree import Store
@@ -45,6 +45,8 @@ def run(options: Options) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except OSError as error:
+        if is_exhausted(error):
+            raise  # the directory is not to blame
         raise UsageError(f"the cache directory {root} cannot be used: {reason_of(error)}") from None
     remain = spool.count_pending(Store(root))
     sys.stdout.write(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .. import log
 from ..console import say
-from ..errors import RemoteError, UsageError, reason_of
+from ..errors import RemoteError, UsageError, is_exhausted, reason_of
 from ..metrics import byte_text
 from ..store.prune import KINDS, Result, Tally, lock, prune
 from ..store.record import timestamp
@@ -45,6 +45,8 @@ def run(options: Options) -> int:
                     return _nothing_done(options, f"another prune of {root} is running")
                 result = _prune(options, progress)
     except OSError as error:
+        if is_exhausted(error):
+            raise  # the directory is not to blame
         raise UsageError(f"the cache directory {root} cannot be used: {reason_of(error)}") from None
     except KeyboardInterrupt:
         say("prune was interrupted: files not yet removed stay")

@@ -83,6 +83,10 @@ def test_unexpected_errors_with_debug(run):
             "ImportError('no xxhash')",
             "a part of the program cannot be loaded: no xxhash; if it was ",
         ),
+        (
+            'RuntimeError("can\'t start new thread")',
+            "the machine or a limit stops this process: can't start new thread; end other ",
+        ),
         ("MemoryError()", "the machine or a limit stops this process: no memory; end other "),
         *(
             (
