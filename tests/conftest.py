@@ -24,6 +24,10 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="also run the tests marked long")
+    parser.addoption("--case", help="what test_one_case of tests/campaigns repeats")
+    parser.addoption(
+        "--soak-s", type=float, default=300, help="how long each soak test builds, in seconds"
+    )
 
 
 def pytest_configure(config):
