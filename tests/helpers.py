@@ -152,6 +152,14 @@ def write_module(path: Path, sources: dict) -> Path:
     return path
 
 
+class NoAnswer(AssertionError):
+    """The program is silent for too long."""
+
+
+class StdoutEnded(AssertionError):
+    """The program closed its stdout before it answered a request."""
+
+
 class Plugin:
     """The real program as a child process, and the go command's side of the protocol."""
 
@@ -160,20 +168,23 @@ class Plugin:
     def __init__(self, argv, environ, stderr_path: Path, **popen) -> None:
         self._stderr_path = stderr_path
         with open(stderr_path, "wb") as stderr:
-            self.process = subprocess.Popen(
-                [*self.program, *argv],
-                env=environ,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                bufsize=0,
-                start_new_session=True,
-                **popen,
-            )
+            self.process = self._start(argv, environ, stderr, **popen)
         self.pid = self.process.pid
         self.answers = {}
         self._number = 0
         self._buffer = b""
+
+    def _start(self, argv, environ, stderr, **popen):
+        return subprocess.Popen(
+            [*self.program, *argv],
+            env=environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            bufsize=0,
+            start_new_session=True,
+            **popen,
+        )
 
     @property
     def stderr(self) -> str:
@@ -224,14 +235,18 @@ class Plugin:
         return json.loads(line)
 
     def hello(self) -> "Plugin":
-        assert self.line() == {"ID": 0, "KnownCommands": ["get", "put", "close"]}
+        got = self.line()
+        if got is None:
+            raise StdoutEnded(f"stdout ended before the hello; stderr: {self.stderr}")
+        assert got == {"ID": 0, "KnownCommands": ["get", "put", "close"]}
         return self
 
     def answer(self, number: int, timeout_s: float = DEADLINE_S) -> dict:
         """The response to a request. Responses to other requests are kept for later calls."""
         while number not in self.answers:
             got = self.line(timeout_s)
-            assert got is not None, f"stdout ended; stderr: {self.stderr}"
+            if got is None:
+                raise StdoutEnded(f"stdout ended; stderr: {self.stderr}")
             assert got["ID"] not in self.answers, "a second response to one ID"
             self.answers[got["ID"]] = got
         return self.answers[number]
