@@ -127,8 +127,15 @@ def is_exhausted(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "can't start new thread" in str(error)
 
 
+# What any part may raise when the machine has no memory, processes or descriptors left, or when a
+# file of the program is gone, which a late import then misses.
+LOCAL_TROUBLE = (OSError, MemoryError, ImportError)
+
+
 def reason_of(error: Exception) -> str:
     """The text of an error for the user; for an OSError without its number and path."""
+    if isinstance(error, MemoryError):
+        return "no memory is left"
     if isinstance(error, OSError):
         return (error.strerror or str(error)).lower()
     return str(error)

@@ -62,7 +62,7 @@ def _say_internal_error(error: Exception, chosen: "options.Options | None") -> N
         )
     elif is_exhausted(error):
         _say(
-            f"the machine or a limit stops this process: {reason_of(error) or 'no memory'}; end"
+            f"the machine or a limit stops this process: {reason_of(error)}; end"
             " other processes, or raise the limit (see ulimit -a)"
         )
     elif chosen is not None and not chosen.debug:

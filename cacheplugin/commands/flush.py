@@ -57,6 +57,8 @@ def run(options: Options) -> int:
         say(line)
     if not remain:
         return 0
+    if uploader.failure:
+        say(f"the last upload failed: {uploader.failure}")
     for line in spool.describe(Store(root)):
         say(line)
     return EXIT_REMAINS
@@ -72,8 +74,10 @@ def _upload(options: Options) -> Uploader:
                 options,
                 deadline,
                 on_progress=lambda done, left: progress.show("uploading", done, done + left),
+                before_print=progress.clear,
             )
             for journal in spool.ending_journals(options.cache_dir):
+                progress.clear()
                 say("waiting for a session that still uploads")
                 lock_until(journal, deadline)
                 os.close(journal)

@@ -155,6 +155,9 @@ class TransferHost(Protocol):
     def begin(self, pool: PoolClient, session: PoolSession) -> int:
         """Announce a session to ``pool``; returns its number there."""
 
+    def give_up(self, error: Exception) -> None:
+        """Stop using the bucket for a while, because of an error in this process; warn of it."""
+
     # Any: each kind of job has its own kind of result.
     def expect(self, number: int, on_result: Callable[[Any], None]) -> None:
         """Have ``on_result(result)`` called with the result of job ``number``."""

@@ -5,6 +5,7 @@ import stat
 import sys
 import time
 
+from ..errors import LOCAL_TROUBLE
 from ..store.session_log import append_session
 from .front import EXIT_TERMINATED, Front
 from .protocol import close_answer
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 EXIT_PROTOCOL = 1
 _PROGRESS_AFTER_S = 2.0
 _PROGRESS_EVERY_S = 1.0
+_FIRST_ANSWER_S = 7.0  # close waits so long for gets that S3 leaves unanswered, to say so
 
 
 class Direct(Front):
@@ -91,7 +93,7 @@ class Direct(Front):
             if not self.interrupted:
                 self.warn(session.fault)
         append_session(self.store.root, self.counters)
-        self.print_summary()
+        self._say_end()
         self._release_output()
         self._start_drain()
         if self._transfers is not None:
@@ -117,23 +119,41 @@ class Direct(Front):
             return self._transfers.pending
         return 0
 
+    def _awaits_first_answer(self) -> bool:
+        """Whether gets wait for a bucket of which nothing is known yet."""
+        if self.pool_access is None or self.interrupted or self._session.ended:
+            return False
+        return self._session.outstanding > 0 and self.pool_access.awaits_first_answer
+
+    def _say_end(self) -> None:
+        """Say what the user has to know at the end of the session."""
+        if self.pool_access is not None and not self.interrupted:
+            self.pool_access.warn_at_close(self.counters, self._session.outstanding)
+        self.print_summary()
+
     def _timeout_ms(self, since: float) -> "float | None":
         """How long a turn of the loop may wait, while closing since then (monotonic)."""
         ends = [self._progress_at] if self._progress_at is not None else []
         if self.options.drain_timeout_s is not None and not self._uploads_after_close:
             ends.append(since + self.options.drain_timeout_s)
+        if self._awaits_first_answer():
+            ends.append(since + _FIRST_ANSWER_S)
         return max(0, min(ends) - time.monotonic()) * 1000 + 1 if ends else None
 
     def _drain(self, since: float) -> None:
         """Continue with closing, which began at ``since``, as far as is possible now."""
         now, limit = time.monotonic(), self.options.drain_timeout_s
+        if self._awaits_first_answer() and now < since + min(
+            _FIRST_ANSWER_S, limit or _FIRST_ANSWER_S
+        ):
+            return
         pending, after_close = self._pending(), self._uploads_after_close
         if pending and (self._session.ended or not after_close):
             if after_close or limit is None or now < since + limit:
                 self._show_progress(now, pending)
                 return
             if self._transfers is not None:
-                self.warn(f"{self._transfers.pending_text()} not finished within --drain-timeout")
+                self._warn_unfinished(self._transfers)
         self.counters.drain_s = now - since
         if self._session.ended:
             self._done = True
@@ -141,6 +161,13 @@ class Direct(Front):
             goes_on = pending > 0 and after_close
             self._end_client(goes_on)
             self._done = not goes_on
+
+    def _warn_unfinished(self, transfers: "Transfers") -> None:
+        reason = self.pool_access.failure if self.pool_access is not None else ""
+        self.warn(
+            f"{transfers.pending_text()} not finished within --drain-timeout"
+            + (f"; the last failure: {reason}" if reason else "")
+        )
 
     def _answer_close(self) -> bool:
         """Answer the close request, if there is one; returns whether the client has all answers."""
@@ -162,7 +189,7 @@ class Direct(Front):
             else:
                 self._transfers.release()
         append_session(self.store.root, self.counters)
-        self.print_summary()
+        self._say_end()
         self.loop.unwatch(self._session.in_fd)
         self._release_output()
 
@@ -196,7 +223,7 @@ class Direct(Front):
                 from ..store.prune import prune_at_close
 
                 prune_at_close(self.options)
-        except OSError:
+        except LOCAL_TROUBLE:
             pass  # the next session tries again
         marker = self.take_marker()
         if marker is not None:

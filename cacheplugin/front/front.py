@@ -8,6 +8,7 @@ direct.py has the front of one client, server/server.py that of many.
 import os
 import time
 
+from ..errors import LOCAL_TROUBLE
 from ..loop import READABLE, WRITABLE, Loop
 from ..metrics import Counters
 from ..options import DEBUG_BUILD_CACHE
@@ -236,15 +237,20 @@ class Front:
 
     def warn(self, text: str) -> None:
         """Print one line to stderr."""
-        from ..console import say  # most sessions print nothing
-
+        try:
+            from ..console import say  # most sessions print nothing
+        except LOCAL_TROUBLE:
+            return
         say(text)
 
     def print_summary(self) -> None:
         """Print the counters to stderr (--metrics)."""
         if self.options.metrics:
             try:
-                os.write(2, self.counters.summary().encode())
+                text = self.counters.summary()
+                if self.pool_access is not None:
+                    text += f"go-cache-plugin: {self.pool_access.state_text()}\n"
+                os.write(2, text.encode(errors="backslashreplace"))
             except OSError:
                 pass
 

@@ -7,6 +7,8 @@ in the front's loop. Each session has a Transfers of its own on top.
 import os
 import time
 
+from ..errors import LOCAL_TROUBLE, reason_of
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,6 +34,8 @@ class PoolAccess:
         self._off_since: float | None = None  # monotonic; None again when S3 answers
         self.damaged: set[str] = set()  # outputs whose copy in the bucket is damaged
         self.upload_failed = False
+        self.failure = ""  # why the last task failed that did
+        self._is_told = False  # the user has been told of a failure
         self.left_spooled = False  # a session has left entries in the spool
         self.latencies: dict[str, Histogram] = {}  # by name of the result's class; server only
         self._status_callbacks: list[Callable[[jobs.PoolStatus], None]] = []
@@ -122,18 +126,17 @@ class PoolAccess:
     def pool(self) -> "PoolClient | None":
         """The pool, started if there is none; None while the bucket is given up."""
         if self.usable and self._pool is None:
-            from ..pool.client import PoolClient
-
             front, fields = self.front, self._options.as_dict()
             try:
+                from ..pool.client import PoolClient
+
                 if not front.writable:
                     fields["cache_dir"] = front.local.first_store().root
                     # The pool would not see what the unwritable store holds, and fetch it again.
                     fields["prefetch_limit_bytes"] = 0
                 self._pool = PoolClient((fields,), front.loop, self._on_message)
-            except OSError as error:
-                self._give_up()
-                self._warn_unused(str(error.strerror))
+            except LOCAL_TROUBLE as error:
+                self.give_up(error)
         return self._pool if self.usable else None
 
     def begin(self, pool: "PoolClient", session: "PoolSession") -> int:
@@ -169,8 +172,11 @@ class PoolAccess:
             callbacks, self._status_callbacks = self._status_callbacks, []
             for on_status in callbacks:
                 on_status(message)
+        elif isinstance(message, jobs.Failed):
+            self.failure = message.reason
+            self._is_told |= message.told
         elif isinstance(message, jobs.Disabled):
-            self.refused = message.refused
+            self.refused, self.failure, self._is_told = message.refused, message.reason, True
             self._give_up()
             if self._pool is not None and not self._pool.alive:
                 self._warn_unused(message.reason)  # a living pool logs its own warning
@@ -209,6 +215,14 @@ class PoolAccess:
         if self._off_since is None:
             self._off_since = time.monotonic()
 
+    def give_up(self, error: Exception) -> None:
+        """Stop using the bucket for a while, because of an error in this process; warn of it."""
+        was_usable = self.usable
+        self._give_up()
+        if was_usable:
+            self.failure, self._is_told = f"{reason_of(error)}; see ulimit -a", True
+            self._warn_unused(self.failure)
+
     def _give_up(self) -> None:
         self.usable = False
         self._retry_at = time.monotonic() + _RETRY_S
@@ -216,6 +230,40 @@ class PoolAccess:
 
     def _warn_unused(self, reason: str) -> None:
         self.front.warn(f"bucket {self._options.bucket} is not used: {reason}")
+
+    @property
+    def awaits_first_answer(self) -> bool:
+        """Whether nothing is known of the bucket yet: neither an answer nor a failure has come."""
+        return self.usable and not self.has_answered and not self.failure
+
+    def state_text(self) -> str:
+        """One line on the bucket, for the summary."""
+        if self._pool is None and not self.failure:
+            state = "not asked"
+        elif not self.usable:
+            state = f"not used, {self.failure}"
+        elif self.has_answered:
+            state = (
+                f"it answers; the last failure: {self.failure}" if self.failure else "it answers"
+            )
+        else:
+            state = f"no answer, {self.failure}" if self.failure else "no answer yet"
+        return f"bucket {self._options.bucket}: {state}"
+
+    def warn_at_close(self, counters: "Counters", outstanding: int) -> None:
+        """Say what failed, unless something was said already; ``outstanding``: unanswered gets."""
+        bucket = f"bucket {self._options.bucket}"
+        if self._is_told:
+            return
+        if self.failure:
+            self._is_told = True
+            gets = counters.get_fault_error + counters.get_fault_skipped
+            puts = counters.put_s3_error + counters.put_s3_skipped
+            counts = f" for {gets} gets and {puts} puts" if gets or puts else ""
+            self.front.warn(f"{bucket} failed{counts}; the last failure: {self.failure}")
+        elif outstanding and self.awaits_first_answer:
+            self._is_told = True
+            self.front.warn(f"{bucket} has not answered; {outstanding} gets were still waiting")
 
     def start_uploader(self) -> "int | None":
         """Start a detached uploader if dead sessions left entries in the spool.
@@ -228,7 +276,7 @@ class PoolAccess:
                     from ..pool import uploader
 
                     return uploader.start_detached(self._options)
-            except OSError:
+            except LOCAL_TROUBLE:
                 pass  # a later session tries again
         return None
 

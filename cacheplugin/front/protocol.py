@@ -298,10 +298,20 @@ def _decode_body(encoded: bytes) -> bytes:
     """Decode standard base64; raises binascii.Error or ValueError."""
     global _b64decode
     if _b64decode is None:
-        from pybase64 import b64decode
-
-        _b64decode = b64decode
+        try:
+            from pybase64 import b64decode
+        except (ImportError, OSError, MemoryError):  # the program was removed while it runs
+            _b64decode = _slow_b64decode
+        else:
+            _b64decode = b64decode
     return _b64decode(encoded, validate=True)
+
+
+def _slow_b64decode(encoded: bytes, validate: bool) -> bytes:
+    data = a2b_base64(encoded)
+    if b2a_base64(data, newline=False) != encoded:  # a2b_base64 skips invalid characters
+        raise ValueError
+    return data
 
 
 # -- answers ---------------------------------------------------------------------------------------

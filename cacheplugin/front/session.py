@@ -3,7 +3,7 @@
 import os
 import time
 
-from ..errors import BodyMismatch
+from ..errors import LOCAL_TROUBLE, BodyMismatch, reason_of
 from . import protocol
 from .protocol import CHUNK, CLOSE, END, FATAL, GET, PUT, REJECT, Parser, hit_answer, json_text
 
@@ -31,6 +31,8 @@ class _Put:
         """Note why the put fails, and discard its temporary file."""
         if isinstance(error, OSError):
             error = f"cannot store the output: {error.strerror}"
+        elif isinstance(error, LOCAL_TROUBLE):
+            error = f"cannot store the output: {reason_of(error)}"
         self.reason = self.reason or str(error)
         self.discard()
 
@@ -170,7 +172,7 @@ class Session:
         self._put = put = _Put(number, action, output, size)
         try:
             put.writer = self.front.local.writer(action, output, size)
-        except OSError as error:
+        except LOCAL_TROUBLE as error:
             put.fail(error)
 
     def _put_chunk(self, data: bytes) -> None:
@@ -178,7 +180,7 @@ class Session:
         if put is not None and put.writer is not None:
             try:
                 put.writer.write(data)
-            except (BodyMismatch, OSError) as error:
+            except (BodyMismatch, *LOCAL_TROUBLE) as error:
                 put.fail(error)
 
     def _end_put(self, reason: "str | None") -> None:
@@ -193,7 +195,7 @@ class Session:
             time_ns = time.time_ns()
             try:
                 path = put.writer.commit(time_ns)
-            except (BodyMismatch, OSError) as error:
+            except (BodyMismatch, *LOCAL_TROUBLE) as error:
                 put.fail(error)
         if path is None:
             self.counters.put_errors += 1

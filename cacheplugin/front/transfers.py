@@ -4,6 +4,7 @@ It outlives its session until everything is uploaded. A session of local hits ne
 nor ipc.jobs, so these are imported late.
 """
 
+from ..errors import LOCAL_TROUBLE
 from ..store.record import timestamp
 from .protocol import hit_answer, json_text
 
@@ -87,7 +88,12 @@ class Transfers:
             return None
         pool = self._pool_access.pool()
         if pool is not None and pool is not self._pool:
-            self._pool, self._number = pool, self._pool_access.begin(pool, self)
+            try:
+                self._number = self._pool_access.begin(pool, self)
+            except LOCAL_TROUBLE as error:
+                self._pool_access.give_up(error)
+                return None
+            self._pool = pool
         return pool
 
     def on_expected(self, message: "jobs.Expected") -> None:
@@ -193,7 +199,12 @@ class Transfers:
         elif not pool_access.keeps_puts:
             self.counters.put_s3_skipped += 1
         else:
-            entry, number = self._spool_entry(action, output, size, time_ns, path)
+            try:
+                entry, number = self._spool_entry(action, output, size, time_ns, path)
+            except LOCAL_TROUBLE as error:
+                self.counters.put_s3_skipped += 1
+                pool_access.give_up(error)
+                return
             pool = self._find_pool() if pool_access.uploads_wanted else None
             if pool is None:
                 self.counters.put_s3_skipped += 1
@@ -277,7 +288,7 @@ class Transfers:
             return
         try:
             self._own_spool().mark_ending()
-        except OSError:
+        except LOCAL_TROUBLE:
             pass  # a flush then does not wait for this session
 
     def release(self) -> None:

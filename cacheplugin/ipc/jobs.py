@@ -3,10 +3,9 @@
 The front sends jobs to the pool, which turns them into tasks for its workers. Each job and each
 task is answered by one result with the same ``number``, which is unique for each sender. Ids are
 lower-case hex, sizes are bytes, times are nanoseconds since the epoch unless a name says otherwise.
-To add a message, add a class.
 """
 
-from ..errors import Absent, Damaged, TimedOut, Unreadable, Unusable
+from ..errors import LOCAL_TROUBLE, Absent, Damaged, TimedOut, Unreadable, Unusable
 from ..tuples import NamedTuple
 
 TYPE_CHECKING = False
@@ -33,7 +32,6 @@ LOST = "lost"  # the worker died while it worked on the task
 
 # The directions of tasks. Each has its own circuit breaker, queue and limit. Used in log lines.
 FETCHING, UPLOADING = "fetching from", "uploading to"
-
 
 # -- results ---------------------------------------------------------------------------------------
 
@@ -218,9 +216,9 @@ class FinishJob(NamedTuple):
 
 
 class FileFetchJob(NamedTuple):
-    """Write the object ``key`` (without the prefix) to the file ``path``. Also a worker's task.
+    """Write the object ``key`` (without the prefix; at most ``limit`` bytes) to the file ``path``.
 
-    limit: the maximum size of the object. The job belongs to no session.
+    The job belongs to no session. Also a worker's task.
     """
 
     number: int
@@ -327,6 +325,13 @@ class Disabled(NamedTuple):
     refused: bool = False
 
 
+class Failed(NamedTuple):
+    """A task has failed for ``reason``; ``told``: the pool has logged a warning of it."""
+
+    reason: str
+    told: bool
+
+
 class Expected(NamedTuple):
     """The actions in the session's bundles.
 
@@ -340,10 +345,9 @@ class Expected(NamedTuple):
 
 
 class Transferred(NamedTuple):
-    """Bytes sent and received over the network for several jobs, or for none.
+    """Bytes over the network for several jobs of ``session`` and others, or for none.
 
-    damaged: how many damaged objects were found outside of a get. session: one of the sessions that
-    the transfer was for.
+    damaged: objects found damaged outside of a get.
     """
 
     received: int
@@ -365,15 +369,14 @@ class PoolStatus(NamedTuple):
 if TYPE_CHECKING:
     Job = FetchJob | UploadJob | FinishJob | FileFetchJob | FileUploadJob
     ObjectTask = FetchJob | UploadJob | FileFetchJob | FileUploadJob
-    BundleTask = LoadJob | RangeJob | BundleJob | ManifestJob
-    Task = ObjectTask | BundleTask
+    Task = ObjectTask | LoadJob | RangeJob | BundleJob | ManifestJob
     JobResult = FetchResult | UploadResult | FinishResult | FileResult
     TaskResult = JobResult | LoadResult | RangeResult | BundleResult | ManifestResult
     Order = BeginJob | PrefetchJob | StatusJob
-    Notice = Disabled | Expected | Transferred | PoolStatus
+    Notice = Disabled | Failed | Expected | Transferred | PoolStatus
     Message = Job | Task | TaskResult | Order | Notice
 
-# All messages in the order of this module; the index of a message is its number on the wire.
+# All messages in the order of this module; the index of each class is its number on the wire.
 _KINDS = [kind for kind in list(globals().values()) if hasattr(kind, "_fields")]
 
 
@@ -389,13 +392,9 @@ def unpack(fields: "Sequence[Any]") -> "Any":
 
 def status_of(error: Exception, uploading: bool) -> str:
     """The status of a task that ended with ``error``; ``uploading``: its direction."""
-    for kind, status in (
-        (Absent, FAILED if uploading else MISS),  # only a fetch can miss
-        (Damaged, DAMAGED),
-        (Unusable, UNUSABLE),
-        (TimedOut, TIMED_OUT),
-        ((OSError, Unreadable), LOCAL),
-    ):
+    if isinstance(error, Absent):
+        return FAILED if uploading else MISS
+    for kind, status in ((Damaged, DAMAGED), (Unusable, UNUSABLE), (TimedOut, TIMED_OUT)):
         if isinstance(error, kind):
             return status
-    return FAILED
+    return LOCAL if isinstance(error, (Unreadable, *LOCAL_TROUBLE)) else FAILED

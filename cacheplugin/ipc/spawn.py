@@ -21,7 +21,9 @@ def spawn(module: str, argument: str, file_actions: "Sequence[tuple[int, int, in
     The process has the same sys.path as this one, without the working directory. SIGINT is blocked
     until ``main`` unblocks it. Raises OSError.
     """
-    boot = f"import sys; sys.path[:] = sys.argv[3:]; from {module} import main; main(sys.argv[2])"
+    boot = (
+        f"import sys; sys.path[:] = sys.argv[3:]; from {__name__} import run; run(*sys.argv[1:3])"
+    )
     return os.posix_spawn(
         sys.executable,
         [sys.executable, "-c", boot, module, argument, *sys.path],
@@ -29,6 +31,20 @@ def spawn(module: str, argument: str, file_actions: "Sequence[tuple[int, int, in
         file_actions=file_actions,
         setsigmask=(_SIGINT,),
     )
+
+
+def run(module: str, argument: str) -> None:
+    """Run ``main(argument)`` of a module, in the new process."""
+    from ..errors import LOCAL_TROUBLE, reason_of
+
+    try:
+        __import__(module, fromlist=["main"]).main(argument)
+    except LOCAL_TROUBLE as error:
+        text = f"a process of the program cannot go on: {reason_of(error)}; see ulimit -a\n"
+        try:
+            os.write(2, f"go-cache-plugin: {text}".encode(errors="backslashreplace"))
+        finally:
+            os._exit(1)
 
 
 def spawn_apart(module: str, argument: str, null_fds: "Iterable[int]") -> int:

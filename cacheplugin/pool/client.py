@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..loop import Loop
     from ..store.spool import Entry
 
-_NOTICES = (jobs.Disabled, jobs.Expected, jobs.Transferred, jobs.PoolStatus)
+_NOTICES = (jobs.Disabled, jobs.Failed, jobs.Expected, jobs.Transferred, jobs.PoolStatus)
 MAX_STARTS = 3  # after so many the pool is given up
 
 
@@ -39,9 +39,9 @@ class _Session:
 class PoolClient:
     """Runs in the Loop of its process. ``configuration`` is the first message to each pool.
 
-    ``on_message(message)`` gets each result and notice. When a pool dies its fetches are answered
-    with LOST and its uploads are sent to the next pool. Every job but those for files belongs to a
-    session that has begun.
+    ``on_message(message)`` gets each result and notice; ``before_log()`` is called before a pool's
+    log is copied to stderr. When a pool dies its fetches are answered with LOST and its uploads are
+    sent to the next pool. Every job but those for files belongs to a session that has begun.
     """
 
     def __init__(
@@ -49,12 +49,14 @@ class PoolClient:
         configuration: "tuple[dict[str, Any]]",
         loop: "Loop",
         on_message: "Callable[[jobs.JobResult | jobs.Notice], None]",
+        before_log: "Callable[[], object] | None" = None,
     ) -> None:
         self.alive = True  # False once it is closed, or its processes died too often
         self.process_id = 0
         self._configuration = configuration
         self._loop = loop
         self._on_message = on_message
+        self._before_log = before_log
         # Unanswered jobs by number. All files are in _fetches: they are not sent again.
         self._fetches: dict[int, jobs.FetchJob | jobs.FileFetchJob | jobs.FileUploadJob] = {}
         self._uploads: dict[int, jobs.UploadJob | jobs.FinishJob] = {}
@@ -207,6 +209,8 @@ class PoolClient:
             data = os.read(self._log_fd, 65536)
             if not data:
                 self._loop.unwatch(self._log_fd)
+            elif self._before_log is not None:
+                self._before_log()
             os.write(2, data)
         except OSError:
             pass
@@ -227,6 +231,7 @@ class PoolClient:
         lost: list[jobs.Job] = [*self._fetches.values()]
         self._fetches.clear()
         if self.alive:
+            self._on_message(jobs.Failed("its pool process died", False))
             for job in self._uploads.values():
                 if isinstance(job, jobs.UploadJob):  # maybe done, and followed by a later put
                     job = job._replace(recovered=True)

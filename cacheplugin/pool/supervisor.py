@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import marshal
-import multiprocessing
 import os
 import select
 import signal
@@ -18,18 +17,16 @@ from typing import TYPE_CHECKING
 
 from .. import log
 from ..breaker import HALF_OPEN, OPEN, Breaker
-from ..errors import Unusable
+from ..errors import LOCAL_TROUBLE, Unusable, reason_of
 from ..ipc import channel, jobs
 from ..options import Options
 from ..remote import layouts
 from ..store.cache import LocalCache
 from ..store.tree import Store
 from .owners import FileJobs, UnreadableBodies, UploadOrder
-from .worker import work
+from .workers import Worker, fork_worker
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-    from multiprocessing.context import ForkProcess
     from typing import Any
 
     from ..remote.contracts import TaskOwner
@@ -60,15 +57,6 @@ def main(_: str) -> None:
     os._exit(0)
 
 
-class _Worker:
-    """A worker process; ``tasks`` are its unfinished tasks by number."""
-
-    def __init__(self, process: ForkProcess, connection: Connection[Any, Any]) -> None:
-        self.process = process
-        self.connection = connection
-        self.tasks: dict[int, jobs.Task] = {}
-
-
 class Supervisor:
     """Stands between one front and the workers. The first message is the configuration.
 
@@ -91,7 +79,7 @@ class Supervisor:
         self._plan_of: dict[int, Plan] = {}  # by session, until it ends
         self._owners: dict[int, TaskOwner] = {}  # by number of the task
         self._file_jobs = FileJobs(self.report)
-        self._workers: dict[int, _Worker] = {}  # by descriptor of the connection
+        self._workers: dict[int, Worker] = {}  # by descriptor of the connection
         self._queues: dict[str, deque[jobs.Task]] = {
             jobs.FETCHING: deque(),
             jobs.UPLOADING: deque(),
@@ -243,6 +231,9 @@ class Supervisor:
             self._skip(task, "S3 is being tried again")
             self._answered.add(task.number)
         worker = self._choose_worker()
+        if worker is None:
+            self._skip(task, "no worker process can be started")
+            return
         worker.tasks[task.number] = task
         self._running[direction] += 1
         try:
@@ -250,29 +241,33 @@ class Supervisor:
         except OSError:
             self._on_worker_death(worker)
 
-    def _choose_worker(self) -> _Worker:
-        """The least busy worker; a new one if all are busy and there may be more."""
-        if self._workers:
-            idlest = min(self._workers.values(), key=lambda worker: len(worker.tasks))
+    def _choose_worker(self) -> Worker | None:
+        """The least busy worker; a new one if all are busy and there may be more.
+
+        None if there is none and none can be started. The bucket is then not used any more.
+        """
+        idlest = min(self._workers.values(), key=lambda worker: len(worker.tasks), default=None)
+        if idlest is not None:
             limit = min(os.cpu_count() or 1, MAX_WORKERS)
             if len(idlest.tasks) < BUSY_TASKS or len(self._workers) >= limit:
                 return idlest
-        context = multiprocessing.get_context("fork")
-        ours, theirs = context.Pipe()
-        inherited = [self._receiver.fd, self._sender.fd, ours.fileno(), *self._workers]
-        process = context.Process(
-            target=work, args=(theirs, self._remote, self._options, inherited), daemon=True
-        )
-        process.start()
-        theirs.close()
-        worker = self._workers[ours.fileno()] = _Worker(process, ours)
-        self._poll.register(ours.fileno(), select.POLLIN)
-        logger.debug("worker %d started", process.pid)
+        inherited = [self._receiver.fd, self._sender.fd, *self._workers]
+        try:
+            worker = fork_worker(self._remote, self._options, inherited)
+        except LOCAL_TROUBLE as error:
+            reason = f"no worker process can be started: {reason_of(error)}; see ulimit -a"
+            logger.info("%s", reason)
+            if idlest is None:
+                self._disable(reason)
+            return idlest
+        self._workers[worker.connection.fileno()] = worker
+        self._poll.register(worker.connection.fileno(), select.POLLIN)
+        logger.debug("worker %d started", worker.process.pid)
         return worker
 
     # -- results from workers ----------------------------------------------------------------------
 
-    def _on_result(self, worker: _Worker) -> None:
+    def _on_result(self, worker: Worker) -> None:
         """Receive a result; the end of the connection means that the worker has died."""
         try:
             data = worker.connection.recv_bytes()
@@ -302,7 +297,7 @@ class Supervisor:
             self._disable(result.reason, refused=True)
         elif result.status in (jobs.FAILED, jobs.TIMED_OUT):
             logger.info("%s S3 failed: %s", direction, result.reason)
-            timed_out = result.status == jobs.TIMED_OUT
+            timed_out, told = result.status == jobs.TIMED_OUT, True
             if breaker.failed(timed_out):
                 self._on_breaker_open(direction, timed_out, result.reason)
             elif isinstance(task, _MULTI_PUT_TASKS) and not self._warned:
@@ -314,9 +309,14 @@ class Supervisor:
                     self._options.bucket,
                     result.reason,
                 )
+            else:
+                told = False
+            self.report(jobs.Failed(result.reason, told))
         else:
             if result.status in (jobs.DAMAGED, jobs.LOCAL):
                 logger.info("%s S3: %s", direction, result.reason)
+            if result.status == jobs.LOCAL and direction == jobs.FETCHING:
+                self.report(jobs.Failed(result.reason, False))
             if breaker.succeeded():
                 logger.info("%s bucket %s works again", direction, self._options.bucket)
 
@@ -333,7 +333,7 @@ class Supervisor:
             self._breakers[jobs.UPLOADING].trip()  # uploads would time out as well
             self._give_up(jobs.UPLOADING)
 
-    def _on_worker_death(self, worker: _Worker) -> None:
+    def _on_worker_death(self, worker: Worker) -> None:
         """A worker died: answer its fetches, queue its uploads again, count the death."""
         fd = worker.connection.fileno()
         self._poll.unregister(fd)
@@ -343,6 +343,7 @@ class Supervisor:
         worker.process.join()
         logger.info("worker %d died with %d tasks", worker.process.pid, len(worker.tasks))
         self._deaths += 1
+        self.report(jobs.Failed("a worker process died", False))
         for breaker in self._breakers.values():
             if breaker.state == HALF_OPEN:
                 breaker.failed()  # the probe may have been among its tasks

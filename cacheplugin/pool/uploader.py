@@ -7,6 +7,7 @@ import time
 from collections import deque
 
 from ..console import say
+from ..errors import reason_of
 from ..ipc import jobs
 from ..ipc.spawn import spawn_apart
 from ..loop import Loop
@@ -142,6 +143,8 @@ class Uploader:
     None for no limit. ``on_progress(done, left)`` is called now and then with numbers of entries.
     ``uploaded`` and ``dropped`` count entries that left the spool, the latter because their bodies
     are damaged or missing. Entries whose bodies cannot be read stay there; the pool warns of them.
+    ``before_print()`` is called before anything is written to stderr. ``failure`` says why the last
+    upload failed that did, "" if that was said already.
     """
 
     def __init__(
@@ -149,14 +152,19 @@ class Uploader:
         options: Options,
         deadline: "float | None" = None,
         on_progress: "Callable[[int, int], None] | None" = None,
+        before_print: "Callable[[], object]" = lambda: None,
     ) -> None:
         self.uploaded = self.dropped = 0
+        self.failure = ""
+        self._is_told = False  # of a failure
+        self._before_print = before_print
         self._options = options
         self._store = Store(options.cache_dir)
         self._deadline = deadline
         self._on_progress = on_progress
         self._progress_at = time.monotonic() if on_progress else None
         self._loop = Loop()
+        self._pool: PoolClient | None = None  # of the current target
         # By number of the upload job: the put that it uploads, then older puts of the same action.
         self._puts: dict[int, list[_SpooledPut]] = {}
         # Directory and number of puts whose bodies cannot be read. They are tried once in a run.
@@ -203,9 +211,15 @@ class Uploader:
                 target, spool.read_target(target), self._options, os.environ
             )
         except (OSError, ValueError, KeyError) as error:
+            self._before_print()
             say(f"uploads skipped: {error}")
             return
-        pool = PoolClient((fields,), self._loop, self._on_message)
+        try:
+            pool = PoolClient((fields,), self._loop, self._on_message, self._before_print)
+        except OSError as error:
+            self._note_failure(f"{reason_of(error)}; see ulimit -a")
+            return
+        self._pool = pool
         scopes = (fields["scope"],)
         session = pool.begin(scopes)
         while puts and not self._is_late():
@@ -228,7 +242,12 @@ class Uploader:
 
     def _on_message(self, message: "jobs.JobResult | jobs.Notice") -> None:
         """Take puts out of the spool whose upload has succeeded, or can never succeed."""
-        if isinstance(message, jobs.UploadResult):
+        if isinstance(message, jobs.Failed):
+            self._note_failure(message.reason, message.told)
+        elif isinstance(message, jobs.Disabled):
+            # A living pool has logged it.
+            self._note_failure(message.reason, self._pool is not None and self._pool.alive)
+        elif isinstance(message, jobs.UploadResult):
             puts = self._puts.pop(message.number)
             if message.status == jobs.STORED:
                 self.uploaded += len(puts)
@@ -242,6 +261,10 @@ class Uploader:
                 return
             for put in puts:
                 put.session.done(put.number)
+
+    def _note_failure(self, reason: str, told: bool = False) -> None:
+        self._is_told |= told
+        self.failure = "" if self._is_told else reason
 
     def _is_late(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline

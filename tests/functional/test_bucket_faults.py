@@ -146,3 +146,36 @@ def test_failing_uploads_do_not_delay_close(start, fake_s3):
     fake_s3.release()
     plugin.answer(number)
     assert fake_s3.count("PUT") <= 8  # at most four jobs, two requests each
+
+
+@pytest.mark.parametrize("layout", ["objects", "bundles"])
+def test_a_session_of_one_get_says_why_s3_failed(start, fake_s3, layout):
+    """In one line, before the summary, whose last line names the state of S3."""
+    fake_s3.fail("refuse")
+    plugin = start(*fake_s3.flags(layout=layout), "--metrics").hello()
+    plugin.expect_miss(action_id("a"))
+    plugin.finish()
+    said, *_, state = plugin.stderr.splitlines()
+    assert "bucket bucket failed for 1 gets and 0 puts; the last failure: " in said
+    assert "bucket bucket: no answer, " in state
+
+
+def test_close_waits_for_the_first_answer(start, fake_s3):
+    """A get and a close sent together: the reason is known when close is answered."""
+    plugin = start(*fake_s3.flags(), "--metrics", environ=NO_KEYS)
+    plugin.hello()
+    get, close = plugin.get(action_id("a")), plugin.close()
+    assert plugin.answer(get)["Miss"]
+    assert plugin.answer(close) == {"ID": close}
+    assert plugin.wait() == 0
+    said, *_, state = plugin.stderr.splitlines()
+    assert "bucket bucket is not used: no AWS credentials found" in said
+    assert "bucket bucket: not used, no AWS credentials found" in state
+
+
+def test_a_good_session_says_nothing_of_s3_without_metrics(start, fake_s3):
+    plugin = start(*fake_s3.flags()).hello()
+    plugin.expect_miss(action_id("a"))
+    plugin.expect_stored(action_id("a"), BODY)
+    plugin.finish()
+    assert plugin.stderr == ""

@@ -87,7 +87,10 @@ def test_unexpected_errors_with_debug(run):
             'RuntimeError("can\'t start new thread")',
             "the machine or a limit stops this process: can't start new thread; end other ",
         ),
-        ("MemoryError()", "the machine or a limit stops this process: no memory; end other "),
+        (
+            "MemoryError()",
+            "the machine or a limit stops this process: no memory is left; end other ",
+        ),
         *(
             (
                 f"OSError({number}, os.strerror({number}))",

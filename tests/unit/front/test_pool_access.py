@@ -327,6 +327,87 @@ def test_a_pool_that_cannot_be_started(driver):
     assert driver.pool.kinds() == ["begin", "fetch"] and driver.session.outstanding == 1
 
 
+@pytest.mark.parametrize("error", [ImportError("No module named 'x'"), MemoryError()], ids=repr)
+def test_a_machine_without_resources(driver, error):
+    """Trouble of this process gives the bucket up with one warning: gets miss, puts are spooled."""
+    driver.refuses = error
+    transfers = driver.attach()
+    driver.fetch(transfers, 1)
+    driver.put(transfers)
+    assert driver.session.answers == {1: None} and driver.spooled() == 1
+    (warning,) = driver.warnings
+    assert warning.startswith("bucket b is not used: no memory is left; ") or "'x'" in warning
+
+
+def test_scopes_that_cannot_be_found(make):
+    """A session whose scopes raise for lack of memory has misses, and one warning."""
+
+    def fail():
+        raise MemoryError
+
+    driver = make(layout="bundles")
+    transfers = driver.access.attach(Counters(), fail)
+    driver.fetch(transfers, 1, 2)
+    assert driver.session.answers == {1: None, 2: None} and driver.session.outstanding == 0
+    driver.put(transfers)
+    assert len(driver.warnings) == 1 and transfers.counters.put_s3_skipped == 1
+
+
+# -- what is said of S3 ----------------------------------------------------------------------------
+
+
+def test_the_state_of_a_bucket(driver):
+    """It is named at each moment of a session."""
+    access, transfers = driver.access, driver.attach()
+    assert access.state_text() == "bucket b: not asked" and access.awaits_first_answer
+    driver.fetch(transfers, 1)
+    assert access.state_text() == "bucket b: no answer yet"
+    driver.pool.say(jobs.Failed("connection refused", False))
+    assert access.state_text() == "bucket b: no answer, connection refused"
+    assert not access.awaits_first_answer
+    driver.result(2, jobs.MISS)
+    assert access.state_text() == "bucket b: it answers; the last failure: connection refused"
+    driver.pool.say(jobs.Disabled("access denied", True))
+    assert access.state_text() == "bucket b: not used, access denied"
+
+
+def test_a_failure_that_nobody_told_is_told_at_close(driver):
+    """Once, with the numbers of gets and puts."""
+    transfers = driver.attach()
+    driver.access.warn_at_close(transfers.counters, 0)
+    driver.fetch(transfers, 1)
+    driver.pool.say(jobs.Failed("connection refused", False))
+    driver.result(2, jobs.FAILED)
+    for _ in range(2):
+        driver.access.warn_at_close(transfers.counters, 0)
+    assert driver.warnings == [
+        "bucket b failed for 1 gets and 0 puts; the last failure: connection refused"
+    ]
+
+
+@pytest.mark.parametrize(
+    "notice", [jobs.Failed("connection refused", True), jobs.Disabled("access denied", True)]
+)
+def test_a_failure_that_the_pool_has_told(driver, notice):
+    """It is not told again."""
+    transfers = driver.attach()
+    driver.fetch(transfers, 1)
+    driver.pool.say(notice)
+    driver.pool.say(jobs.Failed("connection refused", False))
+    driver.access.warn_at_close(transfers.counters, 1)
+    assert not driver.warnings
+
+
+def test_a_first_answer_that_does_not_come(driver):
+    """It is told if gets wait for it, and the bucket has neither answered nor failed."""
+    transfers = driver.attach()
+    driver.fetch(transfers, 1)
+    driver.access.warn_at_close(transfers.counters, 0)
+    assert not driver.warnings
+    driver.access.warn_at_close(transfers.counters, 1)
+    assert driver.warnings == ["bucket b has not answered; 1 gets were still waiting"]
+
+
 def test_a_pool_that_died_too_often(driver):
     """One warning; a session that ends later sends no job."""
     transfers = driver.attach()

@@ -3,6 +3,7 @@
 import base64
 import itertools
 import json
+import sys
 import tracemalloc
 
 import pytest
@@ -625,3 +626,13 @@ def test_other_answers(number, text):
     assert decoded(protocol.error_answer(number, text)) == {"ID": number, "Err": text}
     put_answer = protocol.put_answer(number, protocol.json_text(text))
     assert decoded(put_answer) == {"ID": number, "DiskPath": text}
+
+
+def test_bodies_without_pybase64(monkeypatch):
+    """If it cannot be imported any more, bodies are decoded more slowly, and as strictly."""
+    monkeypatch.setitem(sys.modules, "pybase64", None)
+    monkeypatch.setattr(protocol, "_b64decode", None)
+    assert protocol._decode_body(b"YWJj") == b"abc"
+    for wrong in (b"YW!Jj", b"YWJ", b"YWJj====", b"YW Jj"):
+        with pytest.raises(ValueError):
+            protocol._decode_body(wrong)

@@ -44,6 +44,7 @@ MESSAGES = [
     jobs.FileResult(10, jobs.HIT, 2**40, ""),
     FILE_UPLOAD.failed(jobs.LOCAL, "no space left on device"),
     jobs.Disabled("no credentials"),
+    jobs.Failed("connection refused", True),
     jobs.Expected([A], [OUT], True),
     jobs.Transferred(1, 2, 3),
 ]

@@ -64,8 +64,12 @@ class Driver:
         return messages
 
     def die(self) -> list:
+        """End the pool; returns the messages to the front, without the one that says so."""
         self.pool.die()
-        return self.turn()
+        messages = self.turn()
+        if self.client.alive:
+            assert messages.pop(0) == jobs.Failed("its pool process died", told=False)
+        return messages
 
     def close(self) -> None:
         if self.client.alive:

@@ -55,19 +55,25 @@ class ScriptedPlan(Plan):
 
 
 class Driver:
-    """The front of a Supervisor without workers; ``plans`` are the plans that it made."""
+    """The front of a Supervisor without workers; ``plans`` are the plans that it made.
+
+    ``failures`` are the Failed notices that it heard, ``heard`` all other messages.
+    """
 
     def __init__(self, root, monkeypatch, make_plan, **options) -> None:
-        self.plans, self.heard = [], []
+        self.plans, self.heard, self.failures = [], [], []
         monkeypatch.setattr(layouts, "make_plan", self._make_plan)
         self._make = make_plan
         self.fds = os.pipe()
         sender = SimpleNamespace(
-            fd=self.fds[1], queue=lambda fields: self.heard.append(jobs.unpack(fields))
+            fd=self.fds[1], queue=lambda fields: self._hear(jobs.unpack(fields))
         )
         self.pool = supervisor.Supervisor(SimpleNamespace(fd=self.fds[0]), sender)
         self.pool._options, self.pool._store = Options(**options), Store(str(root))
         self.pool._is_configured = True
+
+    def _hear(self, message) -> None:
+        (self.failures if isinstance(message, jobs.Failed) else self.heard).append(message)
 
     def _make_plan(self, options, supervisor, store, scopes):
         assert (options, store) == (self.pool._options, self.pool._store)
@@ -314,6 +320,7 @@ def test_files_of_a_worker_that_dies(driver, worker):
     driver.pool._dispatch()
     driver.pool._on_worker_death(worker)
     assert driver.heard == [jobs.FileResult(5, jobs.LOST, 0, "the worker died")]
+    assert driver.failures == [jobs.Failed("a worker process died", False)]
     for _ in range(supervisor.UPLOAD_TRIES - 1):
         worker.tasks.clear()
         driver.pool._deaths = 0
@@ -342,6 +349,41 @@ def test_files_of_a_disabled_bucket(driver, worker):
     assert worker.sent == [FETCH_FILE]
 
 
+def test_no_worker_can_be_started(driver, monkeypatch):
+    """The bucket is given up, not refused; the task, and those after it, are skipped."""
+
+    def refuse(*_):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(supervisor, "fork_worker", refuse)
+    driver.take(FETCH_FILE, UPLOAD_FILE)
+    driver.pool._dispatch()
+    disabled, *results = driver.heard
+    reason = "no worker process can be started: resource temporarily unavailable; see ulimit -a"
+    assert disabled == jobs.Disabled(reason, refused=False)
+    assert sorted((one.number, one.status) for one in results) == [
+        (5, jobs.SKIPPED),
+        (6, jobs.SKIPPED),
+    ]
+    assert not driver.pool._owners
+
+
+def test_no_second_worker_can_be_started(driver, monkeypatch):
+    """The one that runs gets all tasks."""
+    worker = Worker(driver.fds[0])
+    driver.pool._workers[worker.fileno()] = worker
+    worker.tasks = dict.fromkeys(range(100, 110), FETCH_FILE)
+
+    def refuse(*_):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(supervisor, "fork_worker", refuse)
+    monkeypatch.setattr(supervisor.os, "cpu_count", lambda: 8)
+    driver.take(FETCH_FILE)
+    driver.pool._dispatch()
+    assert worker.sent == [FETCH_FILE] and driver.heard == []
+
+
 def test_files_open_and_close_the_breaker(driver, worker):
     """Their failures count; the fetch that is the probe is answered before it runs."""
     driver.pool._options = Options(bucket="b")
@@ -350,6 +392,8 @@ def test_files_open_and_close_the_breaker(driver, worker):
         driver.pool._dispatch()
         finish(driver, worker, jobs.FileResult(number, jobs.FAILED, 0, "503"))
     assert driver.pool._breakers[jobs.FETCHING].state == OPEN
+    # The third one opens the breaker, which is logged.
+    assert driver.failures == [jobs.Failed("503", told) for told in (False, False, True)]
     driver.take(FETCH_FILE._replace(number=13), UPLOAD_FILE)
     driver.pool._dispatch()
     assert driver.heard[3:] == [

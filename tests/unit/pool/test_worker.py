@@ -1,5 +1,7 @@
 """pool/worker.py: every outcome of a task becomes a result."""
 
+import threading
+
 import pytest
 
 from cacheplugin import errors
@@ -49,3 +51,75 @@ def test_errors(error, of_a_fetch, of_an_upload):
     uploaded = worker.perform(Remote(error), UPLOAD)
     assert (uploaded.number, uploaded.status, uploaded.found) == (2, of_an_upload, False)
     assert "why" in fetched.reason and "why" in uploaded.reason
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "no memory is left"),
+        (ImportError("No module named 'x'"), "No module named 'x'"),
+        (RuntimeError("can't start new thread"), "can't start new thread"),
+    ],
+    ids=repr,
+)
+def test_a_machine_without_resources(error, reason, caplog):
+    """It is local trouble, not an unexpected error and not a failure of S3."""
+    for task in (FETCH, UPLOAD):
+        result = worker.perform(Remote(error), task)
+        assert (result.status, result.reason) == (jobs.LOCAL, reason)
+    assert not caplog.records
+
+
+class Gate:
+    """``run`` for _Threads: tasks wait at it until ``open``; ``names`` are the threads' names."""
+
+    def __init__(self) -> None:
+        self._open, self._entered = threading.Event(), threading.Semaphore(0)
+        self._done = threading.Semaphore(0)
+        self.names, self.tasks = set(), []
+        self.open = self._open.set
+
+    def __call__(self, task) -> None:
+        self.names.add(threading.get_ident())
+        self._entered.release()
+        assert self._open.wait(10)
+        self.tasks.append(task)
+        self._done.release()
+
+    def wait(self, entered=0, done=0) -> None:
+        for semaphore, count in ((self._entered, entered), (self._done, done)):
+            assert all(semaphore.acquire(timeout=10) for _ in range(count))
+
+
+def test_as_many_threads_as_tasks_up_to_a_limit():
+    """Three tasks run at once; the others wait for these threads."""
+    gate = Gate()
+    threads = worker._Threads(gate, 3)
+    for task in range(7):
+        threads.submit(task)
+    gate.wait(entered=3)
+    gate.open()
+    gate.wait(done=7)
+    assert sorted(gate.tasks) == [*range(7)] and len(gate.names) == 3
+
+
+@pytest.mark.parametrize("started", [0, 1])
+def test_no_more_threads(monkeypatch, started):
+    """Every task is done once: by the threads that could be started, else by the caller."""
+    start, left = threading.Thread.start, [None] * started
+
+    def refuse(thread):
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    gate = Gate()
+    gate.open()
+    threads = worker._Threads(gate, 4)
+    for task in range(5):
+        threads.submit(task)
+    gate.wait(done=5)
+    assert sorted(gate.tasks) == [*range(5)] and len(gate.names) == 1
+    assert (threading.get_ident() in gate.names) is (started == 0)
