@@ -190,7 +190,7 @@ def test_another_writer_between_look_and_write(bucket, cache, layout, before, ot
 def test_a_record_that_others_keep_writing(bucket, cache, layout):
     """The upload fails, and so its entry stays in the spool."""
     bucket.write_over = lambda key, data, version: False
-    with pytest.raises(Unavailable, match="written by others"):
+    with pytest.raises(Unavailable, match="was replaced 5 times by other machines"):
         layout.upload(upload_job(cache))
 
 
