@@ -144,7 +144,9 @@ class ObjectsLayout:
             if self._bucket.write_over(key, record, None if found is None else found[1]):
                 return
             must_look = True
-        raise Unavailable(f"{key} was replaced {_RECORD_TRIES} times by other machines during its upload")
+        raise Unavailable(
+            f"{key} was replaced {_RECORD_TRIES} times by other machines during its upload"
+        )
 
     def _may_be_late(self, job: jobs.UploadJob) -> bool:
         """Whether the bucket must be asked for a later put first.
