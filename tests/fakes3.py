@@ -85,7 +85,8 @@ class FakeS3:
 
     ``fault``: None, one of FAILURES or DAMAGE, or the code of an error to answer with.
     ``faulty(method, key)`` selects the requests that the fault affects. ``hold(method, key)``
-    selects the requests that wait for ``release``; ``held`` counts them.
+    selects the requests that wait for ``release``; ``held`` counts them. ``quirk(handler)`` may
+    answer a request in place of the server, and returns whether it has: see s3quirks.py.
     """
 
     def __init__(self) -> None:
@@ -96,6 +97,7 @@ class FakeS3:
         self.fault = None
         self.faulty = lambda method, key: True
         self.hold = lambda method, key: False
+        self.quirk = lambda handler: False
         self.held = 0
         self.lock = threading.Lock()
         self._nth = {}
@@ -211,7 +213,7 @@ class _Handler(Replies, BaseHTTPRequestHandler):
         self._key, self._body = unquote(key), body
         self._query = dict(parse_qsl(query, keep_blank_values=True))
         self._call = next((call for call in _CALLS if call in self._query), "")
-        if self._begin():
+        if self._begin() and not self.s3.quirk(self):
             about = "object" if self._key else "bucket"
             try:
                 self._ACTIONS.get((self.command, about, self._call), _Handler._unknown)(self)

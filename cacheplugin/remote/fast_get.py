@@ -27,10 +27,16 @@ _AUTHORIZATION = "AWS4-HMAC-SHA256 Credential="
 
 
 class FastGet:
-    """``client`` is an S3 client of botocore, ``credentials`` the botocore credentials it uses."""
+    """``client`` is an S3 client of botocore, ``credentials`` the botocore credentials it uses.
 
-    def __init__(self, client: Any, credentials: Any) -> None:
+    ``headers`` are sent with each request.
+    """
+
+    def __init__(
+        self, client: Any, credentials: Any, headers: dict[str, str] | None = None
+    ) -> None:
         self._credentials = credentials
+        self._headers = headers or {}
         self._http = client._endpoint.http_session
         self._key: str | None = None  # of a get that the client is asked for
         self._base: str | None = None  # the URL of an object without its key
@@ -62,7 +68,7 @@ class FastGet:
         if self._base is None:
             self._key = key
             return None
-        headers = {"Range": byte_range} if byte_range else None
+        headers = {**self._headers, "Range": byte_range} if byte_range else self._headers
         request = AWSRequest("GET", self._base + _quoted(key), headers, stream_output=True)
         signer = S3SigV4Auth(
             self._credentials.get_frozen_credentials(), self._service, self._region

@@ -9,13 +9,13 @@ from contextlib import closing, contextmanager
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-import botocore.session
 from botocore import exceptions as boto
 from botocore.config import Config
 
 from .. import __version__
 from ..errors import Absent, Damaged, RemoteError, TimedOut, Unavailable, Unusable
 from ..tuples import NamedTuple
+from . import settings
 from .body_reader import BodyReader
 from .fast_get import FastGet
 from .s3_errors import code_and_status, one_line, translated
@@ -68,13 +68,15 @@ class Bucket:
         self._lock = threading.Lock()
         try:
             with translated():
-                self._session: Any = botocore.session.get_session()
+                self._session: Any = settings.open_session(options, os.environ)
                 self._region = self._find_region()
                 self._fetches = self._client(FETCH_READ_TIMEOUT_S, FETCH_ATTEMPTS)
                 credentials = self._session.get_credentials()
                 if credentials is None:
                     raise Unusable("no AWS credentials found")
-                self._fast_get = FastGet(self._fetches, credentials)
+                self._fast_get = FastGet(
+                    self._fetches, credentials, settings.payer_headers(options)
+                )
         except ValueError as error:  # an endpoint URL that options accepts and botocore refuses
             raise Unusable(one_line(error)) from error
 
@@ -105,7 +107,7 @@ class Bucket:
 
     def _client(self, read_timeout_s: float, attempts: int) -> Any:
         options = self._options
-        return self._session.create_client(
+        client = self._session.create_client(
             "s3",
             region_name=self._region,
             endpoint_url=options.endpoint_url or None,
@@ -116,12 +118,18 @@ class Bucket:
                 max_pool_connections=options.fetches_at_once + options.uploads_at_once,
                 tcp_keepalive=True,
                 parameter_validation=False,
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-                s3={"addressing_style": "path" if options.path_style else "auto"},
+                # A setting of the user's own counts: None leaves the choice to botocore.
+                request_checksum_calculation=self._unless_set("request_checksum_calculation"),
+                response_checksum_validation=self._unless_set("response_checksum_validation"),
+                s3={"addressing_style": "path"} if options.path_style else None,
                 user_agent_extra=f"go-cache-plugin/{__version__}",
             ),
         )
+        settings.apply_to(client, options)
+        return client
+
+    def _unless_set(self, name: str) -> str | None:
+        return None if settings.own_setting(self._session, name) else "when_required"
 
     def read(self, key: str, limit: int) -> bytes:
         """The first ``limit`` bytes of a small object, or all of it if it has fewer."""
