@@ -154,8 +154,9 @@ def test_failing_uploads_are_logged_once(machine, fake_s3, begin_flush_of, fault
     put_all(plugin, NEW)
     counts = plugin.finish()
     assert counts["put_s3_error"] == len(NEW)
-    (warning,) = [line for line in plugin.stderr.splitlines() if "bucket bucket" in line]
+    warning, state = [line for line in plugin.stderr.splitlines() if "bucket bucket" in line]
     assert "uploading to bucket bucket failed, entries stay in the spool" in warning
+    assert "bucket bucket: it answers; the last failure: " in state
     flush = begin_flush_of("a")
     _, err = flush.communicate(timeout=60)
     assert flush.returncode == 1 and "3 entries for bucket bucket at http://127.0.0.1:" in err
@@ -174,8 +175,9 @@ def test_endpoint_that_is_no_s3(machine, fake_s3):
     put_all(plugin, NEW)
     plugin.finish()
     assert len(fake_s3.requests) == requests
-    (warning,) = [line for line in plugin.stderr.splitlines() if "bucket bucket" in line]
+    warning, state = [line for line in plugin.stderr.splitlines() if "bucket bucket" in line]
     assert "is not used: the bucket cannot be listed" in warning
+    assert "bucket bucket: not used, the bucket cannot be listed" in state
 
 
 # -- damaged objects -------------------------------------------------------------------------------
