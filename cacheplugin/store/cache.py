@@ -129,6 +129,8 @@ class LocalCache:
         try:
             if not self._spill:
                 raise error
+            if self.session_store is None and needed >= _LARGE_BYTES:
+                self._expect_room_for_session(needed)
             session = self._session()
         except OSError as session_error:
             self._note_failure(error, session_error)
@@ -184,10 +186,13 @@ class LocalCache:
 
     def expect_room(self, store: Store, size: int) -> None:
         """Raise ENOSPC if the disk of a store has no room for a body of ``size`` bytes."""
-        from .full_disk import free_bytes
+        _expect_room(store.root, size)
 
-        if free_bytes(store.root) < size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def _expect_room_for_session(self, size: int) -> None:
+        """Make no session store for a body that it could not take. Raises OSError."""
+        from .full_disk import temporary_directory
+
+        _expect_room(os.path.dirname(self._session_path) or temporary_directory(), size)
 
     def _make_room(self, needed: int) -> bool:
         now = time.monotonic()
@@ -203,6 +208,14 @@ class LocalCache:
         if not freed:
             self._next_search_s = now + _SEARCH_INTERVAL_S
         return freed > 0
+
+
+def _expect_room(path: str, size: int) -> None:
+    """Raise ENOSPC if the disk that holds ``path`` has less than ``size`` bytes free."""
+    from .full_disk import free_bytes
+
+    if free_bytes(path) < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class Draft:

@@ -96,10 +96,14 @@ class SessionDir:
             pass  # no file system without locks finds a directory abandoned
 
 
+def temporary_directory() -> str:
+    """Return TMPDIR or /tmp. (tempfile.gettempdir falls back to the working directory.)"""
+    return os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - names made below it are random
+
+
 def session_path() -> str:
     """Return a path for a SessionDir that nobody else can guess. Raises OSError."""
-    # Not tempfile.gettempdir: it falls back to the working directory.
-    base = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - the name is random
+    base = temporary_directory()
     try:
         base.encode()
     except UnicodeEncodeError as error:  # the protocol cannot express such a path

@@ -12,11 +12,13 @@ import pytest
 from campaign import LAYOUTS, S3_FAULTS, UPLOAD_MODES, spread
 from injection import ERRNOS, KILLS
 
-SAMPLE = 12  # points of each campaign and layout in the short form
+SAMPLE = 5  # points of each campaign and layout in the short form
 PARTS = 4  # of each long form, for parallel workers
 MOST_FAULTS_SHOWN = 30
 
-# Known faults: {an example: (a pattern of all cases, the reason)}. Campaigns leave these out.
+# Known faults: {an example: (a pattern of all cases, the reason)}. Campaigns leave these out. The
+# fault that depends on time does not show in every run.
+TIMED = "objects wait s3 hang only 20"
 OPEN = {
     "objects wait EMFILE pool dup process 1": (
         r"EMFILE (pool|front) (\S+ process|open-\S+ elsewhere)",
@@ -26,7 +28,7 @@ OPEN = {
         r"bundles \S+ s3 (flip|truncate|die)",
         "one damaged answer drops healthy entries from the manifest",
     ),
-    "objects wait s3 hang only 20": (
+    TIMED: (
         r"s3 hang",
         "an upload that hangs holds up the close for 20 s",
     ),
@@ -75,7 +77,7 @@ def test_some_failing_requests(rig_of, layout):
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, marks=pytest.mark.xfail(strict=True, reason=reason))
+        pytest.param(case, marks=pytest.mark.xfail(strict=case != TIMED, reason=reason))
         for case, (_, reason) in OPEN.items()
     ],
 )

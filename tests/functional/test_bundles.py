@@ -327,6 +327,8 @@ def test_missing_credentials(machine, fake_s3):
     for n in range(3):
         plugin.expect_stored(action_id(n), b"body")
     plugin.finish()
-    (warning,) = [line for line in plugin.stderr.splitlines() if "gocache_" not in line][:-1]
+    warning, *_, state = (line for line in plugin.stderr.splitlines() if "gocache_" not in line)
     assert "is not used: no AWS credentials found" in warning
+    assert plugin.stderr.count("is not used: ") == 1
+    assert "bucket bucket: not used, no AWS credentials found" in state
     assert not fake_s3.requests

@@ -173,6 +173,7 @@ def test_a_killed_server_is_reported_and_the_next_one_uploads_its_entries(
     fake_s3.hold = lambda method, key: method in ("GET", "PUT")
     write_programs(through.go.module, 1)
     build = through.start("build", "-o", os.devnull, "./print0")
+    wait_until(lambda: through.go.processes.running("connect"), "connect")
     held = fake_s3.held
     wait_until(lambda: fake_s3.held > held, "a get that waits for S3")
     server.kill()
