@@ -219,6 +219,12 @@ def load(argv: "Sequence[str]", environ: "Mapping[str, str]") -> "tuple[list[str
             fields[flag.field] = value
     if "cache_dir" not in fields:
         fields["cache_dir"] = _default_cache_dir(environ)
+    _settle(fields)
+    return words, Options(**fields)
+
+
+def _settle(fields: "dict[str, Any]") -> None:
+    """Apply what one option means for another. Raises UsageError if two contradict each other."""
     bucket = fields.get("bucket", "")
     if "/" in bucket or ":" in bucket:
         from .option_values import take_apart
@@ -237,7 +243,6 @@ def load(argv: "Sequence[str]", environ: "Mapping[str, str]") -> "tuple[list[str
         fields["verbose"] = True
     if fields.get("verbose"):
         fields["metrics"] = True
-    return words, Options(**fields)
 
 
 def unknown_variables(environ: "Mapping[str, str]") -> "list[str]":

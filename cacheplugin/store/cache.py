@@ -12,7 +12,7 @@ import time
 
 import xxhash
 
-from ..errors import BodyMismatch, reason_of
+from ..errors import BodyMismatch
 from .record import timestamp
 from .tree import BODY_MODE, EMPTY_OUTPUT, FILE_MODE, MIN_AGE_S, Store, TempFile, unlink_quietly
 
@@ -37,9 +37,7 @@ class LocalCache:
     """The stores of one process: ``store``, and ``session_store`` (None until it is needed).
 
     ``writable`` False: every write goes to the session store. ``spill`` False: there never is a
-    session store. ``session_path`` is where it is if processes share it (full_disk.session_path).
-    ``on_spill(text)`` is called once, when a write to the store fails for good, with a line for the
-    user. ``spill_reason`` is then why it failed, before that it is "".
+    session store.
     """
 
     def __init__(
@@ -47,17 +45,12 @@ class LocalCache:
         store: Store,
         writable: bool = True,
         spill: bool = True,
-        session_path: str = "",
-        on_spill: "Callable[[str], None] | None" = None,
     ) -> None:
         self.store = store
         self.session_store: Store | None = None
-        self.spill_reason = ""
         self._session_dir: SessionDir | None = None  # keeps the SessionDir's lock
         self._writable = writable
         self._spill = spill
-        self._session_path = session_path
-        self._on_spill = on_spill
         self._next_search_s = 0.0
 
     def lookup(self, action: str) -> "Hit | None":
@@ -132,34 +125,9 @@ class LocalCache:
             if self.session_store is None and needed >= _LARGE_BYTES:
                 self._expect_room_for_session(needed)
             session = self._session()
-        except OSError as session_error:
-            self._note_failure(error, session_error)
+        except OSError:
             raise error from None
-        self._note_failure(error)
         return session
-
-    def _note_failure(self, error: OSError, session_error: "OSError | None" = None) -> None:
-        """Tell the user, once, that the store does not take what it should."""
-        if self.spill_reason:
-            return
-        self.spill_reason = reason_of(error)
-        if self._on_spill is not None:
-            self._on_spill(self.failure_text(self.spill_reason, session_error))
-
-    def failure_text(self, reason: str, session_error: "OSError | None" = None) -> str:
-        """Return the line for the user when the store cannot be written for ``reason``."""
-        text = f"cannot store in {self.store.root}: {reason}; "
-        if self.session_store is not None:
-            text += f"this session stores in {self.session_store.root}, which later ones do not use"
-        elif session_error is not None and self._spill:
-            text += f"nor in TMPDIR: {reason_of(session_error)}; nothing is cached"
-        else:
-            text += "nothing is cached"
-        return f"{text}: look at owner, permissions and free space of the directory"
-
-    def join_session(self) -> None:
-        """Use the session store that another process of this session has begun. Raises OSError."""
-        self._session()
 
     def drop_older(self, action: str, time_ns: int) -> None:
         """Remove the store's record of an earlier put, which a later one could not replace.
@@ -179,8 +147,7 @@ class LocalCache:
         if self.session_store is None:
             from .full_disk import SessionDir
 
-            path = self._session_path
-            self._session_dir = directory = SessionDir(path) if path else SessionDir()
+            self._session_dir = directory = SessionDir()
             self.session_store = Store(directory.path)
         return self.session_store
 
@@ -192,7 +159,7 @@ class LocalCache:
         """Make no session store for a body that it could not take. Raises OSError."""
         from .full_disk import temporary_directory
 
-        _expect_room(os.path.dirname(self._session_path) or temporary_directory(), size)
+        _expect_room(temporary_directory(), size)
 
     def _make_room(self, needed: int) -> bool:
         now = time.monotonic()

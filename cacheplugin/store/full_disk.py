@@ -70,21 +70,17 @@ def _tmp(root: str) -> str:
 
 
 class SessionDir:
-    """A directory for one session under the temporary directory, locked while its processes live.
+    """A directory for one session under the temporary directory, locked while its process lives.
 
     It remains after the session, because tools open the files of a build after its end. A later
-    session that creates such a directory removes it once it has not changed for MIN_AGE_S.
-    ``path`` is what ``session_path`` returned, so that processes can share a directory; each makes
-    it if it is missing. Without it the directory is one of its own. Raises OSError.
+    session that creates such a directory removes it once it has not changed for MIN_AGE_S. Raises
+    OSError.
     """
 
-    def __init__(self, path: str = "") -> None:
-        self.path = path or session_path()
+    def __init__(self) -> None:
+        self.path = _session_path()
         _remove_abandoned(os.path.dirname(self.path), f"{_PREFIX}{os.getuid()}-")
-        try:
-            os.mkdir(self.path, 0o755)
-        except FileExistsError:
-            pass
+        os.mkdir(self.path, 0o755)
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         self._lock = os.open(self.path, flags)
         if os.fstat(self._lock).st_uid != os.geteuid():
@@ -101,7 +97,7 @@ def temporary_directory() -> str:
     return os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - names made below it are random
 
 
-def session_path() -> str:
+def _session_path() -> str:
     """Return a path for a SessionDir that nobody else can guess. Raises OSError."""
     base = temporary_directory()
     try:
